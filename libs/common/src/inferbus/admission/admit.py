@@ -1,0 +1,142 @@
+"""Admit: identity -> entitlements -> bounds -> route -> durable accept. The one way work gets onto `infer.*`."""
+
+from __future__ import annotations
+
+import secrets
+
+import msgspec
+import structlog
+
+from inferbus import routes
+from inferbus.admission.bounds import Bounds
+from inferbus.admission.identity import Identity
+from inferbus.asker import Asker
+from inferbus.bus import Bus
+from inferbus.contracts.envelope import Envelope, headers_of
+from inferbus.contracts.models import ModelEntry
+from inferbus.errors import Forbidden, InvalidRequest, NotFound, TooLarge, Unsupported
+from inferbus.exchange import Exchange
+from inferbus.models import ModelRegistry
+from inferbus.presence import PresenceTable
+from inferbus.tickets import INLINE_BYTES, store_payload
+
+_TTL_SLACK_S = 30
+log = structlog.get_logger()
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What a door wants admitted. `body` is passed on as it arrived; `deadline_s` None means the model's default."""
+
+    model: str
+    task: str | None
+    path: str
+    body: bytes
+    content_type: str = "application/json"
+    lane: str = routes.INTERACTIVE
+    streamed: bool = False
+    deadline_s: float | None = None
+    request_id: str | None = None
+    traceparent: str = ""
+
+
+class Admission:
+    """Holds what admission needs to know; every fact is a local copy, so only the publish waits for the bus.
+
+    `payload_bus` is the connection for bodies that travel by ticket, so that they delay nothing else.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        models: ModelRegistry,
+        asker: Asker,
+        presence: PresenceTable,
+        *,
+        payload_bus: Bus | None = None,
+        hold_s: float = 3.0,
+    ) -> None:
+        self._bus = bus
+        self._payload_bus = payload_bus or bus
+        self._models = models
+        self._asker = asker
+        self._presence = presence
+        self._hold_s = hold_s
+        self.bounds = Bounds()
+
+    async def admit(self, identity: Identity, ask: Ask) -> Exchange:
+        """Admit one request and make it durable: when this returns, it survives any process kill.
+
+        Raises:
+            NotFound, Unsupported, Forbidden, InvalidRequest, TooLarge: nothing was accepted, and trying again is
+                pointless. TenantOverloaded, Overloaded, DependencyDown: nothing was accepted, later it may be.
+        """
+        entry = self._resolve(identity, ask)
+        self.bounds.take(entry.pool, identity.tenant, entry.limits, self._reported(entry.pool))
+        deadline_s = min(ask.deadline_s or entry.limits.default_deadline_s, 86_400.0)
+        request_id = ask.request_id or secrets.token_hex(16)
+        exchange = self._asker.open(
+            request_id=request_id, tenant=identity.tenant, pool=entry.pool, deadline_s=deadline_s
+        )
+        exchange.on_closed(lambda: self.bounds.give(entry.pool, identity.tenant))
+        try:
+            await self._publish(identity, ask, entry, exchange, deadline_s)
+        except BaseException:
+            exchange.cancel()
+            raise
+        return exchange
+
+    def _resolve(self, identity: Identity, ask: Ask) -> ModelEntry:
+        entry = self._models.resolve(ask.model)
+        if entry is None:
+            raise NotFound(f"The model `{ask.model}` does not exist or you do not have access to it.", param="model")
+        if ask.task is not None and ask.task not in entry.tasks:
+            raise Unsupported(f"The model `{entry.name}` does not support {ask.task}.", param="model")
+        if ask.lane not in identity.lanes:
+            known = ask.lane in routes.LANES
+            raise (Forbidden if known else InvalidRequest)(f"lane {ask.lane!r} is not open to this key", param="lane")
+        if len(ask.body) > entry.limits.max_body_bytes:
+            raise TooLarge(f"body of {len(ask.body)} bytes, the limit is {entry.limits.max_body_bytes} bytes")
+        if ask.deadline_s is not None and ask.deadline_s <= 0:
+            raise InvalidRequest("the deadline must be in the future", param="deadline")
+        return entry
+
+    def _reported(self, pool: str) -> int:
+        return max((worker.pending + worker.in_flight for worker in self._presence.workers(pool)), default=0)
+
+    async def _publish(
+        self, identity: Identity, ask: Ask, entry: ModelEntry, exchange: Exchange, deadline_s: float
+    ) -> None:
+        ttl_s = int(deadline_s) + _TTL_SLACK_S
+        body, ticket = ask.body, ""
+        if len(body) > INLINE_BYTES:
+            stored = await store_payload(self._payload_bus, identity.tenant, body, ttl_s=ttl_s)
+            body, ticket = b"", stored.to_header()
+        envelope = Envelope(
+            request_id=exchange.request_id,
+            tag_no=exchange.tag,
+            asker=self._asker.id,
+            path=ask.path,
+            deadline_ms=int(deadline_s * 1000),
+            streamed=ask.streamed,
+            content_type=ask.content_type,
+            key_id=identity.key_id,
+            traceparent=ask.traceparent,
+            ticket=ticket,
+        )
+        subject = routes.infer(
+            region=self._bus.region,
+            runtime=entry.runtime,
+            pool=entry.pool,
+            lane=ask.lane,
+            bucket=routes.bucket_of(identity.tenant, entry.buckets.count),
+            tenant=identity.tenant,
+        )
+        await self._bus.accept(
+            subject,
+            body,
+            headers_of(envelope),
+            msg_id=f"{identity.tenant}:{exchange.request_id}:{exchange.tag}:{self._asker.id}",
+            ttl_s=ttl_s,
+            hold_s=min(self._hold_s, deadline_s),
+        )
+        exchange.accepted()

@@ -1,0 +1,197 @@
+"""Attempts: the side that answers. One `Attempt` per delivery being worked on, all of a worker's in one `Attempts`.
+
+Frames are numbered and kept until the asker confirmed the end; the end is repeated every second until then; asker silent
+for 3 s: dropped (DESIGN.md 2b). What the frames contain is the engine's business, when the delivery is acknowledged the
+worker's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+import structlog
+from nats.aio.msg import Msg
+
+from inferbus import routes
+from inferbus.bus import Bus
+from inferbus.codec import unpacker
+from inferbus.contracts.control import CANCEL, CONFIRM, RESEND, STALE, Control, ControlItem
+from inferbus.contracts.envelope import Envelope
+from inferbus.contracts.step import Delta, Failed, Finished, Frame, Ids, Started, Usage
+from inferbus.delivery import Delivery
+from inferbus.frames import FrameSender
+from inferbus.presence import PresenceTable
+
+REPEAT_S = 1.0
+ASKER_SILENT_S = 3.0
+MAX_KEPT_BYTES = 32 * 1024 * 1024
+ASKER_GONE = "asker_gone"
+log = structlog.get_logger()
+
+
+class Attempt:
+    """One attempt at one request. `over` completes with how it ended: confirmed, cancelled, stale or asker_gone."""
+
+    def __init__(self, owner: Attempts, envelope: Envelope, delivery: Delivery) -> None:
+        self._owner = owner
+        self.envelope = envelope
+        self.delivery = delivery
+        self.key = (envelope.asker, envelope.tag_no, delivery.attempt)
+        self._sent: list[Frame] = []
+        self._kept_bytes = 0
+        self.deltas = 0
+        self.end: Finished | Failed | None = None
+        self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.on_stop: Callable[[], None] | None = None
+        """Called once when the asker wants no more (cancel or stale): abort the engine."""
+
+    def started(self) -> None:
+        worker = self._owner
+        self._send(
+            Started(
+                self.envelope.tag_no, self.delivery.attempt, 0, self.delivery.reply, worker.process, worker.incarnation
+            )
+        )
+
+    def delta(self, ids: Ids, data: bytes) -> None:
+        self.deltas += 1
+        self._kept_bytes += len(data)
+        if self._kept_bytes > MAX_KEPT_BYTES:
+            self.failed("too_large", f"the answer grew over {MAX_KEPT_BYTES} bytes", final=True)
+            self._stop_engine()
+            return
+        self._send(Delta(self.envelope.tag_no, self.delivery.attempt, len(self._sent), ids, data))
+
+    def finished(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
+        self._end(
+            Finished(
+                self.envelope.tag_no, self.delivery.attempt, len(self._sent), status, usage, data, content_type
+            )
+        )
+
+    def failed(self, code: str, message: str, *, final: bool) -> None:
+        """End in an error of the platform. Not `final`: the work goes back to the queue and no confirm is awaited."""
+        self._end(Failed(self.envelope.tag_no, self.delivery.attempt, len(self._sent), code, message, final))
+
+    def resend(self, from_seq: int) -> None:
+        for frame in self._sent[from_seq:]:
+            self._owner.sender.send(self.envelope.asker, frame)
+
+    def stop(self, how: str) -> None:
+        """The asker wants no more of this attempt."""
+        if how == STALE:
+            self.delivery.abandon()
+        if not self.over.done():
+            self.over.set_result(how)
+        self._stop_engine()
+
+    def _stop_engine(self) -> None:
+        if self.on_stop is not None:
+            stop, self.on_stop = self.on_stop, None
+            stop()
+
+    def _end(self, frame: Finished | Failed) -> None:
+        if self.end is None and not self.over.done():
+            self.end = frame
+            self._send(frame)
+
+    def _send(self, frame: Frame) -> None:
+        if self.over.done():
+            return
+        self._sent.append(frame)
+        self._owner.sender.send(self.envelope.asker, frame)
+
+
+class Attempts:
+    """All attempts of one worker, and the control messages about them."""
+
+    def __init__(self, bus: Bus, presence: PresenceTable, *, process: str, incarnation: str) -> None:
+        self._bus = bus
+        self._presence = presence
+        self.process = process
+        self.incarnation = incarnation
+        self.sender = FrameSender(bus)
+        self._open: dict[tuple[str, int, int], Attempt] = {}
+        self._decode = unpacker(Control).decode
+        self._task: asyncio.Task[None] | None = None
+        self._asker_seen: dict[str, float] = {}
+
+    async def start(self) -> None:
+        await self._bus.subscribe(routes.control_all(self.process), self._on_control)
+        self._bus.on_reconnect(self._send_again)
+        await self.sender.start()
+        self._task = asyncio.create_task(self._repeat(), name="attempts-repeat")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self.sender.stop()
+
+    def open(self, envelope: Envelope, delivery: Delivery) -> Attempt:
+        attempt = Attempt(self, envelope, delivery)
+        self._open[attempt.key] = attempt
+        self._asker_seen.setdefault(envelope.asker, time.monotonic())
+        return attempt
+
+    def close(self, attempt: Attempt) -> None:
+        self._open.pop(attempt.key, None)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def _on_control(self, message: Msg) -> None:
+        try:
+            control: Control = self._decode(message.data)
+        except msgspec.DecodeError as exc:
+            log.warning("control_unreadable", subject=message.subject, error=str(exc))
+            return
+        verb = routes.verb_of(message.subject)
+        for item in control.items:
+            for attempt in self._matching(control.asker, item):
+                self._obey(attempt, verb, item)
+
+    def _matching(self, asker: str, item: ControlItem) -> list[Attempt]:
+        """Attempt 0 means whichever attempt of the tag is here (its `started` was lost)."""
+        if item.attempt:
+            found = self._open.get((asker, item.tag, item.attempt))
+            return [] if found is None else [found]
+        return [attempt for key, attempt in self._open.items() if key[:2] == (asker, item.tag)]
+
+    def _obey(self, attempt: Attempt, verb: str, item: ControlItem) -> None:
+        if verb == CONFIRM:
+            if attempt.end is not None and not attempt.over.done():
+                attempt.over.set_result(CONFIRM)
+        elif verb == RESEND:
+            attempt.resend(item.from_seq)
+        elif verb in (CANCEL, STALE):
+            attempt.stop(verb)
+
+    async def _send_again(self) -> None:
+        """After a reconnect `started` may be lost, and without it the asker cannot ask for anything."""
+        for attempt in self._open.values():
+            if attempt.deltas == 0:
+                attempt.resend(0)
+
+    async def _repeat(self) -> None:
+        while True:
+            await asyncio.sleep(REPEAT_S)
+            askers = {key[0] for key in self._open}
+            self._asker_seen = {asker: seen for asker, seen in self._asker_seen.items() if asker in askers}
+            if self._open and self._bus.connected:
+                self._repeat_ends(askers)
+
+    def _repeat_ends(self, askers: set[str]) -> None:
+        now = time.monotonic()
+        for asker in askers:
+            if self._presence.has_asker(asker):
+                self._asker_seen[asker] = now
+        for attempt in list(self._open.values()):
+            asker = attempt.envelope.asker
+            if now - self._asker_seen.get(asker, now) > ASKER_SILENT_S:
+                attempt.stop(ASKER_GONE)
+            elif attempt.end is not None:
+                self.sender.send(asker, attempt.end)

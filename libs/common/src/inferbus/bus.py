@@ -1,0 +1,299 @@
+"""The bus: one NATS connection, the durable accept, and failure at once when the connection is lost.
+
+It knows connections, subjects given to it and JetStream's answers; it knows no model, tenant or frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import nats
+import nats.errors
+import structlog
+from nats.aio.client import Client as NatsClient
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from inferbus import routes
+from inferbus.errors import DependencyDown, NotFound, Overloaded, TenantOverloaded, TooLarge
+from inferbus.settings import BusSettings
+
+MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
+_PENDING_BYTES = 64 * 1024 * 1024
+_QUEUE_FULL, _MESSAGE_TOO_BIG = 10077, 10054
+
+log = structlog.get_logger()
+
+
+class NoResponders(DependencyDown):
+    """Nobody listens on the subject (or its stream has no leader)."""
+
+
+class _ApiError(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _PubAck(msgspec.Struct):
+    seq: int = 0
+    duplicate: bool = False
+    error: _ApiError | None = None
+
+
+class _StreamState(msgspec.Struct, frozen=True):
+    subjects: dict[str, int] = {}
+
+
+class _StreamInfo(msgspec.Struct):
+    state: _StreamState = _StreamState()
+
+
+_decode_ack = msgspec.json.Decoder(_PubAck).decode
+
+
+class Bus:
+    """One connection. Made by `Bus.connect`, ended by `close`."""
+
+    def __init__(self, nc: NatsClient, settings: BusSettings, name: str) -> None:
+        self.nc = nc
+        self.region = settings.region
+        self.name = name
+        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._tokens = itertools.count()
+        self._inbox = ""
+        self._reconnected: list[Callable[[], Awaitable[None]]] = []
+        self._disconnected: list[Callable[[], None]] = []
+        self._up = asyncio.Event()
+
+    @classmethod
+    async def connect(cls, settings: BusSettings, *, name: str) -> Bus:
+        """Connect and keep reconnecting for ever.
+
+        Raises:
+            DependencyDown: no server answered within `connect_timeout_s`, or it refused the credentials.
+        """
+        nc = NatsClient()
+        bus = cls(nc, settings, name)
+        inbox = f"_INBOX_{settings.user}" if settings.user else "_INBOX"
+        options: dict[str, Any] = {
+            "servers": settings.url.split(","),
+            "name": name,
+            "allow_reconnect": True,
+            "max_reconnect_attempts": -1,
+            "reconnect_time_wait": 0.1,
+            "connect_timeout": 2,
+            "ping_interval": 5,
+            "max_outstanding_pings": 2,
+            "pending_size": _PENDING_BYTES,
+            "inbox_prefix": inbox.encode(),
+            "error_cb": bus._on_error,
+            "disconnected_cb": bus._on_disconnect,
+            "reconnected_cb": bus._on_reconnect,
+        }
+        if settings.user:
+            options |= {"user": settings.user, "password": settings.password}
+        try:
+            await asyncio.wait_for(nc.connect(**options), settings.connect_timeout_s)
+        except (OSError, nats.errors.Error, asyncio.TimeoutError) as exc:
+            raise DependencyDown(f"cannot connect to the bus at {settings.url}: {exc!r}") from exc
+        bus._up.set()
+        bus._inbox = f"{inbox}.{secrets.token_hex(8)}"
+        await nc.subscribe(f"{bus._inbox}.*", cb=bus._on_response)
+        return bus
+
+    @property
+    def connected(self) -> bool:
+        return self.nc.is_connected
+
+    async def wait_connected(self, timeout_s: float) -> None:
+        """Wait for the connection to be up.
+
+        Raises:
+            DependencyDown: it was still down after `timeout_s` seconds.
+        """
+        try:
+            await asyncio.wait_for(self._up.wait(), timeout_s)
+        except asyncio.TimeoutError:
+            raise DependencyDown("the bus is not reachable", retry_after_s=2.0) from None
+
+    def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> None:
+        self._reconnected.append(callback)
+
+    def on_disconnect(self, callback: Callable[[], None]) -> None:
+        self._disconnected.append(callback)
+
+    # --- core -----------------------------------------------------------------------------------------------------
+
+    async def publish(self, subject: str, data: bytes, headers: dict[str, str] | None = None, reply: str = "") -> None:
+        """Send a core message: buffered, written when the loop next yields, lost without a trace if nobody listens."""
+        await self.nc.publish(subject, data, reply=reply, headers=headers)
+
+    async def subscribe(
+        self, subject: str, callback: Callable[[Msg], Awaitable[None]], *, queue: str = ""
+    ) -> Subscription:
+        return await self.nc.subscribe(
+            subject, queue=queue, cb=callback, pending_msgs_limit=262_144, pending_bytes_limit=_PENDING_BYTES
+        )
+
+    async def request(
+        self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None, *, timeout_s: float = 2.0
+    ) -> Msg:
+        """Ask and wait for one answer. Fails at the disconnect, not at the timeout.
+
+        Raises:
+            NoResponders: nobody listens there.
+            DependencyDown: the connection was lost, or no answer came within `timeout_s` seconds.
+        """
+        if not self.nc.is_connected:
+            raise DependencyDown("the bus is not reachable")
+        token = str(next(self._tokens))
+        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = future
+        try:
+            await self.nc.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
+            async with asyncio.timeout(timeout_s):
+                message = await future
+        except TimeoutError:
+            raise DependencyDown(f"no answer on {subject} within {timeout_s:g} s") from None
+        except nats.errors.Error as exc:
+            raise DependencyDown(f"the bus refused the request: {exc!r}") from exc
+        finally:
+            self._waiting.pop(token, None)
+        if message.headers is not None and message.headers.get("Status") == "503":
+            raise NoResponders(f"nobody answers on {subject}")
+        return message
+
+    # --- JetStream ------------------------------------------------------------------------------------------------
+
+    async def accept(
+        self,
+        subject: str,
+        data: bytes,
+        headers: dict[str, str],
+        *,
+        msg_id: str | None = None,
+        ttl_s: int | None = None,
+        hold_s: float = 3.0,
+    ) -> int:
+        """Publish durably: when this returns, the message survives any process kill.
+
+        While the bus is away it holds the message up to `hold_s` seconds; retries carry the same `msg_id`.
+
+        Returns: the sequence in the stream.
+
+        Raises:
+            DependencyDown: the bus stayed away, or no stream takes the subject.
+            TenantOverloaded: the subject's own bound is reached (err_code 10077, per subject).
+            Overloaded: the stream is full.
+            TooLarge: over the server's maximum.
+        """
+        if len(data) > MAX_PAYLOAD_BYTES:
+            raise TooLarge(f"message of {len(data)} bytes, the bus takes at most {MAX_PAYLOAD_BYTES}")
+        headers = dict(headers)
+        if msg_id is not None:
+            headers["Nats-Msg-Id"] = msg_id
+        if ttl_s is not None:
+            headers["Nats-TTL"] = str(max(1, ttl_s))
+        give_up = time.monotonic() + hold_s
+        while True:
+            left = give_up - time.monotonic()
+            try:
+                await self.wait_connected(max(0.01, left))
+                return _sequence(await self.request(subject, data, headers, timeout_s=max(0.5, left)))
+            except DependencyDown:
+                if time.monotonic() + 0.05 >= give_up or msg_id is None:
+                    raise
+                await asyncio.sleep(0.05)
+
+    async def kv_get(self, bucket: str, key: str) -> bytes | None:
+        """Read one key; None if it is absent or deleted."""
+        subject = f"$JS.API.DIRECT.GET.{routes.kv_stream(bucket)}.{routes.kv_subject(bucket, key)}"
+        message = await self.request(subject)
+        headers = message.headers or {}
+        if headers.get("Status") == "404" or "KV-Operation" in headers or "Nats-Marker-Reason" in headers:
+            return None
+        return message.data
+
+    async def kv_put(self, bucket: str, key: str, value: bytes) -> int:
+        return await self.accept(routes.kv_subject(bucket, key), value, {})
+
+    async def kv_delete(self, bucket: str, key: str) -> None:
+        await self.accept(routes.kv_subject(bucket, key), b"", {"KV-Operation": "DEL"})
+
+    async def kv_keys(self, bucket: str) -> list[str]:
+        """List the keys of a bucket, deleted ones whose marker is still stored included (`kv_get` gives None)."""
+        body = msgspec.json.encode({"subjects_filter": routes.kv_subject(bucket, ">")})
+        answer = await self.request(f"$JS.API.STREAM.INFO.{routes.kv_stream(bucket)}", body)
+        info = msgspec.json.decode(answer.data, type=_StreamInfo)
+        return sorted(subject.removeprefix(routes.kv_subject(bucket, "")) for subject in info.state.subjects)
+
+    async def close(self) -> None:
+        """Flush what is buffered and close. Safe to call while disconnected."""
+        self._fail_waiting("the bus connection is closing")
+        if self.nc.is_connected:
+            try:
+                await asyncio.wait_for(self.nc.flush(timeout=1), 2)
+            except (nats.errors.Error, asyncio.TimeoutError):
+                log.warning("bus_flush_failed", bus=self.name)
+        await self.nc.close()
+
+    # --- callbacks of nats-py ---------------------------------------------------------------------------------------
+
+    async def _on_response(self, message: Msg) -> None:
+        future = self._waiting.pop(message.subject.rsplit(".", 1)[1], None)
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    async def _on_error(self, error: Exception) -> None:
+        # Permission violations arrive here and nowhere else: the caller only sees a timeout.
+        log.warning("bus_error", bus=self.name, error=repr(error))
+
+    async def _on_disconnect(self) -> None:
+        if not self._up.is_set():
+            return
+        self._up.clear()
+        if not self.nc.is_closed:
+            log.warning("bus_disconnected", bus=self.name)
+        self._fail_waiting("the bus connection was lost")
+        for callback in self._disconnected:
+            callback()
+
+    async def _on_reconnect(self) -> None:
+        log.info("bus_reconnected", bus=self.name)
+        self._up.set()
+        for callback in self._reconnected:
+            try:
+                await callback()
+            except DependencyDown as exc:
+                log.warning("bus_reconnect_step_failed", bus=self.name, error=exc.message)
+
+    def _fail_waiting(self, why: str) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(DependencyDown(why))
+
+
+def _sequence(message: Msg) -> int:
+    try:
+        ack = _decode_ack(message.data)
+    except msgspec.DecodeError as exc:
+        raise DependencyDown(f"unreadable publish acknowledgement: {exc}") from exc
+    if ack.error is None:
+        return ack.seq
+    if ack.error.err_code == _QUEUE_FULL:
+        if "per subject" in ack.error.description:
+            raise TenantOverloaded("too many requests of this tenant wait or run for this model")
+        raise Overloaded("the queue is full")
+    if ack.error.err_code == _MESSAGE_TOO_BIG:
+        raise TooLarge(ack.error.description)
+    if ack.error.code == 404:
+        raise NotFound(ack.error.description)
+    raise DependencyDown(f"the bus refused the message: {ack.error.description} ({ack.error.err_code})")

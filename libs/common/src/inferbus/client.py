@@ -1,0 +1,206 @@
+"""The SDK for producers: requests over the bus, without HTTP.
+
+    async with inferbus.Client("nats://127.0.0.1:4222", tenant="dev", user="dev", password=...) as client:
+        answer = await client.chat("inferbus-tiny", [{"role": "user", "content": "Explain open."}])
+        async for chunk in client.stream("inferbus-tiny", [...]):
+            ...
+
+It publishes to `request.<tenant>.<model>.<lane>` (durable) and reads `reply.<tenant>.<client>`; any NATS client can do
+the same by hand (docs/contracts.md, the bus door).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import structlog
+from nats.aio.msg import Msg
+
+from inferbus import routes
+from inferbus.bus import Bus
+from inferbus.contracts import door
+from inferbus.errors import DeadlineWhileQueued, InferbusError, InvalidRequest, error_from
+from inferbus.settings import BusSettings
+
+_DEFAULT_TIMEOUT_S = 600.0
+_GRACE_S = 5.0
+log = structlog.get_logger()
+
+Json = dict[str, Any]
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """One message of an answer: the HTTP status it would have had, the JSON, and whether it is the last."""
+
+    status: int
+    data: bytes
+    end: bool
+
+
+class _ErrorDetail(msgspec.Struct):
+    message: str = ""
+    code: str | int | None = None
+    param: str | None = None
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _ErrorDetail = msgspec.field(default_factory=_ErrorDetail)
+
+
+class Client:
+    """A producer's connection. Use it as an async context manager; it serves many requests at once."""
+
+    def __init__(
+        self,
+        url: str = "nats://127.0.0.1:4222",
+        *,
+        tenant: str = "dev",
+        user: str = "",
+        password: str = "",
+        timeout_s: float = _DEFAULT_TIMEOUT_S,
+    ) -> None:
+        if not routes.is_tenant(tenant):
+            raise InvalidRequest(f"tenant {tenant!r}: use a-z, 0-9, _ and -")
+        self._settings = BusSettings(url=url, user=user, password=password)
+        self._tenant = tenant
+        self._timeout_s = timeout_s
+        self._reply_to = routes.reply(tenant, secrets.token_hex(8))
+        self._bus: Bus | None = None
+        self._replies: dict[str, asyncio.Queue[tuple[int, Reply]]] = {}
+
+    async def __aenter__(self) -> Self:
+        self._bus = await Bus.connect(self._settings, name=f"producer-{self._tenant}")
+        await self._bus.subscribe(f"{self._reply_to}.*", self._on_reply)
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if self._bus is not None:
+            await self._bus.close()
+
+    async def chat(self, model: str, messages: Sequence[Json], **options: Any) -> Json:
+        """Ask for one whole chat completion; returns the API's body.
+
+        `options` go into the body (`max_tokens`, `tools`, ...); `lane`, `timeout_s` and `request_id` are ours.
+
+        Raises:
+            InferbusError: by the error table; InvalidRequest, NotFound, Overloaded, ...
+        """
+        return await self._whole("/v1/chat/completions", {"model": model, "messages": list(messages)}, options)
+
+    async def stream(self, model: str, messages: Sequence[Json], **options: Any) -> AsyncIterator[Json]:
+        """Ask for a chat completion and yield its chunks as they are made. Leaving the loop early cancels it."""
+        body = {"model": model, "messages": list(messages), "stream": True}
+        async for chunk in self._chunks("/v1/chat/completions", body, options):
+            yield chunk
+
+    async def embed(self, model: str, texts: str | Sequence[str], **options: Any) -> list[list[float]]:
+        """Embed one text or several; returns one vector each, in order."""
+        texts_ = [texts] if isinstance(texts, str) else list(texts)
+        body = await self._whole("/v1/embeddings", {"model": model, "input": texts_}, options)
+        return [row["embedding"] for row in sorted(body["data"], key=lambda row: row["index"])]
+
+    async def cancel(self, request_id: str) -> None:
+        """Cancel a request by its id, in whatever phase it is."""
+        await self._connection().publish(routes.cancel(self._tenant, request_id), b"")
+
+    # --- how -----------------------------------------------------------------------------------------------------
+
+    async def _whole(self, path: str, body: Json, options: Json) -> Json:
+        async for reply in self._ask(path, body, options):
+            if reply.end:
+                decoded: Json = msgspec.json.decode(reply.data)
+                return decoded
+        raise InferbusError("the answer ended without a body")
+
+    async def _chunks(self, path: str, body: Json, options: Json) -> AsyncIterator[Json]:
+        async for reply in self._ask(path, body, options):
+            if reply.data:
+                yield msgspec.json.decode(reply.data)
+
+    async def _ask(self, path: str, body: Json, options: Json) -> AsyncIterator[Reply]:
+        bus = self._connection()
+        timeout_s = float(options.pop("timeout_s", self._timeout_s))
+        lane = str(options.pop("lane", routes.INTERACTIVE))
+        request_id = str(options.pop("request_id", "") or secrets.token_hex(16))
+        queue: asyncio.Queue[tuple[int, Reply]] = asyncio.Queue()
+        self._replies[request_id] = queue
+        headers = {
+            door.REPLY_TO: f"{self._reply_to}.{request_id}",
+            door.REQUEST_ID: request_id,
+            door.PATH: path,
+            door.DEADLINE_MS: str(int(timeout_s * 1000)),
+        }
+        ended = False
+        try:
+            await bus.accept(
+                routes.request(self._tenant, str(body["model"]), lane),
+                msgspec.json.encode(body | options),
+                headers,
+                msg_id=f"{self._tenant}:{request_id}",
+            )
+            async for reply in self._in_order(queue, timeout_s):
+                ended = reply.end
+                if reply.status >= 400:
+                    raise _error_of(reply)
+                yield reply
+        finally:
+            del self._replies[request_id]
+            if not ended and bus.connected:
+                await self.cancel(request_id)
+
+    async def _in_order(self, queue: asyncio.Queue[tuple[int, Reply]], timeout_s: float) -> AsyncIterator[Reply]:
+        expected = 0
+        give_up = time.monotonic() + timeout_s + _GRACE_S
+        while True:
+            try:
+                async with asyncio.timeout(give_up - time.monotonic()):
+                    seq, reply = await queue.get()
+            except TimeoutError:
+                raise DeadlineWhileQueued(f"no answer within {timeout_s:g} s") from None
+            if seq < expected:
+                continue  # another gateway began anew after the first one died: what we have, we have
+            if seq > expected:
+                raise InferbusError("a part of the answer was lost on the way")
+            expected += 1
+            yield reply
+            if reply.end:
+                return
+
+    async def _on_reply(self, message: Msg) -> None:
+        queue = self._replies.get(message.subject.rsplit(".", 1)[1])
+        headers = message.headers or {}
+        if queue is None or door.STATUS not in headers:
+            return
+        reply = Reply(int(headers[door.STATUS]), message.data, headers.get(door.END) == "1")
+        queue.put_nowait((int(headers.get(door.SEQ, "0")), reply))
+
+    def _connection(self) -> Bus:
+        if self._bus is None:
+            raise InferbusError("use the client as an async context manager: `async with inferbus.Client(...)`")
+        return self._bus
+
+
+def _error_of(reply: Reply) -> InferbusError:
+    try:
+        detail = msgspec.json.decode(reply.data, type=_ErrorBody).error
+    except msgspec.DecodeError:
+        return InferbusError(reply.data.decode(errors="replace")[:500])
+    error = error_from(_code_of(detail.code, reply.status), detail.message)
+    error.param = detail.param
+    return error
+
+
+_BY_STATUS = {400: "invalid_request", 401: "unauthenticated", 403: "forbidden", 404: "not_found", 413: "too_large"}
+
+
+def _code_of(code: str | int | None, status: int) -> str:
+    """Give our code of an error body: its own, or (for vLLM's bodies, whose code is the status) the status's."""
+    return code if isinstance(code, str) else _BY_STATUS.get(status, "internal")

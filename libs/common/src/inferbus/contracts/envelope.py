@@ -1,0 +1,104 @@
+"""The envelope: what travels in the headers of a work message. The body stays the caller's raw bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from inferbus.errors import InvalidRequest
+
+WIRE_VERSION = "1"
+
+
+class UnknownVersion(Exception):
+    """The message speaks a later wire version: transient, another worker may know it."""
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"):
+    """Everything a worker must know besides the body. Absent optional fields are absent headers.
+
+    `tag` is the asker's own integer for the request, `deadline_ms` the milliseconds that remained at
+    publish (counted from the stream's timestamp, by server time).
+    """
+
+    request_id: str
+    tag_no: int
+    asker: str
+    path: str
+    deadline_ms: int
+    streamed: bool = False
+    content_type: str = "application/json"
+    key_id: str = ""
+    price_version: str = ""
+    traceparent: str = ""
+    delivery: str = "reply"
+    idempotency_key: str = ""
+    ticket: str = ""
+
+
+_HEADERS = {
+    "Ib-Request": "request_id",
+    "Ib-Tag": "tag_no",
+    "Ib-Asker": "asker",
+    "Ib-Path": "path",
+    "Ib-Deadline-Ms": "deadline_ms",
+    "Ib-Stream": "streamed",
+    "Ib-Content-Type": "content_type",
+    "Ib-Key": "key_id",
+    "Ib-Price": "price_version",
+    "traceparent": "traceparent",
+    "Ib-Delivery": "delivery",
+    "Ib-Idempotency-Key": "idempotency_key",
+    "Ib-Ticket": "ticket",
+}
+_DEFAULTS = {"Ib-Content-Type": "application/json", "Ib-Delivery": "reply"}
+
+
+def headers_of(envelope: Envelope) -> dict[str, str]:
+    """Write an envelope as NATS headers; defaults are left out."""
+    headers = {"Ib-Version": WIRE_VERSION}
+    for name, field in _HEADERS.items():
+        value = getattr(envelope, field)
+        if field == "streamed":
+            if value:
+                headers[name] = "1"
+        elif value != "" and value != _DEFAULTS.get(name):
+            headers[name] = str(value)
+    return headers
+
+
+def envelope_from(headers: Mapping[str, str] | None) -> Envelope:
+    """Read an envelope from NATS headers.
+
+    Raises:
+        InvalidRequest: a header is missing or unreadable (permanent: dead letter).
+        UnknownVersion: a later wire version (transient).
+    """
+    if not headers:
+        raise InvalidRequest("work message without headers")
+    version = headers.get("Ib-Version", "")
+    if version != WIRE_VERSION:
+        if version.isdigit():
+            raise UnknownVersion(f"wire version {version}, this process speaks {WIRE_VERSION}")
+        raise InvalidRequest(f"unreadable Ib-Version {version!r}")
+    try:
+        return Envelope(
+            request_id=headers["Ib-Request"],
+            tag_no=int(headers["Ib-Tag"]),
+            asker=headers["Ib-Asker"],
+            path=headers["Ib-Path"],
+            deadline_ms=int(headers["Ib-Deadline-Ms"]),
+            streamed=headers.get("Ib-Stream") == "1",
+            content_type=headers.get("Ib-Content-Type", "application/json"),
+            key_id=headers.get("Ib-Key", ""),
+            price_version=headers.get("Ib-Price", ""),
+            traceparent=headers.get("traceparent", ""),
+            delivery=headers.get("Ib-Delivery", "reply"),
+            idempotency_key=headers.get("Ib-Idempotency-Key", ""),
+            ticket=headers.get("Ib-Ticket", ""),
+        )
+    except KeyError as exc:
+        raise InvalidRequest(f"work message without header {exc.args[0]}") from exc
+    except ValueError as exc:
+        raise InvalidRequest(f"unreadable header: {exc}") from exc

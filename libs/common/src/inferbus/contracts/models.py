@@ -1,0 +1,37 @@
+"""The `models` bucket: what a model is called, which pool serves it, and its limits."""
+
+from __future__ import annotations
+
+import msgspec
+
+TASKS = ("chat", "completions", "embeddings")
+
+
+class Buckets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a pool's queue is split: `count` sub-queues, by a hash of the tenant or of the prompt's prefix."""
+
+    count: int = 1
+    by: str = "tenant"
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds of a pool. Counts are requests (waiting and running), sizes bytes, times seconds."""
+
+    max_pending: int = 4096
+    max_pending_per_tenant: int = 1024
+    max_body_bytes: int = 32 * 1024 * 1024
+    default_deadline_s: float = 600.0
+
+
+class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model: `name` and `aliases` are what clients ask for, `pool` is the deployment that answers."""
+
+    name: str
+    pool: str
+    runtime: str = "llm"
+    aliases: list[str] = []
+    tasks: tuple[str, ...] = ("chat", "completions")
+    buckets: Buckets = Buckets()
+    limits: Limits = Limits()
+    created: int = 0
+    owned_by: str = "inferbus"

@@ -1,0 +1,213 @@
+"""Exchange: one open request as its asker sees it. A state machine fed by frames and read by one consumer.
+
+It knows no NATS: the asker feeds it frames that passed the fence and carries out what it asks for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from inferbus.contracts.step import Delta, Failed, Finished, Started, Usage
+from inferbus.errors import (
+    Cancelled,
+    DeadlineWhileQueued,
+    DeadlineWhileRunning,
+    InferbusError,
+    SlowClient,
+    error_from,
+)
+
+MAX_BUFFER_BYTES = 1024 * 1024
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """An engine has the request."""
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """SSE bytes: all that came since the last read, joined."""
+
+    data: bytes
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """The regular end. `data` is the whole body where nothing was streamed, else empty."""
+
+    status: int
+    usage: Usage
+    data: bytes
+    content_type: str
+
+
+Event = Begun | Chunk | Ended
+
+
+class Fence(msgspec.Struct, frozen=True):
+    """Whose frames count: set by the first `started`, held until the work goes back to the queue."""
+
+    worker: str
+    incarnation: str
+    attempt: int
+    ack_subject: str
+
+
+class Exchange:
+    """Open until `close`. Read it with `next`; frames of the accepted attempt arrive through `feed`.
+
+    `ended`: the reader gets no more. `finished`: the worker itself said so, nobody needs to tell it.
+    """
+
+    def __init__(
+        self, *, request_id: str, tag: int, tenant: str, pool: str, deadline_s: float, on_close: Callable[[Exchange], None]
+    ) -> None:
+        self.request_id = request_id
+        self.tag = tag
+        self.tenant = tenant
+        self.pool = pool
+        self.opened = time.monotonic()
+        self.accepted_s = 0.0
+        self.fence: Fence | None = None
+        self.next_seq = 0
+        self.delivered = 0
+        self.engine_deaths = 0
+        self.ended = False
+        self.finished = False
+        self._begun = self._told_begun = False
+        self._chunks: list[bytes] = []
+        self._buffered = 0
+        self._end: Ended | None = None
+        self._error: InferbusError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._closers = [on_close]
+        self._closed = False
+        self._timer = asyncio.get_running_loop().call_later(deadline_s, self._on_deadline)
+
+    # --- the reader's side ----------------------------------------------------------------------------------------
+
+    @property
+    def started(self) -> bool:
+        return self._begun
+
+    async def next(self, timeout_s: float | None = None) -> Event | None:
+        """Wait for the next event; None after `timeout_s` seconds without one.
+
+        Raises:
+            InferbusError: the request ended in an error of the platform (DeadlineWhileQueued, DeadlineWhileRunning,
+                EngineDead, Poison, Cancelled, SlowClient, ...).
+        """
+        while True:
+            if self._begun and not self._told_begun:
+                self._told_begun = True
+                return Begun()
+            if self._chunks:
+                data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+                self._chunks.clear()
+                self._buffered = 0
+                return Chunk(data)
+            if self._end is not None:
+                return self._end
+            if self._error is not None:
+                raise self._error
+            if not await self._wait(timeout_s):
+                return None
+
+    def cancel(self) -> None:
+        """The client is gone, in whatever phase: free everything. Idempotent."""
+        if not self.ended:
+            self.fail(Cancelled("the request was cancelled"))
+        self.close()
+
+    def close(self) -> None:
+        """Let go. A request that has not ended is cancelled wherever it is."""
+        if not self._closed:
+            self._closed = True
+            self._timer.cancel()
+            for closer in self._closers:
+                closer(self)
+
+    def on_closed(self, callback: Callable[[], None]) -> None:
+        """Be called once when the exchange closes."""
+        self._closers.append(lambda _: callback())
+
+    # --- the asker's side -----------------------------------------------------------------------------------------
+
+    def accepted(self) -> None:
+        """The bus has it durably."""
+        self.accepted_s = time.monotonic() - self.opened
+
+    def begin(self, frame: Started) -> None:
+        """Accept an attempt: from now on only its frames count."""
+        self.fence = Fence(frame.worker, frame.incarnation, frame.attempt, frame.ack_subject)
+        self.next_seq = frame.seq + 1
+        self._begun = True
+        self._wake()
+
+    def feed(self, frame: Delta | Finished | Failed) -> None:
+        """Take the next frame in order of the accepted attempt."""
+        self.next_seq = frame.seq + 1
+        if self.ended:
+            return
+        if type(frame) is Delta:
+            self.delivered += 1
+            self._buffered += len(frame.data)
+            if self._buffered > MAX_BUFFER_BYTES:
+                self.fail(SlowClient(f"more than {MAX_BUFFER_BYTES} bytes were waiting to be read"))
+                return
+            if frame.data:
+                self._chunks.append(frame.data)
+                self._wake()
+        elif type(frame) is Finished:
+            self.ended = self.finished = True
+            self._end = Ended(frame.status, frame.usage, frame.data, frame.content_type)
+            self._timer.cancel()
+            self._wake()
+        elif type(frame) is Failed:
+            self.finished = True
+            self.fail(error_from(frame.code, frame.message))
+
+    def requeue(self) -> None:
+        """The attempt is over without an end and nothing was delivered: wait for the next one."""
+        self.fence = None
+        self.next_seq = 0
+
+    def fail(self, error: InferbusError) -> None:
+        """End in an error; what was delivered before it is still read first."""
+        if self.ended:
+            return
+        self.ended = True
+        self._error = error
+        self._timer.cancel()
+        self._wake()
+
+    def _on_deadline(self) -> None:
+        if self._begun:
+            self.fail(DeadlineWhileRunning("the deadline passed while the request was running"))
+        else:
+            self.fail(DeadlineWhileQueued("no worker could start the request before its deadline"))
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def _wait(self, timeout_s: float | None) -> bool:
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiter = waiter
+        timer = None if timeout_s is None else loop.call_later(timeout_s, waiter.cancel)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if waiter.cancelled() and (current is None or not current.cancelling()):
+                return False
+            raise
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+        return True

@@ -1,0 +1,62 @@
+"""FrameSender: a worker's frames to all its askers, one bus message per event-loop tick (= engine step) and asker."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from inferbus import routes
+from inferbus.bus import Bus
+from inferbus.codec import pack
+from inferbus.contracts.step import Frame
+
+_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+log = structlog.get_logger()
+
+
+class FrameSender:
+    """Collects frames in order and sends them when the current tick is over."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._pending: dict[str, list[Frame]] = {}
+        self._kick = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="frame-sender")
+
+    def send(self, asker: str, frame: Frame) -> None:
+        pending = self._pending.get(asker)
+        if pending is None:
+            self._pending[asker] = [frame]
+        else:
+            pending.append(frame)
+        self._kick.set()
+
+    async def stop(self) -> None:
+        """Send what is pending, then end."""
+        await self._flush()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await self._kick.wait()
+            self._kick.clear()
+            await self._flush()
+
+    async def _flush(self) -> None:
+        pending, self._pending = self._pending, {}
+        for asker, frames in pending.items():
+            data = pack(frames)
+            try:
+                if len(data) > _MAX_MESSAGE_BYTES and len(frames) > 1:
+                    for frame in frames:
+                        await self._bus.publish(routes.step_of(asker), pack([frame]))
+                else:
+                    await self._bus.publish(routes.step_of(asker), data)
+            except Exception as exc:  # buffer full while disconnected: numbered frames are asked for again
+                log.warning("frames_not_sent", asker=asker, frames=len(frames), error=repr(exc))

@@ -1,0 +1,96 @@
+"""ModelRegistry: the `models` bucket as a local copy that is never more than a moment old."""
+
+from __future__ import annotations
+
+import msgspec
+import structlog
+
+from inferbus import routes
+from inferbus.bus import Bus
+from inferbus.contracts.models import TASKS, ModelEntry
+from inferbus.errors import InvalidRequest
+from inferbus.routes import token_safe
+from inferbus.watch import KvWatch
+
+log = structlog.get_logger()
+
+
+class ModelRegistry:
+    """Resolve model names and aliases without asking anybody. A model exists because it was applied, not because a
+    worker happens to live."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._entries: dict[str, ModelEntry] = {}
+        self._names: dict[str, ModelEntry] = {}
+        self._watch = KvWatch(bus, routes.KV_MODELS, self._on_change)
+        self.version = 0
+
+    async def start(self) -> None:
+        """Begin following; returns once the watch is set up (`ready` tells when everything is loaded)."""
+        await self._watch.start()
+
+    async def loaded(self) -> None:
+        await self._watch.ready.wait()
+
+    @property
+    def ready(self) -> bool:
+        return self._watch.ready.is_set()
+
+    async def stop(self) -> None:
+        await self._watch.stop()
+
+    def resolve(self, name: str) -> ModelEntry | None:
+        """Find a model by its name, an alias, or the token-safe form of either."""
+        return self._names.get(name)
+
+    def all(self) -> list[ModelEntry]:
+        return sorted(self._entries.values(), key=lambda entry: entry.name)
+
+    def _on_change(self, key: str, value: bytes | None) -> None:
+        self.version += 1
+        if value is None:
+            self._entries.pop(key, None)
+        else:
+            try:
+                self._entries[key] = msgspec.json.decode(value, type=ModelEntry)
+            except msgspec.DecodeError as exc:
+                log.error("model_entry_unreadable", key=key, error=str(exc))
+                return
+        names: dict[str, ModelEntry] = {}
+        for entry in self._entries.values():
+            for name in (entry.name, *entry.aliases):
+                names.setdefault(token_safe(name), entry)
+        for entry in self._entries.values():  # exact names win over token-safe forms of others
+            for name in (*entry.aliases, entry.name):
+                names[name] = entry
+        self._names = names
+
+
+def check_entry(entry: ModelEntry) -> ModelEntry:
+    """Refuse an entry that could never work.
+
+    Raises:
+        InvalidRequest: the message names the field.
+    """
+    if not entry.name:
+        raise InvalidRequest("name is empty", param="name")
+    for field, value in (("pool", entry.pool), ("runtime", entry.runtime)):
+        if not value or token_safe(value) != value:
+            raise InvalidRequest(f"{field} {value!r} is not a subject token (letters, digits, _ and -)", param=field)
+    if unknown := set(entry.tasks) - set(TASKS):
+        raise InvalidRequest(f"unknown tasks {sorted(unknown)}; known: {', '.join(TASKS)}", param="tasks")
+    if not 1 <= entry.buckets.count <= 64 or entry.buckets.by not in ("tenant", "prefix"):
+        raise InvalidRequest("buckets: count is 1..64, by is tenant or prefix", param="buckets")
+    if min(entry.limits.max_pending, entry.limits.max_pending_per_tenant, entry.limits.max_body_bytes) < 1:
+        raise InvalidRequest("limits must be at least 1", param="limits")
+    return entry
+
+
+async def apply_model(bus: Bus, entry: ModelEntry) -> None:
+    """Write one model. Streams and consumers follow by the topology process, which watches the bucket."""
+    check_entry(entry)
+    await bus.kv_put(routes.KV_MODELS, token_safe(entry.name), msgspec.json.encode(entry))
+
+
+async def remove_model(bus: Bus, name: str) -> None:
+    await bus.kv_delete(routes.KV_MODELS, token_safe(name))

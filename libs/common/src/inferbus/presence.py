@@ -1,0 +1,128 @@
+"""Presence: say that this process lives (`Beacon`), and know who else does (`PresenceTable`)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+import structlog
+from nats.aio.msg import Msg
+
+from inferbus import routes
+from inferbus.bus import Bus
+from inferbus.contracts.presence import GONE, READY, Presence
+
+BEAT_S = 0.5
+SILENT_S = 1.5
+_CHECK_S = 0.25
+log = structlog.get_logger()
+_decode = msgspec.json.Decoder(Presence).decode
+
+
+class Beacon:
+    """Publishes `describe()` every half second, and once more with state `gone` when it stops."""
+
+    def __init__(self, bus: Bus, describe: Callable[[], Presence]) -> None:
+        self._bus = bus
+        self._describe = describe
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._beat(), name="presence-beacon")
+
+    async def now(self) -> None:
+        """Publish at once: a state change need not wait for the next beat."""
+        await self._send(self._describe())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._bus.connected:
+            await self._send(msgspec.structs.replace(self._describe(), state=GONE))
+
+    async def _beat(self) -> None:
+        while True:
+            if self._bus.connected:
+                await self._send(self._describe())
+            await asyncio.sleep(BEAT_S)
+
+    async def _send(self, presence: Presence) -> None:
+        await self._bus.publish(routes.presence(presence.region, presence.process), msgspec.json.encode(presence))
+
+
+class PresenceTable:
+    """Who lives in a region. A process silent for 1.5 s is presumed dead; fencing makes a mistake harmless."""
+
+    def __init__(self, bus: Bus, region: str) -> None:
+        self._bus = bus
+        self._region = region
+        self._beats: dict[str, tuple[Presence, float]] = {}
+        self._lost: list[Callable[[Presence], None]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._checked = time.monotonic()
+
+    async def start(self) -> None:
+        await self._bus.subscribe(routes.presence_all(self._region), self._on_beat)
+        self._bus.on_reconnect(self._forgive)
+        self._task = asyncio.create_task(self._check(), name="presence-table")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def on_lost(self, callback: Callable[[Presence], None]) -> None:
+        """Be called with the last beat of an incarnation that went, fell silent or was replaced."""
+        self._lost.append(callback)
+
+    def alive(self) -> dict[str, Presence]:
+        return {process: beat for process, (beat, _) in self._beats.items()}
+
+    def workers(self, pool: str) -> list[Presence]:
+        """Give the workers of a pool that are ready."""
+        return [beat for beat, _ in self._beats.values() if pool in beat.pools and beat.state == READY]
+
+    def has_asker(self, asker: str) -> bool:
+        return any(beat.asker == asker for beat, _ in self._beats.values())
+
+    async def _on_beat(self, message: Msg) -> None:
+        try:
+            beat = _decode(message.data)
+        except msgspec.DecodeError as exc:
+            log.warning("presence_unreadable", subject=message.subject, error=str(exc))
+            return
+        known = self._beats.get(beat.process)
+        if known is not None and known[0].incarnation != beat.incarnation:
+            self._drop(beat.process, "replaced")
+        if beat.state == GONE:
+            self._drop(beat.process, "gone")
+        else:
+            self._beats[beat.process] = (beat, time.monotonic())
+
+    async def _forgive(self) -> None:
+        """After our own disconnection nobody could be heard: start counting anew."""
+        now = time.monotonic()
+        self._beats = {process: (beat, now) for process, (beat, _) in self._beats.items()}
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECK_S)
+            now = time.monotonic()
+            late, self._checked = now - self._checked > 2 * _CHECK_S, now
+            if late or not self._bus.connected:  # it is we who were away
+                await self._forgive()
+                continue
+            for process, (_, seen) in list(self._beats.items()):
+                if now - seen > SILENT_S:
+                    self._drop(process, "silent")
+
+    def _drop(self, process: str, why: str) -> None:
+        known = self._beats.pop(process, None)
+        if known is None:
+            return
+        log.info("process_lost", process=process, why=why, role=known[0].role)
+        for callback in self._lost:
+            callback(known[0])

@@ -1,0 +1,212 @@
+"""The route table: every subject, stream, bucket and durable name of the platform, and nothing else.
+
+No subject is written anywhere else (a contract test looks). The grammar is DESIGN.md section 2's.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+import msgspec
+
+from inferbus.contracts import control, step
+from inferbus.contracts.envelope import Envelope
+from inferbus.contracts.presence import Presence
+
+LANES = ("interactive", "batch")
+INTERACTIVE, BATCH = LANES
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+_TENANT = re.compile(r"[a-z0-9_-]{1,64}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+def token_safe(name: str) -> str:
+    """Turn any name into one subject token: characters other than letters, digits, `_` and `-` become `_`."""
+    return _UNSAFE.sub("_", name)
+
+
+def is_tenant(name: str) -> bool:
+    return _TENANT.fullmatch(name) is not None
+
+
+def is_request_id(name: str) -> bool:
+    return _REQUEST_ID.fullmatch(name) is not None
+
+
+def bucket_of(key: str, count: int) -> int:
+    """Give the bucket of a tenant (or prefix) among `count`: stable across processes and versions."""
+    return zlib.crc32(key.encode()) % count if count > 1 else 0
+
+
+# --- the producers' door -------------------------------------------------------------------------------------------
+
+
+def request(tenant: str, model: str, lane: str) -> str:
+    return f"request.{tenant}.{token_safe(model)}.{lane}"
+
+
+def request_filter(lane: str) -> str:
+    return f"request.*.*.{lane}"
+
+
+class RequestSubject(msgspec.Struct, frozen=True):
+    tenant: str
+    model: str
+    lane: str
+
+
+def parse_request(subject: str) -> RequestSubject:
+    _, tenant, model, lane = subject.split(".")
+    return RequestSubject(tenant, model, lane)
+
+
+def reply(tenant: str, client: str) -> str:
+    return f"reply.{tenant}.{client}"
+
+
+def reply_prefix(tenant: str) -> str:
+    return f"reply.{tenant}."
+
+
+# --- work -----------------------------------------------------------------------------------------------------------
+
+
+def infer(*, region: str, runtime: str, pool: str, lane: str, bucket: int, tenant: str) -> str:
+    return f"infer.{region}.{runtime}.{pool}.{lane}.{bucket}.{tenant}"
+
+
+def infer_pool(*, region: str, runtime: str, pool: str, lane: str) -> str:
+    """The subjects of one pool and lane: what a work stream lists."""
+    return f"infer.{region}.{runtime}.{pool}.{lane}.>"
+
+
+def infer_bucket(*, region: str, runtime: str, pool: str, lane: str, bucket: int) -> str:
+    """The subjects of one bucket: what a worker's consumer filters."""
+    return f"infer.{region}.{runtime}.{pool}.{lane}.{bucket}.*"
+
+
+class InferSubject(msgspec.Struct, frozen=True):
+    region: str
+    runtime: str
+    pool: str
+    lane: str
+    bucket: int
+    tenant: str
+
+
+def parse_infer(subject: str) -> InferSubject:
+    _, region, runtime, pool, lane, bucket, tenant = subject.split(".")
+    return InferSubject(region, runtime, pool, lane, int(bucket), tenant)
+
+
+# --- between askers and workers --------------------------------------------------------------------------------------
+
+
+def step_of(asker: str) -> str:
+    return f"step.{asker}"
+
+
+def control_of(worker: str, verb: str) -> str:
+    return f"control.{worker}.{verb}"
+
+
+def control_all(worker: str) -> str:
+    return f"control.{worker}.*"
+
+
+def verb_of(subject: str) -> str:
+    return subject.rsplit(".", 1)[1]
+
+
+def cancel(tenant: str, request_id: str) -> str:
+    return f"cancel.{tenant}.{request_id}"
+
+
+CANCEL_ALL = "cancel.*.*"
+
+
+def parse_cancel(subject: str) -> tuple[str, str]:
+    _, tenant, request_id = subject.split(".")
+    return tenant, request_id
+
+
+def presence(region: str, process: str) -> str:
+    return f"presence.{region}.{process}"
+
+
+def presence_all(region: str) -> str:
+    return f"presence.{region}.*"
+
+
+# --- payloads, dead letters -------------------------------------------------------------------------------------------
+
+
+def pay(tenant: str, ticket: str, n: int) -> str:
+    return f"pay.{tenant}.{ticket}.{n}"
+
+
+def pay_filter(tenant: str, ticket: str) -> str:
+    return f"pay.{tenant}.{ticket}.*"
+
+
+def dlq(original_subject: str) -> str:
+    return f"dlq.{original_subject}"
+
+
+# --- streams, durables, buckets ----------------------------------------------------------------------------------------
+
+STREAM_REQUEST, STREAM_PAY, STREAM_DLQ = "REQUEST", "PAY", "DLQ"
+SUBJECTS_REQUEST, SUBJECTS_PAY, SUBJECTS_DLQ = "request.*.*.*", "pay.*.*.*", "dlq.>"
+KV_KEYS, KV_MODELS = "keys", "models"
+KV_BUCKETS = (KV_KEYS, KV_MODELS)
+
+
+def stream_infer(region: str, runtime: str, lane: str) -> str:
+    return f"INFER_{region}_{runtime}_{lane}"
+
+
+def durable_worker(pool: str, bucket: int) -> str:
+    return f"{pool}_{bucket}"
+
+
+def durable_door(lane: str) -> str:
+    return f"gateway_{lane}"
+
+
+def kv_stream(bucket: str) -> str:
+    return f"KV_{bucket}"
+
+
+def kv_subject(bucket: str, key: str) -> str:
+    return f"$KV.{bucket}.{key}"
+
+
+# --- the table ----------------------------------------------------------------------------------------------------------
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One row: who sends what to whom, and how the bus carries it. `docs/asyncapi.json` is generated from these."""
+
+    name: str
+    subject: str
+    transport: str  # "jetstream" or "core"
+    sender: str
+    receiver: str
+    summary: str
+    payload: type | None = None
+    headers: type | None = None
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(name="request", subject="request.{tenant}.{model}.{lane}", transport="jetstream", sender="producer", receiver="gateway", summary="A producer's request; the body is the API body, the headers are contracts.door's."),
+    Route(name="reply", subject="reply.{tenant}.{client}", transport="core", sender="gateway", receiver="producer", summary="The answer: plain JSON with Ib-Status, Ib-Seq and Ib-End."),
+    Route(name="infer", subject="infer.{region}.{runtime}.{pool}.{lane}.{bucket}.{tenant}", transport="jetstream", sender="gateway", receiver="worker", summary="Work; the body is raw, the envelope is in the headers.", headers=Envelope),
+    Route(name="step", subject="step.{asker}", transport="core", sender="worker", receiver="gateway", summary="An array of step frames (msgpack), one message per tick.", payload=step.Frame),  # type: ignore[arg-type]  # a union, which msgspec takes
+    Route(name="control", subject="control.{worker}.{verb}", transport="core", sender="gateway", receiver="worker", summary="confirm, resend, stale, cancel (msgpack).", payload=control.Control),
+    Route(name="cancel", subject="cancel.{tenant}.{request}", transport="core", sender="producer", receiver="gateway", summary="Cancel a request; the gateway that owns it acts. No body."),
+    Route(name="presence", subject="presence.{region}.{process}", transport="core", sender="every process", receiver="every process", summary="A beat every 0.5 s (JSON).", payload=Presence),
+    Route(name="pay", subject="pay.{tenant}.{ticket}.{n}", transport="jetstream", sender="gateway", receiver="worker", summary="A chunk of a body over the inline limit; raw bytes, per-message TTL."),
+    Route(name="dlq", subject="dlq.{subject}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A dead letter: the message as it was, with the reason in its headers."),
+)  # fmt: skip

@@ -1,0 +1,105 @@
+"""Runtime of a service process: event loop, signals, and a small HTTP server for health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import structlog
+import uvicorn
+import uvloop
+from prometheus_client import CollectorRegistry, generate_latest
+
+log = structlog.get_logger()
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Runtime:
+    """What every process has: an incarnation (new at every start) and the event that asks it to stop."""
+
+    def __init__(self) -> None:
+        self.incarnation = secrets.token_hex(6)
+        self.pid = os.getpid()
+        self.stopping = asyncio.Event()
+
+
+def run(main: Callable[[Runtime], Awaitable[None]]) -> None:
+    """Run `main` on uvloop; the first SIGINT or SIGTERM sets `stopping`, the second ends the process at once."""
+
+    async def with_signals() -> None:
+        runtime = Runtime()
+        loop = asyncio.get_running_loop()
+
+        def on_signal(number: int) -> None:
+            if runtime.stopping.is_set():
+                log.warning("stopped_hard", signal=signal.Signals(number).name)
+                os._exit(128 + number)
+            log.info("stopping", signal=signal.Signals(number).name)
+            runtime.stopping.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, on_signal, number)
+        await main(runtime)
+
+    uvloop.run(with_signals())
+
+
+class QuietServer(uvicorn.Server):
+    """uvicorn inside our loop: the process handles signals, not the server, and startup failures raise."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+class HealthServer:
+    """Serves /health/live, /health/ready and /metrics on a port from the operating system."""
+
+    def __init__(self, ready: Callable[[], str | None], registry: CollectorRegistry, *, host: str = "127.0.0.1") -> None:
+        """`ready` gives None when ready, else the reason why not."""
+        self._ready = ready
+        self._registry = registry
+        self._host = host
+        self._server: uvicorn.Server | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.port = 0
+
+    async def start(self, port: int = 0) -> None:
+        listener = socket.create_server((self._host, port))
+        self.port = listener.getsockname()[1]
+        config = uvicorn.Config(self._app, log_config=None, access_log=False, lifespan="off", server_header=False)
+        self._server = QuietServer(config)
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="health-server")
+
+    async def stop(self) -> None:
+        if self._server is not None and self._task is not None:
+            self._server.should_exit = True
+            await self._task
+
+    async def _app(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path == "/health/live":
+            await _answer(send, 200, b'{"status":"live"}', b"application/json")
+        elif path == "/health/ready":
+            why = self._ready()
+            body = b'{"status":"ready"}' if why is None else b'{"status":"not_ready","reason":"%s"}' % why.encode()
+            await _answer(send, 200 if why is None else 503, body, b"application/json")
+        elif path == "/metrics":
+            await _answer(send, 200, generate_latest(self._registry), b"text/plain; version=0.0.4")
+        else:
+            await _answer(send, 404, b'{"status":"not_found"}', b"application/json")
+
+
+async def _answer(send: Send, status: int, body: bytes, content_type: bytes) -> None:
+    headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

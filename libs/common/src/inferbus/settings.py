@@ -1,0 +1,61 @@
+"""Settings: one frozen Struct per service, read once from `INFERBUS_<SECTION>_<FIELD>`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class SettingsError(Exception):
+    """A variable is unknown or has an unusable value; the message names it."""
+
+
+class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the bus is (section BUS). Times in seconds."""
+
+    url: str = "nats://127.0.0.1:4222"
+    user: str = ""
+    password: str = ""
+    region: str = "local"
+    connect_timeout_s: float = 10.0
+
+
+class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Logs and traces (section TELEMETRY). `sample_ratio` is decided before a span is made."""
+
+    log_level: str = "info"
+    sample_ratio: float = 0.0
+    otlp_endpoint: str = ""
+    trace_file: str = ""
+
+
+def from_env(cls: type[S], section: str, env: Mapping[str, str] | None = None) -> S:
+    """Read `INFERBUS_<SECTION>_<FIELD>` variables into `cls`; lists are comma separated.
+
+    Raises:
+        SettingsError: a variable of the section names no field, or its value does not fit the field's type.
+    """
+    source = os.environ if env is None else env
+    prefix = f"INFERBUS_{section.upper()}_"
+    fields = {field.encode_name: field for field in msgspec.structs.fields(cls)}
+    values: dict[str, object] = {}
+    for name, raw in source.items():
+        if not name.startswith(prefix):
+            continue
+        field = name.removeprefix(prefix).lower()
+        if field not in fields:
+            raise SettingsError(f"{name} is not a setting; known: {', '.join(sorted(_names(prefix, fields)))}")
+        values[field] = raw.split(",") if "list" in str(fields[field].type) else raw
+    try:
+        return msgspec.convert(values, type=cls, strict=False)
+    except msgspec.ValidationError as exc:
+        raise SettingsError(f"{prefix}*: {exc}") from exc
+
+
+def _names(prefix: str, fields: Mapping[str, object]) -> list[str]:
+    return [prefix + field.upper() for field in fields]

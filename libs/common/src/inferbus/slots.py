@@ -1,0 +1,44 @@
+"""Slots: how many requests a worker runs at once, shared fairly by its intakes (lanes and buckets)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Slots:
+    """A counter of `total` slots. The batch lane may hold at most `total - reserve`.
+
+    Whoever wants to be told that a slot came free registers; they are asked in rotating order, so that buckets of one
+    lane take turns.
+    """
+
+    def __init__(self, total: int, *, reserve: int | None = None) -> None:
+        if total < 1:
+            raise ValueError("at least one slot")
+        self.total = total
+        self.reserve = min(total - 1, max(1, total // 8) if reserve is None else reserve)
+        self.busy = 0
+        self._wakers: list[Callable[[], None]] = []
+        self._turn = 0
+
+    @property
+    def free(self) -> int:
+        return max(0, self.total - self.busy)
+
+    def free_for(self, lane: str, batch_lane: str) -> int:
+        """Give the slots a lane may fill now."""
+        return max(0, self.free - self.reserve) if lane == batch_lane else self.free
+
+    def register(self, wake: Callable[[], None]) -> None:
+        self._wakers.append(wake)
+
+    def take(self) -> None:
+        self.busy += 1
+
+    def give(self) -> None:
+        """Return a slot and let the next intake in turn pull first."""
+        self.busy -= 1
+        count = len(self._wakers)
+        self._turn += 1
+        for i in range(count):
+            self._wakers[(self._turn + i) % count]()

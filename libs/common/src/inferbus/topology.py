@@ -1,0 +1,226 @@
+"""Topology: the one process with operator rights. It makes streams, consumers and buckets be what `models` says.
+
+It reconciles at start, whenever `models` changes, and after every reconnect. It updates; it never deletes and
+re-creates a stream or consumer, and it removes nothing that may still hold work.
+Run it as `python -m inferbus.topology`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import structlog
+from prometheus_client import CollectorRegistry
+
+from inferbus import routes, runtime
+from inferbus.bus import Bus
+from inferbus.contracts.models import ModelEntry
+from inferbus.contracts.presence import READY, STARTING, Presence
+from inferbus.errors import DependencyDown
+from inferbus.models import ModelRegistry
+from inferbus.presence import Beacon
+from inferbus.settings import BusSettings, TelemetrySettings, from_env
+from inferbus.telemetry import logs
+
+ACK_WAIT_S = 20.0
+_MAX_ACK_PENDING = 20_000
+_RETRY_S = 0.5
+log = structlog.get_logger()
+
+
+class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Section TOPOLOGY. `replicas` 1 on one server, 3 on a cluster over zones; `storage` of work streams."""
+
+    process: str = "topology-0"
+    replicas: int = 1
+    pay_max_bytes: int = 4 * 1024 * 1024 * 1024
+    dlq_max_age_s: float = 30 * 86_400
+
+
+class _ApiAnswer(msgspec.Struct):
+    error: dict[str, Any] | None = None
+
+
+def stream_configs(settings: TopologySettings, region: str, models: list[ModelEntry]) -> list[dict[str, Any]]:
+    """Give the configuration of every stream, `models` included. Pure."""
+    common: dict[str, Any] = {
+        "num_replicas": settings.replicas,
+        "storage": "file",
+        "allow_direct": True,
+        "allow_msg_ttl": True,
+        "max_consumers": -1,
+        "duplicate_window": int(120e9),
+    }
+    work = common | {"retention": "workqueue", "discard": "new"}
+    configs = [
+        work | {"name": routes.STREAM_REQUEST, "subjects": [routes.SUBJECTS_REQUEST]},
+        common
+        | {"name": routes.STREAM_PAY, "subjects": [routes.SUBJECTS_PAY], "discard": "new", "max_bytes": settings.pay_max_bytes},
+        common
+        | {"name": routes.STREAM_DLQ, "subjects": [routes.SUBJECTS_DLQ], "max_age": int(settings.dlq_max_age_s * 1e9)},
+    ]
+    for bucket in routes.KV_BUCKETS:
+        configs.append(
+            common
+            | {
+                "name": routes.kv_stream(bucket),
+                "subjects": [routes.kv_subject(bucket, ">")],
+                "max_msgs_per_subject": 1,
+                "discard": "new",
+                "deny_delete": True,
+                "allow_rollup_hdrs": True,
+            }
+        )
+    for runtime_ in sorted({model.runtime for model in models}):
+        pools = sorted({model.pool for model in models if model.runtime == runtime_})
+        bound = max(model.limits.max_pending_per_tenant for model in models if model.runtime == runtime_)
+        for lane in routes.LANES:
+            subjects = [routes.infer_pool(region=region, runtime=runtime_, pool=pool, lane=lane) for pool in pools]
+            configs.append(
+                work
+                | {
+                    "name": routes.stream_infer(region, runtime_, lane),
+                    "subjects": subjects,
+                    "max_msgs_per_subject": bound,
+                    "discard_new_per_subject": True,
+                }
+            )
+    return configs
+
+
+def consumer_configs(region: str, models: list[ModelEntry]) -> list[tuple[str, dict[str, Any]]]:
+    """Give (stream, configuration) of every durable consumer. Pure."""
+    common: dict[str, Any] = {
+        "ack_policy": "explicit",
+        "ack_wait": int(ACK_WAIT_S * 1e9),
+        "max_deliver": -1,
+        "max_ack_pending": _MAX_ACK_PENDING,
+        "max_waiting": 2048,
+        "deliver_policy": "all",
+        "replay_policy": "instant",
+    }
+    consumers = [
+        (
+            routes.STREAM_REQUEST,
+            common | {"durable_name": routes.durable_door(lane), "filter_subject": routes.request_filter(lane)},
+        )
+        for lane in routes.LANES
+    ]
+    pools = {(model.runtime, model.pool): model.buckets.count for model in models}
+    for (runtime_, pool), count in sorted(pools.items()):
+        for lane in routes.LANES:
+            for bucket in range(count):
+                filter_ = routes.infer_bucket(region=region, runtime=runtime_, pool=pool, lane=lane, bucket=bucket)
+                consumers.append(
+                    (
+                        routes.stream_infer(region, runtime_, lane),
+                        common | {"durable_name": routes.durable_worker(pool, bucket), "filter_subject": filter_},
+                    )
+                )
+    return consumers
+
+
+async def reconcile(bus: Bus, settings: TopologySettings, models: list[ModelEntry]) -> None:
+    """Create what is missing and update what differs.
+
+    Raises:
+        DependencyDown: the bus is away or refused; the message says what.
+    """
+    for config in stream_configs(settings, bus.region, models):
+        name = config["name"]
+        answer = await _api(bus, f"$JS.API.STREAM.UPDATE.{name}", config)
+        if answer.error is not None and answer.error.get("err_code") == 10059:  # stream not found
+            answer = await _api(bus, f"$JS.API.STREAM.CREATE.{name}", config)
+        _check(answer, f"stream {name}")
+    for stream, config in consumer_configs(bus.region, models):
+        name = config["durable_name"]
+        body = {"stream_name": stream, "config": config}
+        _check(await _api(bus, f"$JS.API.CONSUMER.DURABLE.CREATE.{stream}.{name}", body), f"consumer {stream}/{name}")
+
+
+async def _api(bus: Bus, subject: str, body: dict[str, Any]) -> _ApiAnswer:
+    answer = await bus.request(subject, msgspec.json.encode(body), timeout_s=5.0)
+    return msgspec.json.decode(answer.data, type=_ApiAnswer)
+
+
+def _check(answer: _ApiAnswer, what: str) -> None:
+    if answer.error is not None:
+        raise DependencyDown(f"{what}: {answer.error.get('description')} ({answer.error.get('err_code')})")
+
+
+class Topology:
+    """Keeps reconciling until stopped."""
+
+    def __init__(self, bus: Bus, settings: TopologySettings) -> None:
+        self._bus = bus
+        self._settings = settings
+        self._models = ModelRegistry(bus)
+        self._kick = asyncio.Event()
+        self.reconciled = asyncio.Event()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        self._bus.on_reconnect(self._on_reconnect)
+        await self._retrying([])  # the buckets must exist before they can be watched
+        await self._models.start()
+        await self._models.loaded()
+        version = -1
+        while not stopping.is_set():
+            if version != self._models.version or self._kick.is_set():
+                self._kick.clear()
+                version = self._models.version
+                await self._retrying(self._models.all())
+                self.reconciled.set()
+            await asyncio.sleep(0.05)
+        await self._models.stop()
+
+    async def _on_reconnect(self) -> None:
+        self._kick.set()
+
+    async def _retrying(self, models: list[ModelEntry]) -> None:
+        while True:
+            try:
+                await reconcile(self._bus, self._settings, models)
+            except DependencyDown as exc:
+                log.warning("reconcile_failed", error=exc.message)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                log.info("reconciled", models=[model.name for model in models])
+                return
+
+
+async def main(process: runtime.Runtime) -> None:
+    telemetry = from_env(TelemetrySettings, "telemetry")
+    settings = from_env(TopologySettings, "topology")
+    logs.configure("topology", telemetry.log_level)
+    bus = await Bus.connect(from_env(BusSettings, "bus"), name=settings.process)
+    topology = Topology(bus, settings)
+    health = runtime.HealthServer(
+        lambda: None if topology.reconciled.is_set() else "reconciling", CollectorRegistry()
+    )
+    await health.start()
+
+    def describe() -> Presence:
+        return Presence(
+            process=settings.process,
+            role="topology",
+            incarnation=process.incarnation,
+            region=bus.region,
+            state=READY if topology.reconciled.is_set() else STARTING,
+            pid=process.pid,
+            health_port=health.port,
+        )
+
+    beacon = Beacon(bus, describe)
+    await beacon.start()
+    try:
+        await topology.run(process.stopping)
+    finally:
+        await beacon.stop()
+        await health.stop()
+        await bus.close()
+
+
+if __name__ == "__main__":
+    runtime.run(main)

@@ -1,0 +1,69 @@
+"""What the worker's domain needs from the outside."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from inferbus.contracts.presence import EngineStats
+from inferbus.contracts.step import Ids, Usage
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """One request for the engine. `body` is the client's JSON, internal fields already stripped by the adapter.
+
+    `path` is an inference path of the OpenAI API; `created` is the Unix time the answer carries.
+    """
+
+    request_id: str
+    path: str
+    body: bytes
+    streamed: bool
+    created: int
+    priority: int = 0
+    traceparent: str = ""
+
+
+class Sink(Protocol):
+    """Where an engine puts what one request produces. All calls are made on the event loop, in order."""
+
+    def delta(self, ids: Ids, data: bytes) -> None:
+        """Give one engine output of a streamed request: token ids and the SSE bytes for the client."""
+
+    def finished(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
+        """Give the end: HTTP status, tokens spent, and the whole body where nothing was streamed."""
+
+    def failed(self, error: BaseException) -> None:
+        """Give the end by an error of ours: EngineDead (retryable) or a bug."""
+
+
+class Engine(Protocol):
+    """An inference engine in this process (or a simulator that says it is one)."""
+
+    name: str
+
+    async def start(self) -> None:
+        """Load and become ready. May take a minute; never blocks the event loop for more than a moment."""
+
+    async def stop(self) -> None:
+        """Free everything, child processes included."""
+
+    async def submit(self, work: Work, sink: Sink) -> None:
+        """Begin `work`; returns once the engine has it. Everything after goes to `sink`, ended by exactly one
+        `finished` or `failed`."""
+
+    def abort(self, request_id: str) -> None:
+        """Stop a request now. Its sink still gets its end. Unknown ids are ignored."""
+
+    async def died(self) -> str:
+        """Wait until the engine is dead or hung; returns why. Every open sink has got `failed(EngineDead)` by then."""
+
+    @property
+    def slots(self) -> int:
+        """How many requests it runs at once."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """Figures of the last step; O(1)."""
+        ...

@@ -70,6 +70,7 @@ class Exchange:
         self.pool = pool
         self.opened = time.monotonic()
         self.accepted_s = 0.0
+        self.estimated_tokens = 0
         self.fence: Fence | None = None
         self.next_seq = 0
         self.delivered = 0

@@ -21,6 +21,7 @@ from inferbus.presence import PresenceTable
 from inferbus.tickets import INLINE_BYTES, store_payload
 
 _TTL_SLACK_S = 30
+_BYTES_PER_TOKEN = 4
 log = structlog.get_logger()
 
 
@@ -77,6 +78,7 @@ class Admission:
         exchange = self._asker.open(
             request_id=request_id, tenant=identity.tenant, pool=entry.pool, deadline_s=deadline_s
         )
+        exchange.estimated_tokens = len(ask.body) // _BYTES_PER_TOKEN
         exchange.on_closed(lambda: self.bounds.give(entry.pool, identity.tenant))
         try:
             await self._publish(identity, ask, entry, exchange, deadline_s)

@@ -1,0 +1,255 @@
+"""The bus door: `request.<tenant>.<model>.<lane>` in, `reply.<tenant>.<client>` out. Translation, nothing else.
+
+A producer's message is acknowledged after the last part of its answer was relayed; should this gateway die before, the
+next one publishes the work anew as `<id>.<delivery>` and the orphaned attempt is dropped (DESIGN.md 2b).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+import msgspec
+import structlog
+from nats.aio.msg import Msg
+from opentelemetry.trace import SpanKind
+
+from inferbus import routes
+from inferbus.admission.admit import Admission, Ask
+from inferbus.admission.identity import Identity
+from inferbus.asker import Asker
+from inferbus.bus import Bus
+from inferbus.codec import from_json
+from inferbus.contracts import door
+from inferbus.delivery import Delivery
+from inferbus.errors import (
+    Cancelled,
+    DeadlineWhileQueued,
+    Forbidden,
+    InferbusError,
+    InvalidRequest,
+    Permanent,
+    Unsupported,
+    openai_body,
+)
+from inferbus.exchange import Begun, Chunk, Ended, Exchange
+from inferbus.intake import Intake, IntakeSettings
+from inferbus.slots import Slots
+from inferbus.telemetry.tracing import Tracing, traceparent_of
+from inferbus_gateway.observer import DECODE, DONE, PREFILL, QUEUED, Observer, RequestRecord
+
+_TASKS = {"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/embeddings": "embeddings"}
+_DEFAULT_PATH = "/v1/chat/completions"
+_EVENT, _DONE = b"data: ", b"[DONE]"
+log = structlog.get_logger()
+
+
+class BodyView(msgspec.Struct):
+    """What the door reads from a body; all of it is passed on as it came."""
+
+    model: str
+    stream: bool = False
+
+
+class ReplyWriter:
+    """Writes the parts of one answer to its reply subject, numbered, the last one marked."""
+
+    def __init__(self, bus: Bus, subject: str) -> None:
+        self._bus = bus
+        self._subject = subject
+        self._seq = 0
+
+    async def part(self, status: int, data: bytes, *, end: bool = False) -> None:
+        headers = {door.STATUS: str(status), door.SEQ: str(self._seq)}
+        if end:
+            headers[door.END] = "1"
+        self._seq += 1
+        await self._bus.publish(self._subject, data, headers)
+
+    async def events(self, data: bytes) -> None:
+        """Write server-sent events as plain JSON, one message each."""
+        for event in data.split(b"\n\n"):
+            body = event.removeprefix(_EVENT)
+            if body and body != _DONE:
+                await self.part(200, body)
+
+    async def error(self, error: InferbusError) -> None:
+        await self.part(error.row.http_status, msgspec.json.encode(openai_body(error)), end=True)
+
+
+class BusDoor:
+    """Pulls producers' requests of both lanes and relays the answers."""
+
+    def __init__(
+        self, bus: Bus, admission: Admission, asker: Asker, observer: Observer, tracing: Tracing, *, max_open: int
+    ) -> None:
+        self._bus = bus
+        self._admission = admission
+        self._asker = asker
+        self._observer = observer
+        self._tracing = tracing
+        slots = Slots(max_open)
+        self._intakes = [
+            Intake(
+                bus,
+                IntakeSettings(stream=routes.STREAM_REQUEST, consumer=routes.durable_door(lane), lane=lane),
+                slots,
+                self._on_delivery,
+            )
+            for lane in routes.LANES
+        ]
+        self._open: dict[tuple[str, str], Exchange] = {}
+
+    async def start(self) -> None:
+        await self._bus.subscribe(routes.CANCEL_ALL, self._on_cancel)
+        for intake in self._intakes:
+            await intake.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take nothing new, let open answers finish for `grace_s`, hand the rest back to the queue."""
+        for intake in self._intakes:
+            await intake.drain(grace_s)
+            await intake.stop()
+
+    @property
+    def in_flight(self) -> int:
+        return sum(intake.running for intake in self._intakes)
+
+    async def _on_cancel(self, message: Msg) -> None:
+        tenant, request_id = routes.parse_cancel(message.subject)
+        exchange = self._open.get((tenant, request_id)) or self._asker.find(tenant, request_id)
+        if exchange is not None:
+            exchange.cancel()
+
+    async def _on_delivery(self, delivery: Delivery) -> None:
+        subject = routes.parse_request(delivery.subject)
+        writer = ReplyWriter(self._bus, _reply_subject(subject.tenant, delivery))
+        request_id = _request_id(delivery)
+        record = RequestRecord(delivery.headers.get(door.PATH, _DEFAULT_PATH), request_id)
+        record.tenant = subject.tenant
+        try:
+            ask = self._translate(delivery, subject, request_id, record)
+            await self._serve(delivery, subject.tenant, request_id, ask, writer, record)
+        except Permanent as error:
+            _note(record, error)
+            await writer.error(error)
+            raise  # the intake copies it to the dead letters
+        except InferbusError as error:
+            _note(record, error)
+            raise
+        finally:
+            self._observer.finished(record)
+
+    def _translate(
+        self, delivery: Delivery, subject: routes.RequestSubject, request_id: str, record: RequestRecord
+    ) -> Ask:
+        task = _TASKS.get(record.path)
+        if task is None:
+            raise Unsupported(f"{door.PATH} {record.path!r}: use one of {', '.join(_TASKS)}", param=door.PATH)
+        view = from_json(delivery.data, BodyView, what="body")
+        if routes.token_safe(view.model) != subject.model:
+            raise InvalidRequest(f"the subject names {subject.model}, the body {view.model}", param="model")
+        record.requested_model, record.streamed, record.phase = view.model, view.stream, QUEUED
+        traceparent = delivery.headers.get("traceparent", "")
+        record.span = self._tracing.begin(
+            f"{task} {subject.model}",
+            traceparent,
+            SpanKind.CONSUMER,
+            {"messaging.system": "nats", "messaging.destination.name": delivery.subject, "inferbus.request_id": request_id},
+            root=True,
+        )
+        return Ask(
+            model=view.model,
+            task=task,
+            path=record.path,
+            body=delivery.data,
+            lane=subject.lane,
+            streamed=view.stream,
+            deadline_s=_deadline_s(delivery),
+            request_id=request_id if delivery.attempt == 1 else f"{request_id}.{delivery.attempt}",
+            traceparent=traceparent_of(record.span, traceparent),
+        )
+
+    async def _serve(
+        self,
+        delivery: Delivery,
+        tenant: str,
+        request_id: str,
+        ask: Ask,
+        writer: ReplyWriter,
+        record: RequestRecord,
+    ) -> None:
+        if ask.deadline_s is not None and ask.deadline_s <= 0:
+            await self._over(delivery, writer, record, DeadlineWhileQueued("the deadline passed in the queue"))
+            return
+        exchange = await self._admission.admit(Identity(tenant=tenant), ask)
+        self._open[tenant, request_id] = exchange
+        try:
+            await _relay(exchange, writer, record)
+            await delivery.ack()
+        except InferbusError as error:  # an end by the platform is an answer too
+            await self._over(delivery, writer, record, error)
+        finally:
+            del self._open[tenant, request_id]
+            exchange.close()
+
+    async def _over(
+        self, delivery: Delivery, writer: ReplyWriter, record: RequestRecord, error: InferbusError
+    ) -> None:
+        _note(record, error)
+        await writer.error(error)
+        await delivery.ack()
+
+
+async def _relay(exchange: Exchange, writer: ReplyWriter, record: RequestRecord) -> None:
+    while True:
+        event = await exchange.next()
+        match event:
+            case Begun():
+                record.phase = PREFILL
+            case Chunk(data):
+                record.phase = DECODE
+                record.first_chunk = record.first_chunk or time.monotonic()
+                await writer.events(data)
+            case Ended(status, usage, data, _):
+                record.status, record.usage, record.phase = status, usage, DONE
+                await writer.part(status, data, end=True)
+                return
+            case None:
+                continue
+
+
+def _reply_subject(tenant: str, delivery: Delivery) -> str:
+    """Read and check the address of the answer: the only subject a producer chooses.
+
+    Raises:
+        InvalidRequest: it is missing or no subject. Forbidden: it is another tenant's.
+    """
+    subject = delivery.headers.get(door.REPLY_TO, "")
+    if not subject:
+        raise InvalidRequest(f"header {door.REPLY_TO} is missing", param=door.REPLY_TO)
+    if not subject.startswith(routes.reply_prefix(tenant)):
+        raise Forbidden(f"{door.REPLY_TO} must lie under {routes.reply_prefix(tenant)}", param=door.REPLY_TO)
+    if any(not token or token in "*>" or not token.isascii() for token in subject.split(".")) or " " in subject:
+        raise InvalidRequest(f"{door.REPLY_TO} is no subject", param=door.REPLY_TO)
+    return subject
+
+
+def _request_id(delivery: Delivery) -> str:
+    given = delivery.headers.get(door.REQUEST_ID, "")
+    return given if routes.is_request_id(given) else secrets.token_hex(16)
+
+
+def _deadline_s(delivery: Delivery) -> float | None:
+    """Give what is left of the producer's deadline, counted from the stream's timestamp."""
+    value = delivery.headers.get(door.DEADLINE_MS, "")
+    if not value:
+        return None
+    if not value.isdigit() or int(value) == 0:
+        raise InvalidRequest(f"{door.DEADLINE_MS} is a positive number of milliseconds", param=door.DEADLINE_MS)
+    return int(value) / 1000 - delivery.age_s
+
+
+def _note(record: RequestRecord, error: InferbusError) -> None:
+    record.error, record.status = error.code, error.row.http_status
+    record.failure = None if isinstance(error, Cancelled) else error

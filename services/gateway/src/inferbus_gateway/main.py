@@ -1,0 +1,78 @@
+"""Composition root of the gateway."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from prometheus_client import CollectorRegistry
+
+from inferbus import runtime
+from inferbus.admission.admit import Admission
+from inferbus.admission.keys import KeyRing
+from inferbus.asker import Asker
+from inferbus.bus import Bus
+from inferbus.contracts.presence import DRAINING, READY, STARTING, Presence
+from inferbus.models import ModelRegistry
+from inferbus.presence import Beacon, PresenceTable
+from inferbus.settings import BusSettings, TelemetrySettings, from_env
+from inferbus.telemetry import logs
+from inferbus.telemetry.tracing import Tracing
+from inferbus_gateway.bus_door import BusDoor
+from inferbus_gateway.http.app import build_app
+from inferbus_gateway.http.inference import HttpDeps
+from inferbus_gateway.observer import Observer
+from inferbus_gateway.pools import PoolCollector
+from inferbus_gateway.server import HttpServer
+from inferbus_gateway.settings import GatewaySettings
+
+_DOOR_SLOTS = 1024
+
+
+async def main(process: runtime.Runtime) -> None:
+    telemetry = from_env(TelemetrySettings, "telemetry")
+    settings = from_env(GatewaySettings, "gateway")
+    bus_settings = from_env(BusSettings, "bus")
+    logs.configure(settings.process, telemetry.log_level)
+    async with AsyncExitStack() as stack:
+        bus = await Bus.connect(bus_settings, name=settings.process)
+        stack.push_async_callback(bus.close)
+        payload_bus = await Bus.connect(bus_settings, name=f"{settings.process}-payloads")
+        stack.push_async_callback(payload_bus.close)
+        tracing = Tracing("gateway", telemetry)
+        stack.callback(tracing.close)
+        registry = CollectorRegistry()
+        observer = Observer(registry)
+        models, keys = ModelRegistry(bus), KeyRing(bus, settings.key_pepper.encode())
+        presence = PresenceTable(bus, bus.region)
+        asker = Asker(bus, presence)
+        admission = Admission(bus, models, asker, presence, payload_bus=payload_bus, hold_s=settings.hold_s)
+        registry.register(PoolCollector(asker, presence, models))
+
+        def why_not_ready() -> str | None:
+            if not bus.connected:
+                return "the bus is not reachable"
+            return None if models.ready and keys.ready else "models and keys are not loaded yet"
+
+        deps = HttpDeps(
+            settings=settings, authenticator=keys, admitter=admission, models=models, ready=why_not_ready,
+            tracing=tracing, observer=observer, registry=registry,
+        )  # fmt: skip
+        server = HttpServer(build_app(deps), settings)
+        door = BusDoor(bus, admission, asker, observer, tracing, max_open=_DOOR_SLOTS)
+
+        def describe() -> Presence:
+            state = DRAINING if process.stopping.is_set() else STARTING if why_not_ready() else READY
+            return Presence(
+                process=settings.process, role="gateway", incarnation=process.incarnation, region=bus.region, state=state,
+                in_flight=len(asker.exchanges), pid=process.pid, health_port=server.port, asker=asker.id,
+            )  # fmt: skip
+
+        beacon = Beacon(bus, describe)
+        for part in (presence, asker, models, keys, door, server, beacon):
+            await part.start()
+        await process.stopping.wait()
+        await beacon.now()
+        await server.stop()
+        await door.stop(settings.drain_s)
+        for ended in (asker, keys, models, presence, beacon):
+            await ended.stop()

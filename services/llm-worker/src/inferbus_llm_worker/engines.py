@@ -1,0 +1,37 @@
+"""Which engine this process hosts: one setting chooses, `vllm` unless told otherwise."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from inferbus.settings import SettingsError
+from inferbus_llm_worker.adapters.simulator import SimulatorEngine
+from inferbus_llm_worker.domain.serve_args import default_argv
+from inferbus_llm_worker.ports import Engine
+from inferbus_llm_worker.settings import WorkerSettings
+
+
+def make_engine(settings: WorkerSettings) -> Engine:
+    """Build the engine, not started.
+
+    Raises:
+        SettingsError: the engine's name is unknown or its model is missing.
+    """
+    if settings.engine == "simulator":
+        return SimulatorEngine(
+            slots=settings.simulator_slots, ttft_s=settings.simulator_ttft_s, itl_s=settings.simulator_itl_s
+        )
+    if settings.engine != "vllm":
+        raise SettingsError(f"INFERBUS_LLM_WORKER_ENGINE {settings.engine!r}: vllm or simulator")
+    if not settings.model:
+        raise SettingsError("INFERBUS_LLM_WORKER_MODEL is empty: a Hugging Face id or a folder")
+    # vLLM takes seconds to import and is absent where only the simulator runs.
+    from inferbus_llm_worker.adapters.vllm.engine import VllmEngine
+
+    argv = default_argv(
+        settings.model, settings.served_name, cpu=settings.cpu, embed=settings.embed, extra=shlex.split(settings.args)
+    )
+    return VllmEngine(
+        argv, cpu=settings.cpu, offline=Path(settings.model).is_dir(), hang_after_s=settings.hang_after_s
+    )

@@ -1,0 +1,270 @@
+"""Serving: one delivery from receipt to ack. Decode, ask if it is still wanted, run, finish, be confirmed, ack.
+
+It knows contracts and the engine port; bus subjects are the intake's and the attempts'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+from opentelemetry.trace import Span, SpanKind
+
+from inferbus import routes
+from inferbus.attempts import Attempt, Attempts
+from inferbus.bus import Bus, NoResponders
+from inferbus.codec import pack, unpacker
+from inferbus.contracts.control import CONFIRM, STALE
+from inferbus.contracts.envelope import Envelope, UnknownVersion, envelope_from
+from inferbus.contracts.step import CANCELLED, GONE, Answer, Ask, Ids, Usage
+from inferbus.delivery import Delivery
+from inferbus.errors import EngineDead, InferbusError, Permanent, Transient
+from inferbus.telemetry.tracing import Tracing, end_span, traceparent_of
+from inferbus.tickets import load_payload, ticket_from
+from inferbus_llm_worker.domain.exclusion import Exclusion
+from inferbus_llm_worker.domain.poison import is_poison
+from inferbus_llm_worker.metrics import WorkerMetrics
+from inferbus_llm_worker.ports import Engine, Work
+
+_ASK_TIMEOUT_S = 1.0
+_REQUEUE_S = 0.2
+_BATCH_PRIORITY = 10
+log = structlog.get_logger()
+_decode_answer = unpacker(Answer).decode
+
+
+class EngineSink:
+    """What the engine tells about one request, turned into frames. `done` completes with how it ended."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self.usage = Usage()
+        self.status = 0
+        self.done: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+
+    def delta(self, ids: Ids, data: bytes) -> None:
+        self._attempt.delta(ids, data)
+
+    def finished(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
+        self.status, self.usage = status, usage
+        self._attempt.finished(status, usage, data, content_type)
+        self._end(None)
+
+    def failed(self, error: BaseException) -> None:
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        if not self.done.done():
+            self.done.set_result(error)
+
+
+class Serving:
+    """Handles the deliveries of one worker."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        attempts: Attempts,
+        engine: Engine,
+        tracing: Tracing,
+        metrics: WorkerMetrics,
+        *,
+        old_message_s: float,
+    ) -> None:
+        self._bus = bus
+        self._attempts = attempts
+        self._engine = engine
+        self._tracing = tracing
+        self._metrics = metrics
+        self._old_message_s = old_message_s
+        self._exclusion = Exclusion()
+
+    async def on_delivery(self, delivery: Delivery) -> None:
+        """Deal with one delivery completely; what it raises, the intake settles by `verdict_of`."""
+        try:
+            envelope = envelope_from(delivery.headers)
+        except UnknownVersion as exc:
+            raise Transient(str(exc), retry_after_s=1.0) from exc
+        left_s = envelope.deadline_ms / 1000 - delivery.age_s
+        if left_s <= 0:
+            self._metrics.expired.inc()
+            await delivery.ack()  # the asker's own timer has told the client
+            return
+        answer = Answer("fresh")
+        if delivery.attempt > 1 or delivery.age_s > self._old_message_s:
+            answer = await self._ask(envelope, delivery)
+            if answer.verdict in (GONE, CANCELLED):
+                await delivery.ack()
+                return
+        turn = self._exclusion.alone() if answer.solo else self._exclusion.shared()
+        async with turn:
+            await self._run(envelope, delivery, answer, left_s)
+
+    async def _ask(self, envelope: Envelope, delivery: Delivery) -> Answer:
+        """Ask the asker whether a redelivered or old message is still wanted; nobody there means it is not."""
+        frame = Ask(envelope.tag_no, delivery.attempt, 0, envelope.request_id)
+        try:
+            message = await self._bus.request(
+                routes.step_of(envelope.asker), pack([frame]), timeout_s=_ASK_TIMEOUT_S
+            )
+        except NoResponders:
+            return Answer(GONE)
+        return _decode_answer(message.data)  # type: ignore[no-any-return]  # the decoder is for Answer
+
+    async def _run(self, envelope: Envelope, delivery: Delivery, answer: Answer, left_s: float) -> None:
+        subject = routes.parse_infer(delivery.subject)
+        span = self._begin_span(envelope, delivery, subject)
+        attempt = self._attempts.open(envelope, delivery)
+        sink = EngineSink(attempt)
+        begun = time.monotonic()
+        error: BaseException | None = None
+        try:
+            error = await self._serve(envelope, subject, delivery, attempt, sink, left_s, span)
+            if error is not None:
+                await self._on_error(error, attempt, delivery, answer)
+            elif await attempt.over != STALE:
+                await delivery.ack()
+        except asyncio.CancelledError:  # the worker is stopping: the intake hands the message back
+            self._engine.abort(envelope.request_id)
+            attempt.failed("dependency_down", "the worker is stopping", final=False)
+            raise
+        except Exception as exc:
+            error = exc
+            raise
+        finally:
+            self._attempts.close(attempt)
+            self._finish(envelope, delivery, subject, attempt, sink, begun, span, error)
+
+    async def _serve(
+        self,
+        envelope: Envelope,
+        subject: routes.InferSubject,
+        delivery: Delivery,
+        attempt: Attempt,
+        sink: EngineSink,
+        left_s: float,
+        span: Span | None,
+    ) -> BaseException | None:
+        """Run it in the engine until it ended there; returns the error it ended with."""
+        work = Work(
+            request_id=envelope.request_id,
+            path=envelope.path,
+            body=await self._body(envelope, subject.tenant, delivery),
+            streamed=envelope.streamed,
+            created=int(time.time()),
+            priority=_BATCH_PRIORITY if subject.lane == routes.BATCH else 0,
+            traceparent=traceparent_of(span, envelope.traceparent),
+        )
+        attempt.on_stop = lambda: self._engine.abort(work.request_id)
+        attempt.started()
+        deadline = asyncio.get_running_loop().call_later(left_s, self._engine.abort, work.request_id)
+        try:
+            await self._engine.submit(work, sink)
+            return await sink.done
+        except InferbusError as exc:
+            return exc
+        finally:
+            deadline.cancel()
+            attempt.on_stop = None
+
+    async def _body(self, envelope: Envelope, tenant: str, delivery: Delivery) -> bytes:
+        if not envelope.ticket:
+            return delivery.data
+        return await load_payload(self._bus, tenant, ticket_from(envelope.ticket))
+
+    async def _on_error(self, error: BaseException, attempt: Attempt, delivery: Delivery, answer: Answer) -> None:
+        """Decide what an error of the engine means for the request and its message."""
+        if attempt.over.done():  # cancelled, stale or asker gone: we stopped it ourselves
+            await delivery.ack()
+            return
+        if isinstance(error, EngineDead):
+            await self._on_engine_death(error, attempt, delivery, answer)
+            return
+        if not isinstance(error, InferbusError):
+            log.error("engine_error", request_id=attempt.envelope.request_id, error=repr(error))
+            attempt.failed("internal", "the engine failed on this request", final=True)
+            await delivery.bury("internal", repr(error))
+            return
+        if isinstance(error, Transient):
+            attempt.failed(error.code, error.message, final=False)
+            await delivery.nak(error.retry_after_s)
+            return
+        if isinstance(error, Permanent):  # refused by the body policy: an ordinary answer, not a dead letter
+            attempt.failed(error.code, error.message, final=True)
+            await attempt.over
+        await delivery.ack()  # else our own deadline: the asker's timer has told the client
+
+    async def _on_engine_death(
+        self, error: EngineDead, attempt: Attempt, delivery: Delivery, answer: Answer
+    ) -> None:
+        if is_poison(answer.engine_deaths + 1, was_alone=answer.solo):
+            reason = f"killed the engine {answer.engine_deaths + 1} times, the last time alone: {error.message}"
+            attempt.failed("poison", "this request " + reason, final=True)
+            await delivery.bury("poison", reason)
+            return
+        attempt.failed(error.code, error.message, final=False)
+        await delivery.nak(_REQUEUE_S)
+
+    def _begin_span(self, envelope: Envelope, delivery: Delivery, subject: routes.InferSubject) -> Span | None:
+        if not envelope.traceparent:
+            return None
+        return self._tracing.begin(
+            f"process {subject.pool}",
+            envelope.traceparent,
+            SpanKind.CONSUMER,
+            {
+                "messaging.system": "nats",
+                "messaging.operation.type": "process",
+                "messaging.destination.name": delivery.subject,
+                "messaging.message.id": envelope.request_id,
+                "messaging.message.body.size": len(delivery.data),
+                "inferbus.attempt": delivery.attempt,
+                "inferbus.queue_s": delivery.age_s,
+                "inferbus.engine": self._engine.name,
+                "gen_ai.request.model": subject.pool,
+            },
+        )
+
+    def _finish(
+        self,
+        envelope: Envelope,
+        delivery: Delivery,
+        subject: routes.InferSubject,
+        attempt: Attempt,
+        sink: EngineSink,
+        begun: float,
+        span: Span | None,
+        error: BaseException | None,
+    ) -> None:
+        """One canonical line, the metrics and the span's end: all from the same figures."""
+        how = "stopped" if attempt.over.done() and attempt.over.result() != CONFIRM else "finished"
+        if error is not None and how == "finished":
+            how = getattr(error, "code", "internal")
+        duration_s = time.monotonic() - begun
+        self._metrics.observe(how, sink.usage, duration_s, delivery.age_s)
+        end_span(
+            span,
+            {
+                "gen_ai.usage.input_tokens": sink.usage.prompt_tokens,
+                "gen_ai.usage.output_tokens": sink.usage.completion_tokens,
+                "http.response.status_code": sink.status,
+                "inferbus.outcome": how,
+            },
+            error,
+        )
+        log.info(
+            "work_finished",
+            request_id=envelope.request_id,
+            tenant=subject.tenant,
+            pool=subject.pool,
+            lane=subject.lane,
+            attempt=delivery.attempt,
+            outcome=how,
+            status=sink.status,
+            queue_ms=round(delivery.age_s * 1000, 1),
+            duration_ms=round(duration_s * 1000, 1),
+            prompt_tokens=sink.usage.prompt_tokens,
+            completion_tokens=sink.usage.completion_tokens,
+        )
+

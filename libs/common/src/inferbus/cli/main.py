@@ -1,0 +1,43 @@
+"""The `inferbus` command: puts the nouns together, and turns our errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from inferbus.cli import keys, models, platform
+from inferbus.cli.connection import NotRunning
+from inferbus.errors import InferbusError
+from inferbus.local.layout import NotACheckout
+from inferbus.settings import SettingsError
+from inferbus.telemetry import logs
+
+# What a user can cause: one line, no traceback.
+_EXPECTED = (InferbusError, NotRunning, NotACheckout, SettingsError)
+
+
+def build_app() -> typer.Typer:
+    app = typer.Typer(
+        no_args_is_help=True,
+        pretty_exceptions_show_locals=False,  # locals hold keys and passwords
+        help="Inferbus: event-driven ML inference over NATS JetStream.",
+    )
+    platform.register(app)
+    app.add_typer(models.app, name="models")
+    app.add_typer(keys.app, name="keys")
+    return app
+
+
+def main() -> None:
+    """Run the command line."""
+    logs.configure("inferbus", "error")
+    try:
+        build_app()()
+    except _EXPECTED as exc:
+        typer.echo(f"inferbus: {exc}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

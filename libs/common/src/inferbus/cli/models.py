@@ -1,0 +1,103 @@
+"""`inferbus models`: what the platform serves. It writes the `models` bucket; the topology process does the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from inferbus import routes
+from inferbus.bus import Bus
+from inferbus.cli.connection import connected
+from inferbus.contracts.models import ModelEntry
+from inferbus.errors import InvalidRequest, NotFound
+from inferbus.models import apply_model, check_entry, remove_model
+
+app = typer.Typer(no_args_is_help=True, help="Models: apply, list, remove.")
+
+
+class ModelFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file with several models: `models` is a list of entries (in TOML: `[[models]]`)."""
+
+    models: list[ModelEntry]
+
+
+def read_models(path: Path) -> list[ModelEntry]:
+    """Read a JSON or TOML file with one model, or with a list `models`.
+
+    Raises:
+        InvalidRequest: the file cannot be read or an entry is not valid; the message names the field.
+    """
+    try:
+        text = path.read_text()
+        data: Any = tomllib.loads(text) if path.suffix == ".toml" else msgspec.json.decode(text)
+        several = isinstance(data, dict) and "models" in data
+        entries = (
+            msgspec.convert(data, ModelFile, strict=True).models if several else [msgspec.convert(data, ModelEntry)]
+        )
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.DecodeError) as exc:
+        raise InvalidRequest(f"{path}: {exc}") from exc
+    for entry in entries:
+        check_entry(entry)
+    return entries
+
+
+async def stored_models(bus: Bus) -> list[ModelEntry]:
+    """Read every entry of the bucket, by name."""
+    values = [await bus.kv_get(routes.KV_MODELS, key) for key in await bus.kv_keys(routes.KV_MODELS)]
+    return sorted(
+        (msgspec.json.decode(value, type=ModelEntry) for value in values if value), key=lambda entry: entry.name
+    )
+
+
+@app.command()
+def apply(file: Annotated[Path, typer.Argument(help="JSON or TOML: one model, or a list `models`.")]) -> None:
+    """Make models known, or change them."""
+    entries = read_models(file)
+
+    async def work() -> None:
+        async with connected() as bus:
+            for entry in entries:
+                await apply_model(bus, entry)
+                Console().print(f"applied {entry.name} (pool {entry.pool}, runtime {entry.runtime})", highlight=False)
+
+    asyncio.run(work())
+
+
+@app.command("list")
+def list_(*, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Show the models that are known."""
+
+    async def work() -> list[ModelEntry]:
+        async with connected() as bus:
+            return await stored_models(bus)
+
+    entries = asyncio.run(work())
+    if json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(entries), indent=2).decode())
+        return
+    table = Table("name", "aliases", "pool", "runtime", "tasks", "buckets", box=None, header_style="bold")
+    for entry in entries:
+        buckets = f"{entry.buckets.count} by {entry.buckets.by}"
+        table.add_row(entry.name, ", ".join(entry.aliases), entry.pool, entry.runtime, ", ".join(entry.tasks), buckets)
+    Console().print(table)
+
+
+@app.command()
+def remove(name: Annotated[str, typer.Argument(help="The model's name, not an alias.")]) -> None:
+    """Forget a model: requests for it are a 404 from now on; what is queued is still answered."""
+
+    async def work() -> None:
+        async with connected() as bus:
+            if name not in {entry.name for entry in await stored_models(bus)}:
+                raise NotFound(f"no model is named {name!r}; `inferbus models list` shows them")
+            await remove_model(bus, name)
+
+    asyncio.run(work())
+    typer.echo(f"removed {name}")

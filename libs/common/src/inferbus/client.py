@@ -129,6 +129,8 @@ class Client:
         bus = self._connection()
         timeout_s = float(options.pop("timeout_s", self._timeout_s))
         lane = str(options.pop("lane", routes.INTERACTIVE))
+        if lane not in routes.LANES:
+            raise InvalidRequest(f"lane {lane!r} is none of {', '.join(routes.LANES)}", param="lane")
         request_id = str(options.pop("request_id", "") or secrets.token_hex(16))
         queue: asyncio.Queue[tuple[int, Reply]] = asyncio.Queue()
         self._replies[request_id] = queue

@@ -60,6 +60,7 @@ class PresenceTable:
         self._bus = bus
         self._region = region
         self._beats: dict[str, tuple[Presence, float]] = {}
+        self._backlog: dict[str, int] = {}
         self._lost: list[Callable[[Presence], None]] = []
         self._task: asyncio.Task[None] | None = None
         self._checked = time.monotonic()
@@ -84,6 +85,10 @@ class PresenceTable:
     def workers(self, pool: str) -> list[Presence]:
         """Give the workers of a pool that are ready."""
         return [beat for beat, _ in self._beats.values() if pool in beat.pools and beat.state == READY]
+
+    def backlog(self, pool: str) -> int:
+        """Give the pool's open requests as its workers last reported them (at most 0.25 s old; O(1))."""
+        return self._backlog.get(pool, 0)
 
     def has_asker(self, asker: str) -> bool:
         return any(beat.asker == asker for beat, _ in self._beats.values())
@@ -118,6 +123,16 @@ class PresenceTable:
             for process, (_, seen) in list(self._beats.items()):
                 if now - seen > SILENT_S:
                     self._drop(process, "silent")
+            self._backlog = self._count_backlog()
+
+    def _count_backlog(self) -> dict[str, int]:
+        backlog: dict[str, int] = {}
+        running: dict[str, int] = {}
+        for beat, _ in self._beats.values():
+            for pool in beat.pools:
+                backlog[pool] = max(backlog.get(pool, 0), beat.pending)
+                running[pool] = running.get(pool, 0) + beat.in_flight
+        return {pool: pending + running[pool] for pool, pending in backlog.items()}
 
     def _drop(self, process: str, why: str) -> None:
         known = self._beats.pop(process, None)

@@ -158,7 +158,7 @@ def dlq(original_subject: str) -> str:
 # --- streams, durables, buckets ----------------------------------------------------------------------------------------
 
 STREAM_REQUEST, STREAM_PAY, STREAM_DLQ = "REQUEST", "PAY", "DLQ"
-SUBJECTS_REQUEST, SUBJECTS_PAY, SUBJECTS_DLQ = "request.*.*.*", "pay.*.*.*", "dlq.>"
+SUBJECTS_PAY, SUBJECTS_DLQ = "pay.*.*.*", "dlq.>"
 KV_KEYS, KV_MODELS = "keys", "models"
 KV_BUCKETS = (KV_KEYS, KV_MODELS)
 

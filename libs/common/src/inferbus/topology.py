@@ -55,7 +55,7 @@ def stream_configs(settings: TopologySettings, region: str, models: list[ModelEn
     }
     work = common | {"retention": "workqueue", "discard": "new"}
     configs = [
-        work | {"name": routes.STREAM_REQUEST, "subjects": [routes.SUBJECTS_REQUEST]},
+        work | {"name": routes.STREAM_REQUEST, "subjects": [routes.request_filter(lane) for lane in routes.LANES]},
         common
         | {"name": routes.STREAM_PAY, "subjects": [routes.SUBJECTS_PAY], "discard": "new", "max_bytes": settings.pay_max_bytes},
         common

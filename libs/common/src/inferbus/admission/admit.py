@@ -72,7 +72,7 @@ class Admission:
                 pointless. TenantOverloaded, Overloaded, DependencyDown: nothing was accepted, later it may be.
         """
         entry = self._resolve(identity, ask)
-        self.bounds.take(entry.pool, identity.tenant, entry.limits, self._reported(entry.pool))
+        self.bounds.take(entry.pool, identity.tenant, entry.limits, self._presence.backlog(entry.pool))
         deadline_s = min(ask.deadline_s or entry.limits.default_deadline_s, 86_400.0)
         request_id = ask.request_id or secrets.token_hex(16)
         exchange = self._asker.open(
@@ -101,9 +101,6 @@ class Admission:
         if ask.deadline_s is not None and ask.deadline_s <= 0:
             raise InvalidRequest("the deadline must be in the future", param="deadline")
         return entry
-
-    def _reported(self, pool: str) -> int:
-        return max((worker.pending + worker.in_flight for worker in self._presence.workers(pool)), default=0)
 
     async def _publish(
         self, identity: Identity, ask: Ask, entry: ModelEntry, exchange: Exchange, deadline_s: float

@@ -100,11 +100,12 @@ class Child:
             crashes += 1
             if time.monotonic() - began > self._patience.steady_s:
                 pause_s = self._patience.first_s
-            self._note(f"exited ({_reason(code)}); starting again in {pause_s:g} s")
             if not self.was_ready and crashes >= self._patience.early_exits:
+                self._note(f"exited ({_reason(code)}) {crashes} times without ever being ready: given up")
                 self._change(state=FAILED, pid=0, last_exit=_reason(code))
                 self.failed.set()
                 return
+            self._note(f"exited ({_reason(code)}); starting again in {pause_s:g} s")
             self._change(state=RESTARTING, pid=0, restarts=self.state.restarts + 1, last_exit=_reason(code))
             try:
                 await asyncio.wait_for(self._stopping.wait(), pause_s)

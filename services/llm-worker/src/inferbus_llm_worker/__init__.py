@@ -1,0 +1,1 @@
+"""The LLM worker: an engine behind the bus."""

@@ -1,0 +1,1 @@
+"""One module or package for each outside thing the worker uses."""

@@ -1,0 +1,229 @@
+"""An engine that is none: it answers chats with made-up words at a chosen pace, and says so in its name.
+
+For measuring the platform without an engine, and for tests. It is never a default, and every place that names an
+engine (logs, presence, `owned_by` in /v1/models) shows `simulator`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import structlog
+
+from inferbus.contracts.presence import EngineStats
+from inferbus.contracts.step import Usage
+from inferbus.errors import EngineDead, InferbusError, InvalidRequest, NotFound, openai_body
+from inferbus_llm_worker.domain.body_policy import BodyLimits, apply_policy, decode_body
+from inferbus_llm_worker.domain.open_calls import OpenCall, OpenCalls
+from inferbus_llm_worker.domain.paths import CHAT
+from inferbus_llm_worker.ports import Sink, Work
+
+_encode = msgspec.json.encode
+_WORDS = (" words", " that", " no", " model", " thought", " of")
+_WORDS_JSON = [_encode(word) for word in _WORDS]
+_MIDDLE = b'},"logprobs":null,"finish_reason":null}]}\n\n'
+_JSON, _SSE = "application/json", "text/event-stream; charset=utf-8"
+_DEFAULT_TOKENS = 16
+_STOPPED = "the engine was stopped"
+
+
+class _Generation:
+    """One answer in the making: tokens are numbers, text is `_WORDS` over and over."""
+
+    __slots__ = (
+        "call",
+        "due_s",
+        "head",
+        "include_usage",
+        "max_tokens",
+        "prefix",
+        "prompt_tokens",
+        "streamed",
+        "tokens",
+    )
+
+    def __init__(self, call: OpenCall, work: Work, body: dict[str, Any], due_s: float) -> None:
+        self.call = call
+        self.due_s = due_s
+        self.tokens = 0
+        self.streamed = bool(body.get("stream"))
+        self.max_tokens = _wanted_tokens(body)
+        self.prompt_tokens = _count_words(body.get("messages"))
+        options = body.get("stream_options")
+        self.include_usage = isinstance(options, dict) and options.get("include_usage") is True
+        kind = b"chat.completion.chunk" if self.streamed else b"chat.completion"
+        self.head = b'{"id":%s,"object":"%s","created":%d,"model":%s,"choices":[' % (
+            _encode(f"chatcmpl-{work.request_id}"), kind, work.created, _encode(str(body.get("model", ""))),
+        )  # fmt: skip
+        self.prefix = b'data: %s{"index":0,"delta":{"content":' % self.head
+
+    def usage(self) -> Usage:
+        return Usage(self.prompt_tokens, self.tokens, 0)
+
+    def usage_json(self) -> bytes:
+        total = self.prompt_tokens + self.tokens
+        return b'{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d}' % (
+            self.prompt_tokens, total, self.tokens,
+        )  # fmt: skip
+
+    def step(self) -> bool:
+        """Make one token; says whether it was the last."""
+        token = self.tokens
+        self.tokens += 1
+        last = self.tokens >= self.max_tokens
+        if self.streamed:
+            self.call.delta([(0, [token])], self._chunk(token, last))
+        if last:
+            data = b"" if self.streamed else self._body()
+            self.call.finish(200, self.usage(), data, _SSE if self.streamed else _JSON)
+        return last
+
+    def _chunk(self, token: int, last: bool) -> bytes:
+        word = _WORDS_JSON[token % len(_WORDS)]
+        if token and not last:
+            return self.prefix + word + _MIDDLE
+        role = b'"role":"assistant",' if token == 0 else b""
+        reason = b'"length"' if last else b"null"
+        data = b'data: %s{"index":0,"delta":{%s"content":%s},"logprobs":null,"finish_reason":%s}]}\n\n' % (
+            self.head, role, word, reason,
+        )  # fmt: skip
+        if last and self.include_usage:
+            data += b'data: %s],"usage":%s}\n\n' % (self.head, self.usage_json())
+        return data + b"data: [DONE]\n\n" if last else data
+
+    def _body(self) -> bytes:
+        text = "".join(_WORDS[i % len(_WORDS)] for i in range(self.tokens))
+        return b'%s{"index":0,"message":{"role":"assistant","content":%s},"logprobs":null,"finish_reason":"length"}],"usage":%s}' % (
+            self.head, _encode(text), self.usage_json(),
+        )  # fmt: skip
+
+
+class SimulatorEngine:
+    """Implements `Engine` without a model: one step loop for all requests, one token each per step.
+
+    Args:
+        slots: how many requests run at once; more wait, as in a real engine.
+        ttft_s: time from `submit` to the first token.
+        itl_s: time between two steps; 0 makes a token per pass of the event loop.
+        limits: caps on bodies, as for a real engine.
+    """
+
+    name = "simulator"
+
+    def __init__(
+        self, *, slots: int = 64, ttft_s: float = 0.0, itl_s: float = 0.0, limits: BodyLimits | None = None
+    ) -> None:
+        self._slots = slots
+        self._ttft_s = ttft_s
+        self._itl_s = itl_s
+        self._limits = limits or BodyLimits()
+        self._calls = OpenCalls()
+        self._running: list[_Generation] = []
+        self._waiting: list[_Generation] = []
+        self._wake = asyncio.Event()
+        self._steps: asyncio.Task[None] | None = None
+        self._generated = 0
+        self._starts = 0
+
+    @property
+    def slots(self) -> int:
+        return self._slots
+
+    async def start(self) -> None:
+        self._starts += 1
+        self._steps = asyncio.create_task(self._step_loop(), name="simulator-steps")
+        structlog.get_logger().warning("simulator_started", engine=self.name, slots=self._slots)
+
+    async def stop(self) -> None:
+        if self._steps is not None:
+            self._steps.cancel()
+            await asyncio.gather(self._steps, return_exceptions=True)
+            self._steps = None
+        self._calls.fail_all(lambda: EngineDead(_STOPPED))
+        self._running.clear()
+        self._waiting.clear()
+
+    async def submit(self, work: Work, sink: Sink) -> None:
+        call = self._calls.begin(work.request_id, sink)
+        try:
+            if work.path != CHAT:
+                raise NotFound(f"the simulator answers {CHAT} only")
+            body = decode_body(work.body)
+            apply_policy(body, self._limits)
+            now = asyncio.get_running_loop().time()
+            generation = _Generation(call, work, body, now + self._ttft_s)
+        except InferbusError as error:
+            call.finish(error.row.http_status, Usage(), _encode(openai_body(error)), _JSON)
+            return
+        self._waiting.append(generation)
+        self._wake.set()
+
+    def abort(self, request_id: str) -> None:
+        self._calls.abort(request_id, "aborted")
+
+    async def died(self) -> str:
+        """Wait for the step loop to end, which only a bug or `stop` makes it do."""
+        if self._steps is None:
+            return "it was never started"
+        await asyncio.wait([self._steps])
+        return "its step loop ended"
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            running=len(self._running),
+            waiting=len(self._waiting),
+            generated_tokens=self._generated,
+            restarts=max(0, self._starts - 1),
+        )
+
+    async def _step_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            now = loop.time()
+            self._admit()
+            self._step(now)
+            if self._running:
+                # What is due only later is waited for; what is due again waits one inter-token time.
+                next_due = min(generation.due_s for generation in self._running)
+                await asyncio.sleep(max(self._itl_s, next_due - loop.time(), 0.0))
+            elif not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+
+    def _admit(self) -> None:
+        self._waiting = [generation for generation in self._waiting if not generation.call.ended]
+        free = self._slots - len(self._running)
+        if free > 0 and self._waiting:
+            self._running += self._waiting[:free]
+            del self._waiting[:free]
+
+    def _step(self, now: float) -> None:
+        left = []
+        for generation in self._running:
+            if generation.call.ended:
+                continue
+            if generation.due_s > now:
+                left.append(generation)
+                continue
+            self._generated += 1
+            if not generation.step():
+                left.append(generation)
+        self._running = left
+
+
+def _wanted_tokens(body: dict[str, Any]) -> int:
+    wanted = body.get("max_completion_tokens", body.get("max_tokens"))
+    if wanted is None:
+        return _DEFAULT_TOKENS
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
+        raise InvalidRequest("max_tokens must be an integer of at least 1", param="max_tokens")
+    return wanted
+
+
+def _count_words(messages: object) -> int:
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest("messages must be a list with at least one message", param="messages")
+    contents = (message.get("content") for message in messages if isinstance(message, dict))
+    return sum(len(content.split()) for content in contents if isinstance(content, str))

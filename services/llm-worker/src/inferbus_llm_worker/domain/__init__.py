@@ -1,0 +1,1 @@
+"""What the worker decides. No NATS, no vLLM, no clock, no environment."""

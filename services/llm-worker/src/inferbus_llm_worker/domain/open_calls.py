@@ -1,0 +1,86 @@
+"""The requests an engine is running, and the promise made for each: exactly one end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from inferbus.contracts.step import Ids, Usage
+from inferbus.errors import Cancelled
+from inferbus_llm_worker.ports import Sink
+
+
+class OpenCall:
+    """One running request. After its end nothing more reaches the sink, whatever the engine still says."""
+
+    __slots__ = ("_calls", "_sink", "_stop", "ended", "request_id")
+
+    def __init__(self, calls: OpenCalls, request_id: str, sink: Sink) -> None:
+        self._calls = calls
+        self._sink = sink
+        self._stop: Callable[[], None] | None = None
+        self.request_id = request_id
+        self.ended = False
+
+    def on_stop(self, stop: Callable[[], None]) -> None:
+        """Say how the engine is told to stop; called at once if it was to stop already."""
+        self._stop = stop
+        if self.ended:
+            stop()
+
+    def delta(self, ids: Ids, data: bytes) -> None:
+        if not self.ended:
+            self._sink.delta(ids, data)
+
+    def finish(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
+        if self._end():
+            self._sink.finished(status, usage, data, content_type)
+
+    def fail(self, error: BaseException) -> None:
+        if self._end():
+            self._sink.failed(error)
+
+    def abort(self, why: str) -> None:
+        """End with `Cancelled` and stop the engine's work."""
+        if self._end():
+            if self._stop is not None:
+                self._stop()
+            self._sink.failed(Cancelled(why))
+
+    def _end(self) -> bool:
+        if self.ended:
+            return False
+        self.ended = True
+        self._calls.forget(self)
+        return True
+
+
+class OpenCalls:
+    """All running requests of one engine, by request id."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, OpenCall] = {}
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def begin(self, request_id: str, sink: Sink) -> OpenCall:
+        """Register a request. One with the same id that still runs here is an older attempt: it is aborted."""
+        self.abort(request_id, "another attempt of this request began here")
+        call = self._calls[request_id] = OpenCall(self, request_id, sink)
+        return call
+
+    def abort(self, request_id: str, why: str) -> None:
+        call = self._calls.get(request_id)
+        if call is not None:
+            call.abort(why)
+
+    def fail_all(self, make_error: Callable[[], BaseException]) -> int:
+        """Fail every running request with an error of its own; returns how many there were."""
+        calls = list(self._calls.values())
+        for call in calls:
+            call.fail(make_error())
+        return len(calls)
+
+    def forget(self, call: OpenCall) -> None:
+        if self._calls.get(call.request_id) is call:
+            del self._calls[call.request_id]

@@ -1,0 +1,91 @@
+"""A sink that keeps what an engine gives it, for tests of engines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import msgspec
+
+from inferbus.contracts.step import Ids, Usage
+from inferbus_llm_worker.ports import Engine, Work
+
+
+class Finish(msgspec.Struct, frozen=True):
+    status: int
+    usage: Usage
+    data: bytes
+    content_type: str
+
+    def json(self) -> Any:
+        return json.loads(self.data)
+
+
+class RecordingSink:
+    """Records one request; a second end, or anything after the end, is an error of the test."""
+
+    def __init__(self) -> None:
+        self.deltas: list[tuple[Ids, bytes]] = []
+        self.end: asyncio.Future[Finish | BaseException] = asyncio.get_running_loop().create_future()
+        self._more = asyncio.Event()
+
+    def delta(self, ids: Ids, data: bytes) -> None:
+        assert not self.end.done(), "a delta after the end"
+        self.deltas.append((ids, data))
+        self._more.set()
+
+    def finished(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
+        self.end.set_result(Finish(status, usage, data, content_type))
+        self._more.set()
+
+    def failed(self, error: BaseException) -> None:
+        self.end.set_result(error)
+        self._more.set()
+
+    async def until_deltas(self, count: int, timeout_s: float = 20.0) -> None:
+        """Wait until that many deltas have come."""
+        async with asyncio.timeout(timeout_s):
+            while len(self.deltas) < count:
+                assert not self.end.done(), f"ended after {len(self.deltas)} deltas"
+                self._more.clear()
+                await self._more.wait()
+
+    async def ended(self, timeout_s: float = 30.0) -> Finish | BaseException:
+        async with asyncio.timeout(timeout_s):
+            return await asyncio.shield(self.end)
+
+    async def finish(self, timeout_s: float = 30.0) -> Finish:
+        end = await self.ended(timeout_s)
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
+    @property
+    def data(self) -> bytes:
+        return b"".join(data for _, data in self.deltas)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(new) for ids, _ in self.deltas for _, new in ids)
+
+    def events(self) -> list[Any]:
+        """The SSE events as objects, `[DONE]` as it is."""
+        lines = [part.removeprefix("data: ") for part in self.data.decode().split("\n\n") if part]
+        return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+async def submit(
+    engine: Engine,
+    body: dict[str, Any] | bytes,
+    *,
+    request_id: str,
+    path: str = "/v1/chat/completions",
+    created: int = 1_700_000_000,
+) -> RecordingSink:
+    """Give an engine one request."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    streamed = isinstance(body, dict) and bool(body.get("stream"))
+    sink = RecordingSink()
+    await engine.submit(Work(request_id=request_id, path=path, body=data, streamed=streamed, created=created), sink)
+    return sink

@@ -1,0 +1,1 @@
+"""The gateway: two doors (HTTP and bus) in front of one admission."""

@@ -1,0 +1,150 @@
+"""An exchange as an HTTP response: one JSON body, or server-sent events.
+
+A stream starts with the first chunk, or with a comment once nothing came for a while; from then on errors can only be
+events. Every write waits for the connection (uvicorn's flow control); the exchange bounds what piles up meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+
+from litestar.types import HTTPResponseStartEvent, Receive, Send
+
+from inferbus.errors import InferbusError
+from inferbus.exchange import Chunk, Ended, Exchange
+from inferbus_gateway.http.problems import JSON, error_event, problem_of
+from inferbus_gateway.observer import DECODE, DONE, PREFILL, RequestRecord
+
+_EVENT_STREAM = b"text/event-stream; charset=utf-8"
+_STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+_COMMENT_QUEUED = b": queued\n\n"
+_COMMENT_RUNNING = b": running\n\n"
+_DISCARD_S = 2.0
+
+
+class HttpResponse:
+    """The one response of one request. Knows how far it has got, so that an error finds its form."""
+
+    __slots__ = ("_record", "_send", "complete", "started")
+
+    def __init__(self, send: Send, record: RequestRecord) -> None:
+        self._send = send
+        self._record = record
+        self.started = False
+        self.complete = False
+
+    async def whole(
+        self, status: int, body: bytes, content_type: bytes = JSON, extra: list[tuple[bytes, bytes]] | None = None
+    ) -> None:
+        """Send the whole response."""
+        self.started = self.complete = True
+        await self._send(self._head(status, content_type, [(b"content-length", b"%d" % len(body)), *(extra or ())]))
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece of the stream, after the head if it is the first."""
+        if not self.started:
+            self.started = True
+            await self._send(self._head(200, _EVENT_STREAM, _STREAM_HEADERS))
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """End the stream."""
+        self.complete = True
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def fail(self, error: InferbusError) -> None:
+        """Send an error in the form that is still possible."""
+        self._note(error)
+        if self.complete:
+            return
+        problem = problem_of(error)
+        if self.started:
+            await self.end(error_event(problem.body))
+        else:
+            await self.whole(problem.status, problem.body, extra=problem.headers)
+
+    async def refuse_body(self, error: InferbusError, receive: Receive) -> None:
+        """Answer in the middle of an upload and close.
+
+        Reads on for a moment without keeping anything: a socket closed with unread data resets the connection, and
+        the client would never see the answer (a lingering close).
+        """
+        self._note(error)
+        problem = problem_of(error)
+        headers = [(b"content-length", b"%d" % len(problem.body)), (b"connection", b"close"), *problem.headers]
+        self.started = self.complete = True
+        await self._send(self._head(problem.status, JSON, headers))
+        await self._send({"type": "http.response.body", "body": problem.body, "more_body": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DISCARD_S):
+                while (message := await receive())["type"] == "http.request" and message["more_body"]:
+                    pass
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _head(self, status: int, content_type: bytes, extra: list[tuple[bytes, bytes]]) -> HTTPResponseStartEvent:
+        headers = [(b"content-type", content_type), (b"x-request-id", self._record.request_id.encode()), *extra]
+        return {"type": "http.response.start", "status": status, "headers": headers}
+
+    def _note(self, error: InferbusError) -> None:
+        self._record.error = error.code
+        self._record.failure = error
+        self._record.status = error.row.http_status
+
+
+async def answer_whole(exchange: Exchange, response: HttpResponse, record: RequestRecord) -> None:
+    """Wait for the end and send it."""
+    try:
+        while True:
+            event = await exchange.next()
+            if type(event) is Ended:
+                break
+            record.phase = PREFILL
+    except InferbusError as error:
+        await response.fail(error)
+        return
+    _note_end(record, event)
+    await response.whole(event.status, event.data, event.content_type.encode())
+
+
+async def answer_stream(
+    exchange: Exchange, response: HttpResponse, record: RequestRecord, *, comment_after_s: float, comment_every_s: float
+) -> None:
+    """Send chunks as they come, joined where several wait; then the end, or the error."""
+    wait_s = comment_after_s
+    try:
+        while True:
+            event = await exchange.next(wait_s)
+            if type(event) is Chunk:
+                if not record.first_chunk:
+                    record.first_chunk = time.monotonic()
+                    record.phase = DECODE
+                    wait_s = comment_every_s
+                await response.write(event.data)
+            elif type(event) is Ended:
+                break
+            elif event is None:
+                wait_s = comment_every_s
+                await response.write(_COMMENT_RUNNING if exchange.started else _COMMENT_QUEUED)
+            else:
+                record.phase = PREFILL
+    except InferbusError as error:
+        await response.fail(error)
+        return
+    _note_end(record, event)
+    if event.status == 200 and response.started:
+        await response.end(event.data)
+    elif response.started:
+        await response.end(error_event(event.data))
+    else:
+        await response.whole(event.status, event.data, event.content_type.encode())
+
+
+def _note_end(record: RequestRecord, event: Ended) -> None:
+    record.phase = DONE
+    record.status = event.status
+    record.usage = event.usage
+    if event.status >= 400:
+        record.error = "refused_by_engine"

@@ -1,0 +1,158 @@
+"""What chat, completions and embeddings have in common: one ASGI callable per path, from the request to its last byte.
+
+It is an ASGI application of its own behind a Litestar route, because a Litestar `Response` and injected arguments cost
+25 us a request and this costs 9 (docs/adr, HTTP stack).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from litestar.types import Receive, Scope, Send
+from opentelemetry.trace import SpanKind
+from prometheus_client import CollectorRegistry
+
+from inferbus.admission.admit import Ask
+from inferbus.errors import Cancelled, InferbusError, Overloaded
+from inferbus.exchange import Exchange
+from inferbus.telemetry.tracing import Tracing, traceparent_of
+from inferbus_gateway.http.exchange_response import HttpResponse, answer_stream, answer_whole
+from inferbus_gateway.http.problems import bug
+from inferbus_gateway.http.request_body import BodyRefused, ClientGone, decode_view, read_body
+from inferbus_gateway.http.request_head import read_head, request_id_from
+from inferbus_gateway.observer import QUEUED, UNKNOWN, Observer, RequestRecord
+from inferbus_gateway.ports import Admitter, Authenticator, ModelLister, Ready
+from inferbus_gateway.settings import GatewaySettings
+
+
+class HttpDeps(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the HTTP door is connected to."""
+
+    settings: GatewaySettings
+    authenticator: Authenticator
+    admitter: Admitter
+    models: ModelLister
+    ready: Ready
+    tracing: Tracing
+    observer: Observer
+    registry: CollectorRegistry
+
+
+class InferenceEndpoint:
+    """Serve one inference path: authenticate, read, decode, admit, answer, write down."""
+
+    def __init__(self, deps: HttpDeps, *, path: str, task: str, view: type[msgspec.Struct]) -> None:
+        self._deps = deps
+        self._path = path
+        self._task = task
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(view)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        record = RequestRecord(self._path, request_id_from(headers))
+        response = HttpResponse(send, record)
+        observer = self._deps.observer
+        observer.open_requests += 1
+        try:
+            await self._serve(headers, receive, response, record)
+        except ClientGone:
+            record.error, record.status = Cancelled.code, 499
+        except BodyRefused as refused:
+            await response.refuse_body(refused.error, receive)
+        except InferbusError as error:
+            await response.fail(error)
+        except asyncio.CancelledError:  # the drain is over; the server closes the connection
+            record.error, record.status = Cancelled.code, 499
+            raise
+        except Exception as error:
+            await response.fail(bug(error, request_id=record.request_id, path=self._path))
+        finally:
+            observer.open_requests -= 1
+            observer.finished(record)
+
+    async def _serve(
+        self, headers: dict[bytes, bytes], receive: Receive, response: HttpResponse, record: RequestRecord
+    ) -> None:
+        deps = self._deps
+        settings = deps.settings
+        head = read_head(headers)
+        identity = deps.authenticator.authenticate(head.authorization)
+        record.tenant = identity.tenant
+        if deps.observer.open_requests > settings.max_open_requests:
+            raise Overloaded(f"this gateway has its {settings.max_open_requests} open requests")
+        body = await read_body(
+            receive,
+            content_length=head.content_length,
+            limit_bytes=settings.max_body_bytes,
+            timeout_s=settings.body_timeout_s,
+        )
+        view = decode_view(self._decoder, body)
+        self._note_view(view, record)
+        self._begin_span(record, head.traceparent)
+        ask = Ask(
+            model=view.model,
+            task=self._task,
+            path=self._path,
+            body=body,
+            lane=head.lane,
+            streamed=record.streamed,
+            deadline_s=head.deadline_s,
+            request_id=record.request_id,
+            traceparent=traceparent_of(record.span, head.traceparent),
+        )
+        exchange = await deps.admitter.admit(identity, ask)
+        await self._answer(exchange, receive, response, record)
+
+    def _note_view(self, view: Any, record: RequestRecord) -> None:
+        record.requested_model = view.model
+        record.streamed = bool(getattr(view, "stream", False))
+        entry = self._deps.models.resolve(view.model)
+        if entry is not None:
+            record.model = entry.name
+
+    def _begin_span(self, record: RequestRecord, traceparent: str) -> None:
+        tracing = self._deps.tracing
+        if not tracing.enabled:
+            return
+        attributes = {
+            "http.request.method": "POST",
+            "url.path": self._path,
+            "gen_ai.operation.name": self._task,
+            "gen_ai.request.model": record.requested_model,
+            "inferbus.request_id": record.request_id,
+        }
+        name = f"{self._task} {record.model or UNKNOWN}"
+        record.span = tracing.begin(name, traceparent, SpanKind.SERVER, attributes, root=True)
+
+    async def _answer(
+        self, exchange: Exchange, receive: Receive, response: HttpResponse, record: RequestRecord
+    ) -> None:
+        deps = self._deps
+        record.phase = QUEUED
+        watch = asyncio.create_task(_cancel_when_gone(receive, exchange))
+        try:
+            if record.streamed:
+                deps.observer.open_streams += 1
+                await answer_stream(
+                    exchange,
+                    response,
+                    record,
+                    comment_after_s=deps.settings.queue_comment_after_s,
+                    comment_every_s=deps.settings.comment_every_s,
+                )
+            else:
+                await answer_whole(exchange, response, record)
+        finally:
+            if record.streamed:
+                deps.observer.open_streams -= 1
+            watch.cancel()
+            exchange.close()  # cancels what has not ended
+
+
+async def _cancel_when_gone(receive: Receive, exchange: Exchange) -> None:
+    """Wait for the connection to close (4 us a request) and cancel the exchange, in whatever phase it is."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    exchange.cancel()

@@ -1,0 +1,83 @@
+"""HttpServer: uvicorn inside this process's own event loop, on a socket we bound ourselves."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from typing import Any
+
+import structlog
+import uvicorn
+from litestar import Litestar
+
+from inferbus.runtime import QuietServer
+from inferbus_gateway.settings import GatewaySettings
+
+log = structlog.get_logger()
+
+
+class HttpServer:
+    """Serves the application until `stop`. `port` is known after `start`, also where the setting was 0."""
+
+    def __init__(self, app: Litestar, settings: GatewaySettings) -> None:
+        self._settings = settings
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            loop="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=settings.backlog,
+            timeout_keep_alive=int(settings.keep_alive_s),
+            timeout_graceful_shutdown=int(settings.drain_s),
+        )
+        self._server = QuietServer(config)
+        self._task: asyncio.Task[None] | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address is taken or not ours.
+        """
+        listener = _listen(self._settings)
+        self.port = listener.getsockname()[1]
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="http-server")
+        log.info("http_listening", host=self._settings.host, port=self.port)
+
+    async def stop(self) -> None:
+        """Accept nothing more, let open requests finish for up to `drain_s`, cancel the rest."""
+        if self._task is not None:
+            self._server.should_exit = True
+            await self._task
+
+    @property
+    def connections(self) -> list[Any]:
+        """The protocols of the connections open now."""
+        return list(self._server.server_state.connections)
+
+    async def wait(self) -> None:
+        """Wait until the server has ended; raises what ended it early."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+
+def _listen(settings: GatewaySettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.create_server((settings.host, settings.port), family=family, backlog=settings.backlog)
+    listener.setblocking(False)
+    # Accepted connections inherit both options. NODELAY is set here because asyncio (not uvloop) forgets it for
+    # connections whose listener was made outside of it.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if sys.platform == "linux":
+        # A client that takes nothing, though its kernel answers, would otherwise keep its response and its buffers for
+        # ever.
+        timeout_ms = int(settings.slow_client_s * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+    return listener

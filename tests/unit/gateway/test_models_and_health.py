@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import msgspec
+from tests.unit.gateway.fakes import Door
+
+
+async def test_the_list_of_models_is_what_is_applied(door: Door) -> None:
+    call = await door.get("/v1/models").done()
+    assert call.status == 200
+    decoded = msgspec.json.decode(call.body)
+    assert decoded["object"] == "list"
+    assert [model["id"] for model in decoded["data"]] == ["inferbus-tiny", "org/mini lm"]
+    assert decoded["data"][0] == {"id": "inferbus-tiny", "object": "model", "created": 0, "owned_by": "inferbus"}
+
+
+async def test_a_model_is_found_by_its_alias_and_by_a_name_with_a_slash(door: Door) -> None:
+    for asked, name in (("tiny", "inferbus-tiny"), ("org/mini lm", "org/mini lm")):
+        call = await door.get(f"/v1/models/{asked}").done()
+        assert call.status == 200
+        assert msgspec.json.decode(call.body)["id"] == name
+
+
+async def test_models_need_a_key(door: Door) -> None:
+    for path in ("/v1/models", "/v1/models/tiny"):
+        call = await door.call("GET", path, b"", {}).done()
+        assert (call.status, call.error["code"]) == (401, "unauthenticated")
+
+
+async def test_health_needs_no_key_and_says_why_it_is_not_ready(door: Door) -> None:
+    call = await door.call("GET", "/health/ready", b"", {}).done()
+    assert (call.status, call.body) == (200, b'{"status":"ready"}')
+    door.not_ready = "the bus is disconnected"
+    call = await door.call("GET", "/health/ready", b"", {}).done()
+    assert call.status == 503
+    assert msgspec.json.decode(call.body) == {"status": "not_ready", "reason": "the bus is disconnected"}
+    call = await door.call("GET", "/health/live", b"", {}).done()
+    assert (call.status, call.body) == (200, b'{"status":"live"}')
+
+
+async def test_the_documentation_is_served(door: Door) -> None:
+    page = await door.call("GET", "/docs", b"", {}).done()
+    assert page.status == 200
+    assert b"<html" in page.body
+    document = await door.call("GET", "/docs/openapi.json", b"", {}).done()
+    paths = msgspec.json.decode(document.body)["paths"]
+    assert set(paths) == {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/models",
+        "/v1/models/{model_id}",
+        "/health/live",
+        "/health/ready",
+    }

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from inferbus.settings import SettingsError
 from inferbus_llm_worker.adapters.simulator import SimulatorEngine
-from inferbus_llm_worker.domain.serve_args import default_argv
+from inferbus_llm_worker.adapters.vllm.engine import VllmEngine
+from inferbus_llm_worker.domain.serve_args import default_argv, engine_env
 from inferbus_llm_worker.ports import Engine
 from inferbus_llm_worker.settings import WorkerSettings
 
@@ -26,12 +27,8 @@ def make_engine(settings: WorkerSettings) -> Engine:
         raise SettingsError(f"INFERBUS_LLM_WORKER_ENGINE {settings.engine!r}: vllm or simulator")
     if not settings.model:
         raise SettingsError("INFERBUS_LLM_WORKER_MODEL is empty: a Hugging Face id or a folder")
-    # vLLM takes seconds to import and is absent where only the simulator runs.
-    from inferbus_llm_worker.adapters.vllm.engine import VllmEngine
-
     argv = default_argv(
         settings.model, settings.served_name, cpu=settings.cpu, embed=settings.embed, extra=shlex.split(settings.args)
     )
-    return VllmEngine(
-        argv, cpu=settings.cpu, offline=Path(settings.model).is_dir(), hang_after_s=settings.hang_after_s
-    )
+    env = engine_env(argv, cpu=settings.cpu, offline=Path(settings.model).is_dir(), cpu_threads=settings.cpu_threads)
+    return VllmEngine(argv, env=env, hang_after_s=settings.hang_after_s)

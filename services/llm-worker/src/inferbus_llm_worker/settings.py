@@ -20,6 +20,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     engine: str = "vllm"
     embed: bool = False
     cpu: bool = True
+    cpu_threads: int = 1
     args: str = ""
     drain_grace_s: float = 30.0
     old_message_s: float = 5.0

@@ -67,9 +67,7 @@ class Attempt:
 
     def finished(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
         self._end(
-            Finished(
-                self.envelope.tag_no, self.delivery.attempt, len(self._sent), status, usage, data, content_type
-            )
+            Finished(self.envelope.tag_no, self.delivery.attempt, len(self._sent), status, usage, data, content_type)
         )
 
     def failed(self, code: str, message: str, *, final: bool) -> None:

@@ -23,7 +23,19 @@ log = structlog.get_logger()
 class Delivery:
     """One delivery of one message. `attempt` starts at 1; `stored_s` is the server's time of storage (Unix seconds)."""
 
-    __slots__ = ("_bus", "abandoned", "age_s", "attempt", "data", "headers", "pending", "reply", "seq", "stored_s", "subject")
+    __slots__ = (
+        "_bus",
+        "abandoned",
+        "age_s",
+        "attempt",
+        "data",
+        "headers",
+        "pending",
+        "reply",
+        "seq",
+        "stored_s",
+        "subject",
+    )
 
     def __init__(self, bus: Bus, message: Msg) -> None:
         self._bus = bus
@@ -69,7 +81,9 @@ class Delivery:
             dead_letter.SOURCE_SEQUENCE: str(self.seq),
         }
         try:
-            await self._bus.accept(routes.dlq(self.subject), self.data, headers, msg_id=f"dlq:{self.subject}:{self.seq}")
+            await self._bus.accept(
+                routes.dlq(self.subject), self.data, headers, msg_id=f"dlq:{self.subject}:{self.seq}"
+            )
         except DependencyDown as exc:
             log.error("dead_letter_not_stored", subject=self.subject, seq=self.seq, error=exc.message)
             await self.nak(2.0)

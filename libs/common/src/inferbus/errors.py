@@ -36,9 +36,7 @@ class ErrorRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _row(code: str, http_status: int, openai_type: str, retryable: bool, meaning: str) -> ErrorRow:
-    return ErrorRow(
-        code=code, http_status=http_status, openai_type=openai_type, retryable=retryable, meaning=meaning
-    )
+    return ErrorRow(code=code, http_status=http_status, openai_type=openai_type, retryable=retryable, meaning=meaning)
 
 
 ERROR_TABLE: dict[str, ErrorRow] = {
@@ -214,9 +212,7 @@ class OpenAIErrorBody(msgspec.Struct, kw_only=True):
 def openai_body(error: InferbusError) -> OpenAIErrorBody:
     """Render an error as the OpenAI API's error body."""
     return OpenAIErrorBody(
-        error=OpenAIErrorDetail(
-            message=error.message, type=error.row.openai_type, param=error.param, code=error.code
-        )
+        error=OpenAIErrorDetail(message=error.message, type=error.row.openai_type, param=error.param, code=error.code)
     )
 
 

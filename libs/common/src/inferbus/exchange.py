@@ -62,7 +62,14 @@ class Exchange:
     """
 
     def __init__(
-        self, *, request_id: str, tag: int, tenant: str, pool: str, deadline_s: float, on_close: Callable[[Exchange], None]
+        self,
+        *,
+        request_id: str,
+        tag: int,
+        tenant: str,
+        pool: str,
+        deadline_s: float,
+        on_close: Callable[[Exchange], None],
     ) -> None:
         self.request_id = request_id
         self.tag = tag

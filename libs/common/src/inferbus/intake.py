@@ -78,7 +78,10 @@ class Intake:
         self._slots.register(self._kick.set)
         self._bus.on_reconnect(self._renew)
         self._paused = False
-        self._tasks = [asyncio.create_task(job(), name=job.__name__) for job in (self._pull_loop, self._lease_loop, self._poll_loop)]
+        self._tasks = [
+            asyncio.create_task(job(), name=job.__name__)
+            for job in (self._pull_loop, self._lease_loop, self._poll_loop)
+        ]
         await self._renew()
 
     async def pause(self) -> None:

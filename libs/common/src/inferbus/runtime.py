@@ -64,7 +64,9 @@ class QuietServer(uvicorn.Server):
 class HealthServer:
     """Serves /health/live, /health/ready and /metrics on a port from the operating system."""
 
-    def __init__(self, ready: Callable[[], str | None], registry: CollectorRegistry, *, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, ready: Callable[[], str | None], registry: CollectorRegistry, *, host: str = "127.0.0.1"
+    ) -> None:
         """`ready` gives None when ready, else the reason why not."""
         self._ready = ready
         self._registry = registry

@@ -81,7 +81,14 @@ class NatsServer:
         env |= {f"INFERBUS_NATS_{role.upper()}_PASSWORD": password for role, password in self.passwords.items()}
         with (self._folder / "nats.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                server_binary(), "-c", str(self._config), "--ports_file_dir", str(ports), env=env, stdout=log, stderr=log
+                server_binary(),
+                "-c",
+                str(self._config),
+                "--ports_file_dir",
+                str(ports),
+                env=env,
+                stdout=log,
+                stderr=log,
             )
         async with asyncio.timeout(_READY_S):
             while not (found := await asyncio.to_thread(_client_port, ports)):

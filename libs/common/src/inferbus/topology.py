@@ -57,7 +57,12 @@ def stream_configs(settings: TopologySettings, region: str, models: list[ModelEn
     configs = [
         work | {"name": routes.STREAM_REQUEST, "subjects": [routes.request_filter(lane) for lane in routes.LANES]},
         common
-        | {"name": routes.STREAM_PAY, "subjects": [routes.SUBJECTS_PAY], "discard": "new", "max_bytes": settings.pay_max_bytes},
+        | {
+            "name": routes.STREAM_PAY,
+            "subjects": [routes.SUBJECTS_PAY],
+            "discard": "new",
+            "max_bytes": settings.pay_max_bytes,
+        },
         common
         | {"name": routes.STREAM_DLQ, "subjects": [routes.SUBJECTS_DLQ], "max_age": int(settings.dlq_max_age_s * 1e9)},
     ]
@@ -196,9 +201,7 @@ async def main(process: runtime.Runtime) -> None:
     logs.configure("topology", telemetry.log_level)
     bus = await Bus.connect(from_env(BusSettings, "bus"), name=settings.process)
     topology = Topology(bus, settings)
-    health = runtime.HealthServer(
-        lambda: None if topology.reconciled.is_set() else "reconciling", CollectorRegistry()
-    )
+    health = runtime.HealthServer(lambda: None if topology.reconciled.is_set() else "reconciling", CollectorRegistry())
     await health.start()
 
     def describe() -> Presence:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
 
 from inferbus.errors import NotFound
 from inferbus.local.layout import Layout
@@ -35,19 +35,20 @@ def find(layout: Layout, service: str) -> list[Path]:
     return found
 
 
-def read(layout: Layout, service: str, *, lines: int, follow: bool) -> Iterator[str]:
+def read(layout: Layout, service: str, *, lines: int, follow: bool) -> Generator[str]:
     """Give the last `lines` lines of every log, then (`follow`) new ones for ever; marked by process if several."""
     logs = find(layout, service)
     names = {log: f"{log.stem:<12} " if len(logs) > 1 else "" for log in logs}
-    files: dict[Path, TextIO] = {}
-    for log in logs:
-        files[log] = log.open(encoding="utf-8", errors="replace")
-        yield from (names[log] + line.rstrip("\n") for line in deque(files[log], maxlen=lines))
-    while follow:
-        grown = False
+    with ExitStack() as stack:
+        files = {log: stack.enter_context(log.open(encoding="utf-8", errors="replace")) for log in logs}
         for log, file in files.items():
-            for line in file:
-                grown = True
+            for line in deque(file, maxlen=lines):
                 yield names[log] + line.rstrip("\n")
-        if not grown:
-            time.sleep(_POLL_S)
+        while follow:
+            grown = False
+            for log, file in files.items():
+                for line in file:
+                    grown = True
+                    yield names[log] + line.rstrip("\n")
+            if not grown:
+                time.sleep(_POLL_S)

@@ -1,0 +1,220 @@
+"""What every role may do on the bus and what it may not, against the deployed configuration.
+
+A refusal comes to the connection's error callback and nowhere else, so each case waits for exactly that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import nats
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from inferbus import routes
+from inferbus.contracts.models import ModelEntry
+from inferbus.testing import NatsServer, eventually
+
+CONFIG = Path(__file__).parents[2] / "deploy/nats/nats.conf"
+MODEL = ModelEntry(name="m", pool="m")
+INTERACTIVE = routes.stream_infer("local", "llm", "interactive")
+
+
+class Role:
+    """One connection of a role, and the violations it was told of."""
+
+    def __init__(self) -> None:
+        self.violations: list[str] = []
+        self.nc = Client()
+
+    async def connect(self, server: NatsServer, role: str) -> None:
+        settings = server.settings(role)
+
+        async def on_error(error: Exception) -> None:
+            self.violations.append(str(error).lower())
+
+        self.nc = await nats.connect(
+            server.url,
+            user=settings.user,
+            password=settings.password,
+            inbox_prefix=f"_INBOX_{role}".encode(),
+            error_cb=on_error,
+        )
+
+    async def publish(self, subject: str) -> None:
+        await self.nc.publish(subject, b"")
+        await self.nc.flush()
+
+    async def subscribe(self, subject: str) -> list[Msg]:
+        seen: list[Msg] = []
+
+        async def on_message(message: Msg) -> None:
+            seen.append(message)
+
+        await self.nc.subscribe(subject, cb=on_message)
+        await self.nc.flush()
+        return seen
+
+    async def told_of(self, subject: str) -> None:
+        await eventually(lambda: any(subject.lower() in violation for violation in self.violations))
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    async with NatsServer(tmp_path, CONFIG) as server:
+        await server.reconcile(MODEL)
+        yield server
+
+
+@pytest.fixture
+async def roles(server: NatsServer) -> AsyncIterator[dict[str, Role]]:
+    found = {role: Role() for role in server.passwords}
+    for name, role in found.items():
+        await role.connect(server, name)
+    yield found
+    await asyncio.gather(*(role.nc.close() for role in found.values()))
+
+
+WORK = routes.infer(region="local", runtime="llm", pool="m", lane="interactive", bucket=0, tenant="dev")
+_NEXT = "$JS.API.CONSUMER.MSG.NEXT"
+
+MAY_NOT_PUBLISH = [
+    ("gateway", routes.kv_subject("keys", "k")),
+    ("gateway", routes.kv_subject("models", "m")),
+    ("gateway", "$JS.API.STREAM.CREATE.X"),
+    ("gateway", "$JS.API.STREAM.DELETE.REQUEST"),
+    ("gateway", "$JS.API.STREAM.PURGE.REQUEST"),
+    ("gateway", f"$JS.API.STREAM.MSG.GET.{INTERACTIVE}"),
+    ("gateway", f"{_NEXT}.{INTERACTIVE}.m_0"),
+    ("gateway", "request.dev.m.interactive"),
+    ("worker", WORK),
+    ("worker", "request.dev.m.interactive"),
+    ("worker", "reply.dev.c"),
+    ("worker", routes.control_of("llm-1", "stale")),
+    ("worker", f"{_NEXT}.REQUEST.gateway_interactive"),
+    ("worker", "$JS.ACK.REQUEST.gateway_interactive.1.1.1.1.0"),
+    ("worker", "$JS.ACK._.abc.REQUEST.gateway_interactive.1.1.1.1.0.x"),
+    ("worker", routes.kv_subject("models", "m")),
+    ("worker", f"$JS.API.CONSUMER.CREATE.{INTERACTIVE}"),
+    ("worker", "$JS.API.DIRECT.GET.KV_keys.$KV.keys.k"),
+    ("admin", WORK),
+    ("admin", "request.dev.m.interactive"),
+    ("admin", "control.llm-0.stale"),
+    ("admin", "$JS.API.STREAM.DELETE.REQUEST"),
+    ("dev", WORK),
+    ("dev", "request.other.m.interactive"),
+    ("dev", "cancel.other.r"),
+    ("dev", "reply.dev.c"),
+    ("dev", "step.a"),
+    ("dev", "control.llm-0.cancel"),
+    ("dev", "presence.local.llm-0"),
+    ("dev", "$JS.API.INFO"),
+    ("dev", "$JS.API.STREAM.INFO.REQUEST"),
+    ("dev", "$JS.ACK.REQUEST.gateway_interactive.1.1.1.1.0"),
+    ("dev", "_INBOX_gateway.x"),
+]
+
+MAY_NOT_READ = [
+    ("gateway", "infer.>"),
+    ("gateway", "request.>"),
+    ("gateway", "reply.>"),
+    ("gateway", "$KV.keys.>"),
+    ("gateway", "_INBOX_worker.>"),
+    ("worker", "infer.>"),
+    ("worker", "step.>"),
+    ("worker", "_INBOX_gateway.>"),
+    ("worker", "pay.>"),
+    ("admin", "infer.>"),
+    ("admin", "step.>"),
+    ("dev", "reply.>"),
+    ("dev", "reply.other.>"),
+    ("dev", "request.>"),
+    ("dev", "presence.>"),
+    ("dev", "_INBOX.>"),
+    ("dev", "_INBOX_other.>"),
+]
+
+MAY = [  # publisher, subject, reader (of another role) or "" where JetStream answers
+    ("gateway", "control.llm-0.confirm", "worker"),
+    ("gateway", "reply.dev.c", "dev"),
+    ("gateway", "_INBOX_worker.x", "worker"),
+    ("worker", "step.a", "gateway"),
+    ("worker", "presence.local.llm-0", "gateway"),
+    ("gateway", "presence.local.gateway-0", "worker"),
+    ("worker", "presence.local.llm-0", "admin"),
+    ("dev", "cancel.dev.r", "gateway"),
+]
+
+JETSTREAM = [
+    ("gateway", WORK),
+    ("gateway", "pay.dev.t.0"),
+    ("gateway", "dlq.request.dev.m.interactive"),
+    ("worker", f"dlq.{WORK}"),
+    ("dev", "request.dev.m.interactive"),
+    ("admin", routes.kv_subject("models", "m")),
+    ("admin", routes.kv_subject("keys", "k")),
+    ("gateway", "$JS.API.CONSUMER.INFO.REQUEST.gateway_interactive"),
+    ("worker", f"$JS.API.CONSUMER.INFO.{INTERACTIVE}.m_0"),
+    ("worker", "$JS.API.DIRECT.GET.PAY"),
+    ("gateway", "$JS.API.DIRECT.GET.KV_keys.$KV.keys.k"),
+    ("worker", "$JS.API.DIRECT.GET.KV_models.$KV.models.m"),
+    ("admin", "$JS.API.STREAM.INFO.KV_models"),
+]
+
+
+@pytest.mark.parametrize(("role", "subject"), MAY_NOT_PUBLISH)
+async def test_refused_to_publish(roles: dict[str, Role], role: str, subject: str) -> None:
+    await roles[role].publish(subject)
+    await roles[role].told_of(f'publish to "{subject}"')
+
+
+@pytest.mark.parametrize(("role", "subject"), MAY_NOT_READ)
+async def test_refused_to_read(roles: dict[str, Role], role: str, subject: str) -> None:
+    await roles[role].subscribe(subject)
+    await roles[role].told_of(f'subscription to "{subject}"')
+
+
+@pytest.mark.parametrize(("role", "subject", "reader"), MAY)
+async def test_allowed_between_roles(roles: dict[str, Role], role: str, subject: str, reader: str) -> None:
+    seen = await roles[reader].subscribe(subject)
+    await roles[role].publish(subject)
+    await eventually(lambda: len(seen) == 1)
+    assert roles[role].violations == roles[reader].violations == []
+
+
+@pytest.mark.parametrize(("role", "subject"), JETSTREAM)
+async def test_jetstream_answers(roles: dict[str, Role], role: str, subject: str) -> None:
+    answer = await roles[role].nc.request(subject, b"", timeout=2)
+    assert answer.subject.startswith(f"_INBOX_{role}.")
+    if answer.data:
+        assert "error" not in json.loads(answer.data)
+    assert roles[role].violations == []
+
+
+async def test_worker_pulls_work_and_either_side_settles_it(roles: dict[str, Role]) -> None:
+    gateway, worker = roles["gateway"], roles["worker"]
+    inbox = "_INBOX_worker.pull"
+    seen = await worker.subscribe(inbox)
+    await gateway.nc.request(WORK, b"{}", timeout=2)
+    await worker.nc.publish(f"{_NEXT}.{INTERACTIVE}.m_0", b'{"batch":2,"expires":5000000000}', reply=inbox)
+    await eventually(lambda: len(seen) == 1)
+    await gateway.nc.publish(seen[0].reply, b"-NAK")
+    await eventually(lambda: len(seen) == 2)  # redelivered at once: the gateway nak'ed for the worker
+    acknowledged = await worker.nc.request(seen[1].reply, b"+ACK", timeout=2)
+    assert acknowledged.data == b""
+    assert gateway.violations == worker.violations == []
+
+
+async def test_gateway_pulls_the_door(roles: dict[str, Role]) -> None:
+    gateway = roles["gateway"]
+    inbox = "_INBOX_gateway.pull"
+    seen = await gateway.subscribe(inbox)
+    await roles["dev"].nc.request("request.dev.m.interactive", b"{}", timeout=2)
+    await gateway.nc.publish(f"{_NEXT}.REQUEST.gateway_interactive", b'{"batch":1,"expires":5000000000}', reply=inbox)
+    await eventually(lambda: len(seen) == 1)
+    assert (await gateway.nc.request(seen[0].reply, b"+ACK", timeout=2)).data == b""
+    assert gateway.violations == []

@@ -1,0 +1,123 @@
+"""The command line as a user runs it, against a real bus: models and keys."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from inferbus import routes
+from inferbus.admission.keys import check_key
+from inferbus.contracts.keys import KeyEntry
+from inferbus.contracts.models import ModelEntry
+from inferbus.errors import Unauthenticated
+from inferbus.testing import NatsServer
+
+CONFIG = Path(__file__).parents[2] / "deploy/nats/nats.conf"
+PEPPER = "salt"
+Run = Callable[..., Awaitable[tuple[int, str, str]]]
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    async with NatsServer(tmp_path, CONFIG) as server:
+        await server.reconcile()
+        yield server
+
+
+@pytest.fixture
+def inferbus(server: NatsServer) -> Run:
+    """Run `inferbus ARGS` with the rights of the role `admin`; gives exit status, output, error output."""
+    env = os.environ | {
+        "INFERBUS_BUS_URL": server.url,
+        "INFERBUS_BUS_USER": "admin",
+        "INFERBUS_BUS_PASSWORD": server.passwords["admin"],
+        "INFERBUS_GATEWAY_KEY_PEPPER": PEPPER,
+    }
+
+    async def run(*args: str, **more: str) -> tuple[int, str, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "inferbus.cli.main", *args,
+            env=env | more, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+    return run
+
+
+async def test_models_are_applied_listed_and_removed(inferbus: Run, server: NatsServer, tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text('[[models]]\nname = "a"\npool = "a"\n[[models]]\nname = "b/c"\npool = "b_c"\naliases = ["c"]\n')
+    assert await inferbus("models", "apply", str(file)) == (
+        0, "applied a (pool a, runtime llm)\napplied b/c (pool b_c, runtime llm)\n", "",
+    )  # fmt: skip
+    status, out, _ = await inferbus("models", "list", "--json")
+    assert status == 0
+    assert [entry.name for entry in msgspec.json.decode(out, type=list[ModelEntry])] == ["a", "b/c"]
+    assert (await inferbus("models", "remove", "b/c"))[0] == 0
+    status, out, _ = await inferbus("models", "list")
+    assert "b_c" not in out
+    assert (await inferbus("models", "remove", "b/c"))[0] == 1
+    bus = await server.connect("operator")
+    try:
+        assert await bus.kv_get(routes.KV_MODELS, "a") is not None
+    finally:
+        await bus.close()
+
+
+async def test_a_mistake_in_the_file_is_one_line(inferbus: Run, tmp_path: Path) -> None:
+    file = tmp_path / "model.json"
+    file.write_text('{"name": "a", "pool": "a", "aliaes": ["b"]}')
+    status, out, err = await inferbus("models", "apply", str(file))
+    assert (status, out) == (1, "")
+    assert "aliaes" in err
+    assert len(err.splitlines()) == 1
+
+
+async def test_a_key_works_until_it_is_revoked(inferbus: Run, server: NatsServer) -> None:
+    status, out, _ = await inferbus("keys", "create", "--tenant", "acme", "--name", "ci", "--lane", "batch")
+    key = out.strip()
+    assert status == 0
+    bus = await server.connect("admin")
+
+    async def entry() -> KeyEntry:
+        stored = await bus.kv_get(routes.KV_KEYS, key.split("-")[1])
+        assert stored is not None
+        return msgspec.json.decode(stored, type=KeyEntry)
+
+    try:
+        identity = check_key(key, await entry(), PEPPER.encode())
+        assert (identity.tenant, identity.lanes) == ("acme", ("batch",))
+        listed = await inferbus("keys", "list", "--json")
+        assert [(one["tenant"], one["name"]) for one in json.loads(listed[1])] == [("acme", "ci")]
+        assert "mac" not in listed[1]
+        assert (await inferbus("keys", "revoke", identity.key_id))[0] == 0
+        with pytest.raises(Unauthenticated):
+            check_key(key, await entry(), PEPPER.encode())
+    finally:
+        await bus.close()
+    assert (await inferbus("keys", "revoke", "unknown"))[0] == 1
+
+
+@pytest.mark.parametrize("args", [("--tenant", "Not Valid"), ("--tenant", "a", "--lane", "fast")])
+async def test_keys_that_cannot_be(inferbus: Run, args: tuple[str, ...]) -> None:
+    status, out, err = await inferbus("keys", "create", *args)
+    assert status != 0
+    assert out == ""
+    assert err
+
+
+async def test_a_bus_that_is_not_there(inferbus: Run) -> None:
+    status, _, err = await inferbus(
+        "models", "list", INFERBUS_BUS_URL="nats://127.0.0.1:1", INFERBUS_BUS_CONNECT_TIMEOUT_S="0.5"
+    )
+    assert status == 1
+    assert "cannot connect to the bus" in err

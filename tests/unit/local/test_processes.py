@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+
+from inferbus.local.layout import Layout
+from inferbus.local.processes import Platform, ProcessSpec, gateway_spec, nats_spec, topology_spec, worker_specs
+from inferbus.local.secrets import ROLES, load_secrets
+from inferbus.local.serving import UpOptions, served_models
+from inferbus.settings import BusSettings, TelemetrySettings, from_env
+from inferbus.topology import TopologySettings
+from inferbus_gateway.settings import GatewaySettings
+from inferbus_llm_worker.settings import WorkerSettings
+
+URL = "nats://127.0.0.1:4222"
+
+
+def platform_of(layout: Layout, options: UpOptions) -> Platform:
+    return Platform(layout=layout, secrets=load_secrets(layout), options=options)
+
+
+def workers_of(platform: Platform) -> list[ProcessSpec]:
+    models = served_models(platform.options, platform.layout)
+    return [spec for served in models for spec in worker_specs(platform, served, bus_url=URL)]
+
+
+def test_services_can_read_what_they_are_given(layout: Layout) -> None:
+    platform = platform_of(layout, UpOptions(embed=True, workers=2))
+    gateway, topology = gateway_spec(platform, bus_url=URL, port=81), topology_spec(platform, bus_url=URL)
+    assert from_env(GatewaySettings, "gateway", gateway.env).port == 81
+    assert from_env(TopologySettings, "topology", topology.env).process == "topology-0"
+    first, second, embed = (from_env(WorkerSettings, "llm_worker", spec.env) for spec in workers_of(platform))
+    assert (first.process, second.process, embed.process) == ("llm-0", "llm-1", "embed-0")
+    assert (first.pool, first.runtime, first.embed, first.cpu, first.engine) == (
+        "inferbus-tiny", "llm", False, True, "vllm",
+    )  # fmt: skip
+    assert (embed.pool, embed.runtime, embed.embed) == ("all-minilm-l6-v2", "embed", True)
+    for spec in (gateway, topology, *workers_of(platform)):
+        assert from_env(BusSettings, "bus", spec.env).url == URL
+        assert from_env(TelemetrySettings, "telemetry", spec.env).trace_file == str(layout.traces)
+
+
+def test_every_process_knows_its_own_secret_only(layout: Layout) -> None:
+    platform = platform_of(layout, UpOptions())
+    passwords = platform.secrets.passwords
+    gateway, topology = gateway_spec(platform, bus_url=URL, port=1), topology_spec(platform, bus_url=URL)
+    (worker,) = workers_of(platform)
+    for spec, role in ((gateway, "gateway"), (topology, "operator"), (worker, "worker")):
+        known = {other for other in ROLES if passwords[other] in spec.env.values()}
+        assert known == {role}
+    assert platform.secrets.key_pepper in gateway.env.values()
+    assert platform.secrets.key_pepper not in worker.env.values()
+
+
+def test_the_callers_settings_pass_but_not_its_bus(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERBUS_LLM_WORKER_ARGS", "--max-num-seqs 4")
+    monkeypatch.setenv("INFERBUS_BUS_CONNECT_TIMEOUT_S", "1")
+    monkeypatch.setenv("INFERBUS_NATS_OPERATOR_PASSWORD", "other")
+    chat, embed = workers_of(platform_of(layout, UpOptions(embed=True)))
+    assert chat.env["INFERBUS_LLM_WORKER_ARGS"] == "--max-num-seqs 4"
+    assert "INFERBUS_LLM_WORKER_ARGS" not in embed.env
+    assert "INFERBUS_BUS_CONNECT_TIMEOUT_S" not in chat.env
+    assert "INFERBUS_NATS_OPERATOR_PASSWORD" not in chat.env
+
+
+def test_bus_is_given_every_password_and_the_deployed_configuration(layout: Layout) -> None:
+    platform = platform_of(layout, UpOptions())
+    spec = nats_spec(platform, port=-1)
+    assert str(layout.root / "deploy/nats/nats.conf") in spec.argv
+    assert set(platform.secrets.passwords.values()) <= set(spec.env.values())
+
+
+def test_simulator_runs_beside_the_gateway(layout: Layout) -> None:
+    platform = platform_of(layout, UpOptions(simulator=True))
+    (worker,) = workers_of(platform)
+    assert worker.argv[0] == gateway_spec(platform, bus_url=URL, port=1).argv[0]
+    assert from_env(WorkerSettings, "llm_worker", worker.env).engine == "simulator"

@@ -78,7 +78,10 @@ class HealthServer:
     async def start(self, port: int = 0) -> None:
         listener = socket.create_server((self._host, port))
         self.port = listener.getsockname()[1]
-        config = uvicorn.Config(self._app, log_config=None, access_log=False, lifespan="off", server_header=False)
+        # uvicorn takes a bound method for an ASGI 2 application unless told otherwise.
+        config = uvicorn.Config(
+            self._app, interface="asgi3", log_config=None, access_log=False, lifespan="off", server_header=False
+        )
         self._server = QuietServer(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="health-server")
 

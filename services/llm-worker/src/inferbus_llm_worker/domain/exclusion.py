@@ -1,0 +1,51 @@
+"""Exclusion: ordinary requests run side by side; a suspect, which was there when engines died, runs with nobody beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Exclusion:
+    """A lock with two sides. A waiting suspect holds newcomers back, so that it does get its turn."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._shared = 0
+        self._suspects = 0
+        self._alone = False
+
+    @asynccontextmanager
+    async def shared(self) -> AsyncIterator[None]:
+        """Run beside others."""
+        if self._suspects or self._alone:
+            async with self._changed:
+                await self._changed.wait_for(lambda: not self._suspects and not self._alone)
+        self._shared += 1
+        try:
+            yield
+        finally:
+            self._shared -= 1
+            if self._suspects and self._shared == 0:
+                await self._tell()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Run with nobody beside it: wait for those that run, keep newcomers waiting."""
+        self._suspects += 1
+        try:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._shared == 0 and not self._alone)
+                self._alone = True
+        finally:
+            self._suspects -= 1
+        try:
+            yield
+        finally:
+            self._alone = False
+            await self._tell()
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()

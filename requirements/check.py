@@ -14,16 +14,18 @@ from packaging.utils import canonicalize_name
 
 HERE = Path(__file__).parent
 PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(\[[^]]*\])?==(?P<version>[^\s;]+)")
-VIA = re.compile(r"#\s+(?:via )?-r requirements/(?P<file>\S+\.in)$")
+VIA = re.compile(r"#\s+(?:via )?-r requirements/\S+\.in$")
 ADDRESSES = ("://", "file:", "--index-url", "--extra-index-url", "--find-links", " @ ")
 
 
 def wanted(source: Path) -> dict[str, Requirement]:
-    """Read an .in file: canonical name -> requirement."""
-    found = {}
+    """Read an .in file, and those it includes: canonical name -> requirement."""
+    found: dict[str, Requirement] = {}
     for line in source.read_text().splitlines():
         text = line.split("#")[0].strip()
-        if text:
+        if text.startswith("-r "):
+            found |= wanted(source.with_name(text.removeprefix("-r ")))
+        elif text:
             requirement = Requirement(text)
             found[canonicalize_name(requirement.name)] = requirement
     return found

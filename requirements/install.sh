@@ -37,8 +37,16 @@ fi
 errors=$(mktemp)
 trap 'rm -f "$errors"' EXIT
 
-install_pins() { # progress stays on the terminal, errors are kept as well
+pip_install() { # progress stays on the terminal, errors are kept as well
     { "$venv/bin/python" -m pip install --disable-pip-version-check --no-deps --require-hashes "$@" "${pins[@]}" 2>&1 1>&3 | tee "$errors" >&2; } 3>&1
+}
+
+install_pins() {
+    if [[ -t 1 ]]; then
+        pip_install "$@"
+    else # a log need not hear of what was there already
+        pip_install "$@" | { grep --line-buffered -v '^Requirement already satisfied' || true; }
+    fi
 }
 
 if ((${#pins[@]})); then

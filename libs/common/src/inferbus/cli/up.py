@@ -173,7 +173,7 @@ def ready_text(state: PlatformState, dev_key: str, layout: Layout) -> str:
     return (
         f"\nInferbus is ready.\n\n"
         f"  address          {state.url}  (OpenAI: {state.url}/v1, documentation: {state.url}/docs)\n"
-        f"  bus              {state.bus_url}\n"
+        f"  bus              {state.bus_url}  (user dev, password in {_relative(layout.secrets)})\n"
         f"  development key  {dev_key}  (also in {shown})\n"
         f"  models           {', '.join(state.models)}\n"
         f"  logs             {_relative(layout.logs)}/\n\n"

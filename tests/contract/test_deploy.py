@@ -1,0 +1,129 @@
+"""Deploy files against the code. No container engine runs here: what can be checked without one is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from inferbus.cli.models import read_models
+from inferbus.local.layout import Layout
+from inferbus.local.processes import Platform, gateway_spec, nats_spec, topology_spec, worker_specs
+from inferbus.local.secrets import ROLES, Secrets
+from inferbus.local.serving import UpOptions, served_models
+from inferbus.settings import BusSettings, from_env
+from inferbus.topology import TopologySettings
+from inferbus_gateway.settings import GatewaySettings
+from inferbus_llm_worker.settings import WorkerSettings
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILES = sorted((ROOT / "deploy/docker").glob("*.Dockerfile"))
+SETTINGS: list[tuple[str, type[msgspec.Struct]]] = [
+    ("bus", BusSettings), ("gateway", GatewaySettings), ("llm_worker", WorkerSettings), ("topology", TopologySettings),
+]  # fmt: skip
+# Where it runs, and as what: rightly different.
+_OWN = re.compile(
+    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|GATEWAY_(HOST|PORT)|LLM_WORKER_MODEL|TELEMETRY_.*)"
+)
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+    return found
+
+
+def image_env(dockerfile: str) -> dict[str, str]:
+    text = (ROOT / "deploy/docker" / dockerfile).read_text()
+    return dict(re.findall(r"\b(INFERBUS_[A-Z_]+)=(\S+)", text))
+
+
+def env_of(compose: dict[str, Any], service: str) -> dict[str, str]:
+    """Give what a container gets: the image's environment and compose's, secrets as `$NAME`."""
+    described = compose["services"][service]
+    env = image_env(Path(described["build"]["dockerfile"]).name) if "build" in described else {}
+    given = {
+        name: re.sub(r"\$\{(\w+):\?[^}]*\}", r"$\1", str(value)) for name, value in described["environment"].items()
+    }
+    return env | given
+
+
+def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
+    """Give what `inferbus up` gives the same processes, with the same secrets."""
+    secrets = Secrets(
+        passwords={role: f"$INFERBUS_NATS_{role.upper()}_PASSWORD" for role in ROLES},
+        key_pepper="$INFERBUS_GATEWAY_KEY_PEPPER",
+    )
+    layout = Layout(root=ROOT, home=tmp_path)
+    platform = Platform(layout=layout, secrets=secrets, options=UpOptions(embed=True))
+    chat, embed = served_models(platform.options, layout)
+    url = "nats://nats:4222"
+    specs = {
+        "nats": nats_spec(platform, port=4222),
+        "topology": topology_spec(platform, bus_url=url),
+        "gateway": gateway_spec(platform, bus_url=url, port=8080),
+        "llm-worker": worker_specs(platform, chat, bus_url=url)[0],
+        "embed-worker": worker_specs(platform, embed, bus_url=url)[0],
+    }
+    return {
+        name: {key: value for key, value in spec.env.items() if key.startswith("INFERBUS_")}
+        for name, spec in specs.items()
+    }
+
+
+@pytest.mark.parametrize("service", ["nats", "topology", "gateway", "llm-worker", "embed-worker"])
+def test_compose_gives_what_up_gives(compose: dict[str, Any], tmp_path: Path, service: str) -> None:
+    defaults = {
+        f"INFERBUS_{section.upper()}_{field.encode_name.upper()}": str(field.default).lower()
+        for section, struct in SETTINGS
+        for field in msgspec.structs.fields(struct)
+    }
+    in_container, in_up = env_of(compose, service), up_env(tmp_path)[service]
+    for name in (in_container.keys() | in_up.keys()) - {"INFERBUS_HOME"}:
+        if not _OWN.fullmatch(name):
+            default = defaults.get(name)
+            assert in_container.get(name, default) == in_up.get(name, default), name
+
+
+@pytest.mark.parametrize("service", ["topology", "gateway", "llm-worker", "embed-worker"])
+def test_services_know_every_variable_they_get(compose: dict[str, Any], service: str) -> None:
+    for section, struct in SETTINGS:
+        from_env(struct, section, env_of(compose, service))
+
+
+def test_the_bus_gets_every_variable_its_configuration_asks_for(compose: dict[str, Any], tmp_path: Path) -> None:
+    lines = (ROOT / "deploy/nats/nats.conf").read_text().splitlines()
+    asked = set(re.findall(r"\$(INFERBUS_\w+)", "\n".join(line for line in lines if not line.startswith("#"))))
+    assert asked == set(compose["services"]["nats"]["environment"])
+    assert asked <= set(up_env(tmp_path)["nats"])
+
+
+def test_models_applied_are_those_of_up(tmp_path: Path) -> None:
+    served = served_models(UpOptions(embed=True), Layout(root=ROOT, home=tmp_path))
+    for one in served:
+        assert read_models(ROOT / f"deploy/models/{one.entry.name}.toml") == [one.entry]
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.stem)
+def test_images_are_pinned_unprivileged_and_watched(file: Path) -> None:
+    text = file.read_text()
+    final = text.rsplit("\nFROM ", 1)[1]
+    assert text.count("\nFROM ") == 2  # a build stage: pip's leftovers and the sources stay behind
+    assert re.search(r"^USER \d+$", final, re.MULTILINE)
+    assert "\nHEALTHCHECK " in final
+    assert "\nENTRYPOINT [" in final
+    for line in re.findall(r"pip install (.*?)(?:\n(?! )|$)", text.replace("\\\n", " "), re.DOTALL):
+        assert "--no-deps" in line
+        assert "--require-hashes" in line or "./libs/common" in line
+    for source in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE):
+        for path in source.split():
+            assert (ROOT / path).exists(), path
+
+
+def test_every_image_is_used(compose: dict[str, Any]) -> None:
+    used = {service["build"]["dockerfile"] for service in compose["services"].values() if "build" in service}
+    assert used == {str(file.relative_to(ROOT)) for file in DOCKERFILES}

@@ -48,6 +48,12 @@ class Attempt:
         self.on_stop: Callable[[], None] | None = None
         """Called once when the asker wants no more (cancel or stale): abort the engine."""
 
+    @property
+    def name(self) -> str:
+        """Unique among all attempts of all askers; a request id is the client's and may come twice."""
+        asker, tag, attempt = self.key
+        return f"{asker}.{tag}.{attempt}"
+
     def started(self) -> None:
         worker = self._owner
         self._send(

@@ -13,9 +13,11 @@ from inferbus.contracts.step import Ids, Usage
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """One request for the engine. `body` is the client's JSON, internal fields already stripped by the adapter.
 
-    `path` is an inference path of the OpenAI API; `created` is the Unix time the answer carries.
+    `key` is unique in this worker and what `abort` takes; `request_id` is the client's and may come twice.
+    `model`, if set, replaces the body's (an alias). `path` is an inference path of the OpenAI API; `created` is the Unix time the answer carries.
     """
 
+    key: str
     request_id: str
     path: str
     body: bytes
@@ -23,6 +25,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     priority: int = 0
     traceparent: str = ""
+    model: str = ""
 
 
 class Sink(Protocol):
@@ -53,8 +56,8 @@ class Engine(Protocol):
         """Begin `work`; returns once the engine has it. Everything after goes to `sink`, ended by exactly one
         `finished` or `failed`."""
 
-    def abort(self, request_id: str) -> None:
-        """Stop a request now. Its sink still gets its end. Unknown ids are ignored."""
+    def abort(self, key: str) -> None:
+        """Stop a request now. Its sink still gets its end. Unknown keys are ignored."""
 
     async def died(self) -> str:
         """Wait until the engine is dead or hung; returns why. Every open sink has got `failed(EngineDead)` by then."""

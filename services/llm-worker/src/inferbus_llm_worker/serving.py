@@ -105,9 +105,7 @@ class Serving:
         """Ask the asker whether a redelivered or old message is still wanted; nobody there means it is not."""
         frame = Ask(envelope.tag_no, delivery.attempt, 0, envelope.request_id)
         try:
-            message = await self._bus.request(
-                routes.step_of(envelope.asker), pack([frame]), timeout_s=_ASK_TIMEOUT_S
-            )
+            message = await self._bus.request(routes.step_of(envelope.asker), pack([frame]), timeout_s=_ASK_TIMEOUT_S)
         except NoResponders:
             return Answer(GONE)
         return _decode_answer(message.data)  # type: ignore[no-any-return]  # the decoder is for Answer
@@ -126,7 +124,7 @@ class Serving:
             elif await attempt.over != STALE:
                 await delivery.ack()
         except asyncio.CancelledError:  # the worker is stopping: the intake hands the message back
-            self._engine.abort(envelope.request_id)
+            self._engine.abort(attempt.name)
             attempt.failed("dependency_down", "the worker is stopping", final=False)
             raise
         except Exception as exc:
@@ -148,6 +146,7 @@ class Serving:
     ) -> BaseException | None:
         """Run it in the engine until it ended there; returns the error it ended with."""
         work = Work(
+            key=attempt.name,
             request_id=envelope.request_id,
             path=envelope.path,
             body=await self._body(envelope, subject.tenant, delivery),
@@ -155,10 +154,11 @@ class Serving:
             created=int(time.time()),
             priority=_BATCH_PRIORITY if subject.lane == routes.BATCH else 0,
             traceparent=traceparent_of(span, envelope.traceparent),
+            model=envelope.model,
         )
-        attempt.on_stop = lambda: self._engine.abort(work.request_id)
+        attempt.on_stop = lambda: self._engine.abort(work.key)
         attempt.started()
-        deadline = asyncio.get_running_loop().call_later(left_s, self._engine.abort, work.request_id)
+        deadline = asyncio.get_running_loop().call_later(left_s, self._engine.abort, work.key)
         try:
             await self._engine.submit(work, sink)
             return await sink.done
@@ -195,9 +195,7 @@ class Serving:
             await attempt.over
         await delivery.ack()  # else our own deadline: the asker's timer has told the client
 
-    async def _on_engine_death(
-        self, error: EngineDead, attempt: Attempt, delivery: Delivery, answer: Answer
-    ) -> None:
+    async def _on_engine_death(self, error: EngineDead, attempt: Attempt, delivery: Delivery, answer: Answer) -> None:
         if is_poison(answer.engine_deaths + 1, was_alone=answer.solo):
             reason = f"killed the engine {answer.engine_deaths + 1} times, the last time alone: {error.message}"
             attempt.failed("poison", "this request " + reason, final=True)
@@ -267,4 +265,3 @@ class Serving:
             prompt_tokens=sink.usage.prompt_tokens,
             completion_tokens=sink.usage.completion_tokens,
         )
-

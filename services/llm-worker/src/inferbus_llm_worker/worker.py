@@ -54,7 +54,9 @@ class Worker:
             await self._end()
 
     def why_not_ready(self) -> str | None:
-        return None if self.state == READY and self._bus.connected else self.state if self._bus.connected else "bus down"
+        return (
+            None if self.state == READY and self._bus.connected else self.state if self._bus.connected else "bus down"
+        )
 
     @property
     def in_flight(self) -> int:
@@ -136,7 +138,7 @@ class Worker:
 
 async def _first_of(work: object, stop: asyncio.Task[bool]) -> bool:
     """Run `work` unless `stop` comes first; says whether the work was done."""
-    task = asyncio.ensure_future(work)  # type: ignore[arg-type,call-overload]  # a coroutine
+    task = asyncio.ensure_future(work)  # type: ignore[call-overload]  # a coroutine
     done, _ = await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
     if task in done:
         task.result()

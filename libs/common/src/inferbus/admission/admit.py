@@ -121,6 +121,7 @@ class Admission:
             key_id=identity.key_id,
             traceparent=ask.traceparent,
             ticket=ticket,
+            model=entry.name if ask.model != entry.name else "",
         )
         subject = routes.infer(
             region=self._bus.region,

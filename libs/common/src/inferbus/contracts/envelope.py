@@ -19,7 +19,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"
     """Everything a worker must know besides the body. Absent optional fields are absent headers.
 
     `tag` is the asker's own integer for the request, `deadline_ms` the milliseconds that remained at
-    publish (counted from the stream's timestamp, by server time).
+    publish (counted from the stream's timestamp, by server time), `model` the name the pool serves the request under
+    where the body says an alias.
     """
 
     request_id: str
@@ -35,6 +36,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"
     delivery: str = "reply"
     idempotency_key: str = ""
     ticket: str = ""
+    model: str = ""
 
 
 _HEADERS = {
@@ -51,6 +53,7 @@ _HEADERS = {
     "Ib-Delivery": "delivery",
     "Ib-Idempotency-Key": "idempotency_key",
     "Ib-Ticket": "ticket",
+    "Ib-Model": "model",
 }
 _DEFAULTS = {"Ib-Content-Type": "application/json", "Ib-Delivery": "reply"}
 
@@ -97,6 +100,7 @@ def envelope_from(headers: Mapping[str, str] | None) -> Envelope:
             delivery=headers.get("Ib-Delivery", "reply"),
             idempotency_key=headers.get("Ib-Idempotency-Key", ""),
             ticket=headers.get("Ib-Ticket", ""),
+            model=headers.get("Ib-Model", ""),
         )
     except KeyError as exc:
         raise InvalidRequest(f"work message without header {exc.args[0]}") from exc

@@ -146,12 +146,14 @@ class SimulatorEngine:
         self._waiting.clear()
 
     async def submit(self, work: Work, sink: Sink) -> None:
-        call = self._calls.begin(work.request_id, sink)
+        call = self._calls.begin(work.key, sink)
         try:
             if work.path != CHAT:
                 raise NotFound(f"the simulator answers {CHAT} only")
             body = decode_body(work.body)
             apply_policy(body, self._limits)
+            if work.model:
+                body["model"] = work.model
             now = asyncio.get_running_loop().time()
             generation = _Generation(call, work, body, now + self._ttft_s)
         except InferbusError as error:
@@ -160,8 +162,8 @@ class SimulatorEngine:
         self._waiting.append(generation)
         self._wake.set()
 
-    def abort(self, request_id: str) -> None:
-        self._calls.abort(request_id, "aborted")
+    def abort(self, key: str) -> None:
+        self._calls.abort(key, "aborted")
 
     async def died(self) -> str:
         """Wait for the step loop to end, which only a bug or `stop` makes it do."""

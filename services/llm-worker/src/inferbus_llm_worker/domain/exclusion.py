@@ -40,6 +40,8 @@ class Exclusion:
                 self._alone = True
         finally:
             self._suspects -= 1
+            if not self._alone:  # given up while waiting: those held back go on
+                await asyncio.shield(self._tell())
         try:
             yield
         finally:

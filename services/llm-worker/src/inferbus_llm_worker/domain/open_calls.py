@@ -12,13 +12,13 @@ from inferbus_llm_worker.ports import Sink
 class OpenCall:
     """One running request. After its end nothing more reaches the sink, whatever the engine still says."""
 
-    __slots__ = ("_calls", "_sink", "_stop", "ended", "request_id")
+    __slots__ = ("_calls", "_sink", "_stop", "ended", "key")
 
-    def __init__(self, calls: OpenCalls, request_id: str, sink: Sink) -> None:
+    def __init__(self, calls: OpenCalls, key: str, sink: Sink) -> None:
         self._calls = calls
         self._sink = sink
         self._stop: Callable[[], None] | None = None
-        self.request_id = request_id
+        self.key = key
         self.ended = False
 
     def on_stop(self, stop: Callable[[], None]) -> None:
@@ -55,7 +55,7 @@ class OpenCall:
 
 
 class OpenCalls:
-    """All running requests of one engine, by request id."""
+    """All running requests of one engine, by key."""
 
     def __init__(self) -> None:
         self._calls: dict[str, OpenCall] = {}
@@ -63,14 +63,14 @@ class OpenCalls:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def begin(self, request_id: str, sink: Sink) -> OpenCall:
-        """Register a request. One with the same id that still runs here is an older attempt: it is aborted."""
-        self.abort(request_id, "another attempt of this request began here")
-        call = self._calls[request_id] = OpenCall(self, request_id, sink)
+    def begin(self, key: str, sink: Sink) -> OpenCall:
+        """Register a request. One with the same key that still runs here is aborted."""
+        self.abort(key, "the same key began again")
+        call = self._calls[key] = OpenCall(self, key, sink)
         return call
 
-    def abort(self, request_id: str, why: str) -> None:
-        call = self._calls.get(request_id)
+    def abort(self, key: str, why: str) -> None:
+        call = self._calls.get(key)
         if call is not None:
             call.abort(why)
 
@@ -82,5 +82,5 @@ class OpenCalls:
         return len(calls)
 
     def forget(self, call: OpenCall) -> None:
-        if self._calls.get(call.request_id) is call:
-            del self._calls[call.request_id]
+        if self._calls.get(call.key) is call:
+            del self._calls[call.key]

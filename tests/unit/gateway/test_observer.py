@@ -74,6 +74,16 @@ async def test_metrics_count_by_path_model_and_status(door: Door) -> None:
     )
 
 
+async def test_the_other_paths_are_written_down_by_route_and_probes_are_not() -> None:
+    with capture_logs() as lines:
+        door = Door()
+        for path in ("/v1/models/tiny", "/v1/nothing/at/all", "/health/ready", "/metrics"):
+            call = await door.get(path, **{"x-request-id": "mine-2"}).done()
+            assert ("x-request-id" in call.headers) == path.startswith("/v1")
+    written = [(line["path"], line["status"], line["request_id"]) for line in lines]
+    assert written == [("/v1/models/{model_id}", 200, "mine-2"), ("unmatched", 404, "mine-2")]
+
+
 async def test_a_sampled_request_becomes_the_parent_of_its_work(tmp_path: Path) -> None:
     file = tmp_path / "traces.jsonl"
     tracing = Tracing("gateway", TelemetrySettings(trace_file=str(file)))

@@ -136,3 +136,26 @@ async def test_two_requests_on_one_connection(door: Door) -> None:
             await asyncio.wait_for(reader.readuntil(text), PATIENCE_S)
             assert engine.closed.is_set() or await asyncio.wait_for(engine.closed.wait(), PATIENCE_S)
     await asyncio.wait_for(server.stop(), PATIENCE_S)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="TCP_USER_TIMEOUT is Linux's")
+async def test_a_client_that_reads_nothing_loses_its_engine_and_then_its_connection() -> None:
+    door = Door(GatewaySettings(port=0, slow_client_s=0.5))
+    server = HttpServer(door.app, door.settings)
+    await server.start()
+    deaf = socket.socket()
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    deaf.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(deaf, ("127.0.0.1", server.port))
+    await loop.sock_sendall(deaf, REQUEST)
+    engine = await door.admitter.next()
+    engine.begin()
+    async with asyncio.timeout(4 * PATIENCE_S):
+        while not engine.exchange.ended:  # until the connection's buffers and then the exchange's are full
+            engine.chunk(b"data: " + b"x" * 65536 + b"\n\n")
+            await asyncio.sleep(0)
+        await engine.closed.wait()  # nothing but the loss of the connection ends a write that nobody reads
+    deaf.close()
+    await asyncio.wait_for(server.stop(), PATIENCE_S)
+    assert door.deps.observer.open_requests == 0

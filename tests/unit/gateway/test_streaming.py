@@ -173,6 +173,29 @@ async def test_a_client_that_reads_too_slowly_is_told_so(door: Door) -> None:
     assert b'"code":"slow_client"' in call.pieces[-1]
 
 
+@pytest.mark.parametrize("path", [CHAT + "/", "//v1//chat/completions"])
+async def test_unusual_spellings_of_the_path_lead_to_the_same_place(door: Door, path: str) -> None:
+    call = door.post(path, HELLO)
+    engine = await door.admitter.next()
+    assert engine.ask.path == CHAT
+    engine.begin()
+    engine.chunk(b"data: 1\n\n")
+    engine.finish()
+    await call.done()
+    assert call.body == b"data: 1\n\n"
+
+
+async def test_the_documented_route_leads_to_the_same_place(door: Door) -> None:
+    door.app = door.app.site
+    call = door.post(CHAT, HELLO)
+    engine = await door.admitter.next()
+    engine.begin()
+    engine.chunk(b"data: 1\n\n")
+    engine.finish()
+    await call.done()
+    assert call.body == b"data: 1\n\n"
+
+
 # --- not streamed ------------------------------------------------------------------------------------------------------
 
 

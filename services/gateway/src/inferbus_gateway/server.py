@@ -9,9 +9,9 @@ from typing import Any
 
 import structlog
 import uvicorn
-from litestar import Litestar
 
 from inferbus.runtime import QuietServer
+from inferbus_gateway.http.app import HttpDoor
 from inferbus_gateway.settings import GatewaySettings
 
 log = structlog.get_logger()
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 class HttpServer:
     """Serves the application until `stop`. `port` is known after `start`, also where the setting was 0."""
 
-    def __init__(self, app: Litestar, settings: GatewaySettings) -> None:
+    def __init__(self, app: HttpDoor, settings: GatewaySettings) -> None:
         self._settings = settings
         config = uvicorn.Config(
             app,

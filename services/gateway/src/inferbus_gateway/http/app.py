@@ -1,4 +1,4 @@
-"""The HTTP door as one Litestar application."""
+"""The HTTP door: one ASGI callable, mostly a Litestar application."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import msgspec
 from litestar import Litestar
 from litestar.exceptions import HTTPException
+from litestar.types import Message, Receive, Scope, Send
+from litestar.utils.path import normalize_path
 
 from inferbus.errors import InferbusError
 from inferbus_gateway.http.answers import ChatCompletion, ChatCompletionChunk, Completion, EmbeddingList
@@ -14,22 +16,70 @@ from inferbus_gateway.http.chat import ChatRequest, build_chat
 from inferbus_gateway.http.completions import CompletionRequest, build_completions
 from inferbus_gateway.http.embeddings import EmbeddingRequest, build_embeddings
 from inferbus_gateway.http.health import build_health
-from inferbus_gateway.http.inference import HttpDeps
+from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint
 from inferbus_gateway.http.models import build_models
 from inferbus_gateway.http.openapi import add_schemas, openapi_config
 from inferbus_gateway.http.problems import on_exception, on_http_exception, on_inferbus_error
+from inferbus_gateway.http.request_head import request_id_from
+from inferbus_gateway.observer import DONE, Observer, RequestRecord
+
+UNMATCHED = "unmatched"
+_UNOBSERVED = ("/health/", "/metrics", "/docs")  # probes and pages: no line, no count
 
 _TYPES: Sequence[type[msgspec.Struct]] = [
     ChatRequest, ChatCompletion, ChatCompletionChunk, CompletionRequest, Completion, EmbeddingRequest, EmbeddingList,
 ]  # fmt: skip
 
 
-def build_app(deps: HttpDeps) -> Litestar:
-    """Make the application: routes, documentation, errors in OpenAI's form. No middleware: each would cost every token."""
-    app = Litestar(
-        route_handlers=[
-            build_chat(deps), build_completions(deps), build_embeddings(deps), *build_models(deps), *build_health(deps),
-        ],
+class HttpDoor:
+    """The whole HTTP door as one ASGI callable.
+
+    Inference goes straight to its endpoint: through Litestar's router it would cost 15-20 us a request more, of 70, and
+    another coroutine for every piece of a stream (docs/adr/0003-http-stack.md). Litestar has everything else: the other
+    paths, wrong methods, errors, documentation. No middleware: each would cost every token.
+    """
+
+    def __init__(self, site: Litestar, endpoints: Sequence[InferenceEndpoint], observer: Observer) -> None:
+        self.site = site
+        self._endpoints = {endpoint.path: endpoint for endpoint in endpoints}
+        self._observer = observer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method = scope.get("method")  # only HTTP scopes have one
+        if method == "POST":
+            path = scope["path"]
+            endpoint = self._endpoints.get(path) or self._endpoints.get(normalize_path(path))
+            if endpoint is not None:
+                await endpoint(scope, receive, send)
+                return
+        if method is None or scope["path"].startswith(_UNOBSERVED):
+            await self.site(scope, receive, send)
+        else:
+            await self._observed(scope, receive, send)
+
+    async def _observed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let Litestar answer; write the request down like every other."""
+        record = RequestRecord(UNMATCHED, request_id_from(dict(scope["headers"])))
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", record.request_id.encode())]
+            await send(message)
+
+        try:
+            await self.site(scope, receive, noting)
+        finally:
+            record.path = scope.get("path_template") or UNMATCHED  # the route, never the path: labels stay few
+            record.phase = DONE
+            self._observer.finished(record)
+
+
+def build_app(deps: HttpDeps) -> HttpDoor:
+    """Make the door: inference, models, health, documentation, errors in OpenAI's form."""
+    inference = [build_chat(deps), build_completions(deps), build_embeddings(deps)]
+    site = Litestar(
+        route_handlers=[*(route.handler for route in inference), *build_models(deps), *build_health(deps)],
         exception_handlers={
             InferbusError: on_inferbus_error,
             HTTPException: on_http_exception,
@@ -37,6 +87,6 @@ def build_app(deps: HttpDeps) -> Litestar:
         },
         openapi_config=openapi_config(),
         logging_config=None,
-    )  # fmt: skip
-    add_schemas(app, _TYPES)
-    return app
+    )
+    add_schemas(site, _TYPES)
+    return HttpDoor(site, [route.endpoint for route in inference], deps.observer)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from litestar import post
-from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
 from inferbus_gateway.http.answers import ChatCompletion, ChatCompletionChunk
-from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint
+from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint, InferenceRoute
 from inferbus_gateway.http.openapi import inference_operation
 
 PATH = "/v1/chat/completions"
@@ -49,8 +48,8 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
 
 
-def build_chat(deps: HttpDeps) -> HTTPRouteHandler:
-    endpoint: Any = InferenceEndpoint(deps, path=PATH, task="chat", view=ChatRequest)
+def build_chat(deps: HttpDeps) -> InferenceRoute:
+    endpoint = InferenceEndpoint(deps, path=PATH, task="chat", view=ChatRequest)
 
     @post(
         PATH,
@@ -61,6 +60,6 @@ def build_chat(deps: HttpDeps) -> HTTPRouteHandler:
     )
     def create_chat_completion() -> ASGIApp:
         """Answer a conversation, streamed as server-sent events if `stream` is true."""
-        return endpoint  # type: ignore[no-any-return]  # an ASGI callable; Litestar sends it as it is
+        return endpoint.as_asgi()
 
-    return create_chat_completion
+    return InferenceRoute(endpoint, create_chat_completion)

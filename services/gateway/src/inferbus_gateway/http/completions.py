@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from litestar import post
-from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
 from inferbus_gateway.http.answers import Completion
 from inferbus_gateway.http.chat import StreamOptions
-from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint
+from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint, InferenceRoute
 from inferbus_gateway.http.openapi import inference_operation
 
 PATH = "/v1/completions"
@@ -39,8 +38,8 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
 
 
-def build_completions(deps: HttpDeps) -> HTTPRouteHandler:
-    endpoint: Any = InferenceEndpoint(deps, path=PATH, task="completions", view=CompletionRequest)
+def build_completions(deps: HttpDeps) -> InferenceRoute:
+    endpoint = InferenceEndpoint(deps, path=PATH, task="completions", view=CompletionRequest)
 
     @post(
         PATH,
@@ -50,6 +49,6 @@ def build_completions(deps: HttpDeps) -> HTTPRouteHandler:
         operation_class=inference_operation(CompletionRequest, Completion, Completion),
     )
     def create_completion() -> ASGIApp:
-        return endpoint  # type: ignore[no-any-return]  # an ASGI callable; Litestar sends it as it is
+        return endpoint.as_asgi()
 
-    return create_completion
+    return InferenceRoute(endpoint, create_completion)

@@ -50,7 +50,7 @@ def openapi_document() -> bytes:
         observer=Observer(registry),
         registry=registry,
     )
-    return document(build_app(deps))
+    return document(build_app(deps).site)
 
 
 if __name__ == "__main__":

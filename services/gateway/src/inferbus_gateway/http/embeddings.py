@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from litestar import post
-from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
 from inferbus_gateway.http.answers import EmbeddingList
-from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint
+from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint, InferenceRoute
 from inferbus_gateway.http.openapi import inference_operation
 
 PATH = "/v1/embeddings"
@@ -26,8 +25,8 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
 
 
-def build_embeddings(deps: HttpDeps) -> HTTPRouteHandler:
-    endpoint: Any = InferenceEndpoint(deps, path=PATH, task="embeddings", view=EmbeddingRequest)
+def build_embeddings(deps: HttpDeps) -> InferenceRoute:
+    endpoint = InferenceEndpoint(deps, path=PATH, task="embeddings", view=EmbeddingRequest)
 
     @post(
         PATH,
@@ -37,6 +36,6 @@ def build_embeddings(deps: HttpDeps) -> HTTPRouteHandler:
         operation_class=inference_operation(EmbeddingRequest, EmbeddingList),
     )
     def create_embedding() -> ASGIApp:
-        return endpoint  # type: ignore[no-any-return]  # an ASGI callable; Litestar sends it as it is
+        return endpoint.as_asgi()
 
-    return create_embedding
+    return InferenceRoute(endpoint, create_embedding)

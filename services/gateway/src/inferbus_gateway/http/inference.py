@@ -1,16 +1,17 @@
 """What chat, completions and embeddings have in common: one ASGI callable per path, from the request to its last byte.
 
-It is an ASGI application of its own behind a Litestar route, because a Litestar `Response` and injected arguments cost
-25 us a request and this costs 9 (docs/adr, HTTP stack).
+It is an ASGI application of its own: injected arguments and a `Response` by Litestar cost 33 us a request, a route that
+only returns this costs 11, calling it directly nothing (benchmarks/http_door.py; docs/adr/0003-http-stack.md).
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import msgspec
-from litestar.types import Receive, Scope, Send
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp, Receive, Scope, Send
 from opentelemetry.trace import SpanKind
 from prometheus_client import CollectorRegistry
 
@@ -40,14 +41,25 @@ class HttpDeps(msgspec.Struct, frozen=True, kw_only=True):
     registry: CollectorRegistry
 
 
+class InferenceRoute(NamedTuple):
+    """An endpoint and the Litestar route that documents it and leads to it."""
+
+    endpoint: InferenceEndpoint
+    handler: HTTPRouteHandler
+
+
 class InferenceEndpoint:
     """Serve one inference path: authenticate, read, decode, admit, answer, write down."""
 
     def __init__(self, deps: HttpDeps, *, path: str, task: str, view: type[msgspec.Struct]) -> None:
         self._deps = deps
-        self._path = path
+        self.path = self._path = path
         self._task = task
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(view)
+
+    def as_asgi(self) -> ASGIApp:
+        """Give this as what a Litestar handler may return."""
+        return cast("ASGIApp", self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])

@@ -45,16 +45,12 @@ class Progress:
 
     def show(self, state: PlatformState) -> None:
         self._state = state
-        if self._live is None:
-            for process in state.processes:
-                self._line(process)
-
-    def _line(self, process: ProcessState) -> None:
-        text = _describe(process)
-        if self._shown.get(process.name) == text:
-            return
-        self._shown[process.name] = text
-        self._console.print(f"{process.name:<12} {text}", highlight=False, markup=False)
+        for process in state.processes:
+            text = _describe(process)
+            if self._shown.get(process.name) != text:
+                self._shown[process.name] = text
+                if self._live is None:
+                    self._console.print(f"{process.name:<12} {text}", highlight=False, markup=False)
 
     def _render(self) -> RenderableType:
         if self._state is None:

@@ -1,0 +1,194 @@
+"""The life of a local platform, with the simulator in the engine's place: real processes, real bus, no model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.running_platform import RunningPlatform
+
+from inferbus.local.lock import holder_of
+from inferbus.local.state import READY, STOPPED, read_state
+
+NAMES = ["gateway-0", "llm-0", "llm-1", "nats", "topology-0"]
+_START_S, _SOON_S = 60.0, 30.0
+
+
+def simulated(home: Path, *options: str) -> RunningPlatform:
+    return RunningPlatform(home, "--simulator", *options)
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatform]:
+    with simulated(tmp_path_factory.mktemp("up"), "--workers", "2") as platform:
+        yield platform
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
+    except FileNotFoundError:
+        return False
+
+
+def soon(condition: Callable[[], bool], within_s: float = _SOON_S) -> None:
+    give_up = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < give_up, f"not within {within_s:g} s"
+        time.sleep(0.02)
+
+
+def ask(platform: RunningPlatform) -> str:
+    with platform.openai() as client:
+        answer = client.chat.completions.create(
+            model="simulator", max_tokens=3, messages=[{"role": "user", "content": "hello"}]
+        )
+        return answer.choices[0].message.content or ""
+
+
+def test_status_shows_every_process(platform: RunningPlatform) -> None:
+    status = platform.status()
+    assert (status.state, status.models) == (READY, ["simulator"])
+    by_name = {process.name: process for process in status.processes}
+    assert sorted(by_name) == NAMES
+    for process in by_name.values():
+        assert process.state == READY
+        assert is_alive(process.pid)
+        assert process.port > 0
+        assert process.restarts == 0
+    assert status.url.endswith(f":{by_name['gateway-0'].port}")
+    assert by_name["llm-0"].in_flight == by_name["gateway-0"].in_flight == 0
+    assert by_name["nats"].in_flight is None
+    table = platform.command("status").stdout
+    assert all(name in table for name in NAMES)
+
+
+def test_the_printed_line_works_when_pasted(platform: RunningPlatform) -> None:
+    (line,) = (line for line in platform.output.read_text().splitlines() if line.startswith("curl "))
+    answer = subprocess.run(["bash", "-c", line], check=True, capture_output=True, text=True, timeout=30).stdout
+    assert answer.startswith("data: {")
+    assert answer.rstrip().endswith("data: [DONE]")
+
+
+def test_second_start_says_that_one_is_running(platform: RunningPlatform) -> None:
+    for options in ((), ("--detach",)):
+        second = platform.command("up", "--simulator", "--port", "0", "--bus-port", "0", *options, check=False)
+        assert second.returncode == 1
+        assert f"already running here at {platform.url} (process {platform.state.pid})" in second.stderr
+    assert ask(platform)
+
+
+@pytest.mark.parametrize("name", ["gateway-0", "llm-0", "topology-0", "nats"])
+def test_a_killed_process_comes_back_where_it_was(platform: RunningPlatform, name: str) -> None:
+    before = platform.state
+    old = platform.pid(name)
+    os.kill(old, signal.SIGKILL)
+    platform.until(lambda: platform.pid(name) not in {0, old}, _SOON_S)
+    platform.until(lambda: all(process.state == READY for process in platform.state.processes), _SOON_S)
+    platform.until(lambda: platform.process(name).state == READY, _SOON_S)
+    after = platform.state
+    assert (after.url, after.bus_url) == (before.url, before.bus_url)
+    restarts = {process.name: process.restarts for process in after.processes}
+    assert restarts[name] == 1
+    assert "killed by SIGKILL" in platform.layout.log_of(name).read_text()
+    assert ask(platform)
+
+
+def test_logs_are_found_by_service(platform: RunningPlatform) -> None:
+    assert "Server is ready" in platform.command("logs", "nats").stdout
+    everything = platform.command("logs").stdout
+    assert all(f"{name:<12} " in everything for name in ("gateway-0", "llm-1"))
+    assert platform.command("logs", "triton", check=False).returncode == 1
+
+
+def test_interrupt_stops_everything_and_a_new_start_knows_the_key(tmp_path: Path) -> None:
+    with simulated(tmp_path) as first:
+        pids = [process.pid for process in first.state.processes]
+        key = first.key
+        first.signal(signal.SIGINT)
+        assert first.wait() == 0
+        assert not any(is_alive(pid) for pid in pids)
+        assert first.state.state == STOPPED
+        assert first.command("status", check=False).returncode == 3
+    with simulated(tmp_path) as second:
+        assert second.key == key
+        assert ask(second)
+        secrets = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
+        assert not [path for path in secrets if key in path.read_text(errors="ignore") and path.name != "up.log"]
+
+
+def test_a_killed_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
+    with simulated(tmp_path) as platform:
+        pids = [process.pid for process in platform.state.processes]
+        platform.signal(signal.SIGKILL)
+        platform.wait()
+        soon(lambda: not any(is_alive(pid) for pid in pids))
+        assert holder_of(platform.layout.lock) is None
+        assert platform.command("status", check=False).returncode == 3
+
+
+def test_interrupt_while_starting(tmp_path: Path) -> None:
+    platform = simulated(tmp_path)
+    platform.start()
+    try:
+        platform.until(lambda: bool(platform.state.bus_url), _START_S)
+        pids = [process.pid for process in platform.state.processes]
+        platform.signal(signal.SIGTERM)
+        assert platform.wait() == 0
+        assert not any(is_alive(pid) for pid in pids if pid)
+    finally:
+        platform.stop()
+
+
+@pytest.mark.parametrize(("option", "what"), [("--port", "HTTP"), ("--bus-port", "the bus")])
+def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path, option: str, what: str) -> None:
+    platform = simulated(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ports = {"--port": "0", "--bus-port": "0"} | {option: str(port)}
+        arguments = [text for pair in ports.items() for text in pair]
+        up = platform.command("up", "--simulator", *arguments, check=False)
+    assert up.returncode == 1
+    assert f"port {port} for {what} is taken by another program" in up.stderr
+    assert read_state(platform.layout) is None
+
+
+def test_what_does_not_start_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+    platform = RunningPlatform(tmp_path, env={"INFERBUS_GATEWAY_NONSENSE": "1"})
+    up = platform.command("up", "--simulator", "--port", "0", "--bus-port", "0", check=False)
+    assert up.returncode == 1
+    assert "gateway-0 does not start (exit status 1)" in up.stderr
+    assert "INFERBUS_GATEWAY_NONSENSE is not a setting" in up.stderr
+
+
+def test_detached_until_down(tmp_path: Path) -> None:
+    platform = simulated(tmp_path)
+    up = platform.command("up", "--simulator", "--port", "0", "--bus-port", "0", "--detach")
+    try:
+        assert "Inferbus is ready." in up.stdout
+        state = read_state(platform.layout)
+        assert state is not None
+        assert platform.key in up.stdout
+        assert "applied" not in platform.command("models", "list").stderr
+    finally:
+        down = platform.command("down")
+    assert down.stdout.splitlines()[-1] == "stopped"
+    assert not is_alive(state.pid)
+    assert not any(is_alive(process.pid) for process in state.processes)
+    assert platform.command("down").stdout == "no platform is running here\n"
+
+
+def test_a_model_of_a_former_run_is_forgotten(tmp_path: Path) -> None:
+    with simulated(tmp_path, "--model", "first"):
+        pass
+    with simulated(tmp_path, "--model", "second") as platform:
+        listed = platform.command("models", "list", "--json").stdout
+        assert '"second"' in listed
+        assert '"first"' not in listed
+        assert "reconcile_failed" not in platform.layout.log_of("topology-0").read_text()

@@ -6,6 +6,7 @@ It knows connections, subjects given to it and JetStream's answers; it knows no 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 import time
@@ -13,18 +14,31 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-import nats
 import nats.errors
 import structlog
-from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from inferbus import routes
-from inferbus.errors import DependencyDown, NotFound, Overloaded, TenantOverloaded, TooLarge
+from inferbus.connection import Connection
+from inferbus.errors import (
+    DependencyDown,
+    InferbusError,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    TenantOverloaded,
+    TooLarge,
+)
 from inferbus.settings import BusSettings
 
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
+"""The server's `max_payload`: headers and body together."""
+
+MAX_SUBJECT_BYTES = 1024
+"""Ours, below the server's bound of 4 KiB on subject, reply and sizes together."""
+
+_HEADER_FRAME_BYTES = 128  # "NATS/1.0", the line ends, and the rounding of the estimate for few headers
 _PENDING_BYTES = 64 * 1024 * 1024
 _QUEUE_FULL, _MESSAGE_TOO_BIG = 10077, 10054
 
@@ -61,7 +75,7 @@ _decode_ack = msgspec.json.Decoder(_PubAck).decode
 class Bus:
     """One connection. Made by `Bus.connect`, ended by `close`."""
 
-    def __init__(self, nc: NatsClient, settings: BusSettings, name: str) -> None:
+    def __init__(self, nc: Connection, settings: BusSettings, name: str) -> None:
         self.nc = nc
         self.region = settings.region
         self.name = name
@@ -71,6 +85,7 @@ class Bus:
         self._reconnected: list[Callable[[], Awaitable[None]]] = []
         self._disconnected: list[Callable[[], None]] = []
         self._up = asyncio.Event()
+        self.reconnects = 0
 
     @classmethod
     async def connect(cls, settings: BusSettings, *, name: str) -> Bus:
@@ -79,7 +94,7 @@ class Bus:
         Raises:
             DependencyDown: no server answered within `connect_timeout_s`, or it refused the credentials.
         """
-        nc = NatsClient()
+        nc = Connection()
         bus = cls(nc, settings, name)
         inbox = f"_INBOX_{settings.user}" if settings.user else "_INBOX"
         options: dict[str, Any] = {
@@ -101,8 +116,9 @@ class Bus:
             options |= {"user": settings.user, "password": settings.password}
         try:
             await asyncio.wait_for(nc.connect(**options), settings.connect_timeout_s)
-        except (OSError, nats.errors.Error, asyncio.TimeoutError) as exc:
-            raise DependencyDown(f"cannot connect to the bus at {settings.url}: {exc!r}") from exc
+        except (OSError, nats.errors.Error, TimeoutError) as exc:
+            why = nc.last_error or exc  # while it retries, the timeout is ours and the reason is there
+            raise DependencyDown(f"cannot connect to the bus at {settings.url}: {why!r}") from exc
         bus._up.set()
         bus._inbox = f"{inbox}.{secrets.token_hex(8)}"
         await nc.subscribe(f"{bus._inbox}.*", cb=bus._on_response)
@@ -121,12 +137,15 @@ class Bus:
         if self._up.is_set():
             return
         try:
-            await asyncio.wait_for(self._up.wait(), timeout_s)
-        except asyncio.TimeoutError:
+            async with asyncio.timeout(timeout_s):
+                await self._up.wait()
+        except TimeoutError:
             raise DependencyDown("the bus is not reachable", retry_after_s=2.0) from None
 
-    def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> None:
+    def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+        """Be called after every reconnect; call what is returned to be called no more."""
         self._reconnected.append(callback)
+        return lambda: self._reconnected.remove(callback)
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         self._disconnected.append(callback)
@@ -134,15 +153,56 @@ class Bus:
     # --- core -----------------------------------------------------------------------------------------------------
 
     async def publish(self, subject: str, data: bytes, headers: dict[str, str] | None = None, reply: str = "") -> None:
-        """Send a core message: buffered, written when the loop next yields, lost without a trace if nobody listens."""
-        await self.nc.publish(subject, data, reply=reply, headers=headers)
+        """Send a core message: buffered, written when the loop next yields, lost without a trace if nobody listens.
+
+        Raises:
+            DependencyDown: the connection is closed, or its buffer is full while it is away.
+            TooLarge, InvalidRequest: nothing was sent; the server would hang up on it.
+        """
+        _check_size(subject, data, headers)
+        try:
+            await self.nc.publish(subject, data, reply=reply, headers=headers)
+        except nats.errors.Error as exc:
+            raise _translated(exc, subject) from exc
 
     async def subscribe(
         self, subject: str, callback: Callable[[Msg], Awaitable[None]], *, queue: str = ""
     ) -> Subscription:
-        return await self.nc.subscribe(
-            subject, queue=queue, cb=callback, pending_msgs_limit=262_144, pending_bytes_limit=_PENDING_BYTES
-        )
+        """Call `callback` for every message, one at a time. What it raises is logged.
+
+        Raises:
+            DependencyDown: the connection is closed.
+        """
+        try:
+            return await self.nc.subscribe(
+                subject, queue=queue, cb=callback, pending_msgs_limit=262_144, pending_bytes_limit=_PENDING_BYTES
+            )
+        except nats.errors.Error as exc:
+            raise _translated(exc, subject) from exc
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription now. What the server had already sent is dropped."""
+        if not self.nc.is_closed:
+            with contextlib.suppress(nats.errors.BadSubscriptionError):  # it has ended already
+                await subscription.unsubscribe()
+
+    async def drain(self, subscription: Subscription, *, within_s: float = 1.0) -> None:
+        """End a subscription, but let what the server had already sent reach its callback.
+
+        By hand, because nats-py's own drain writes its PING before the UNSUB, so that its PONG proves nothing.
+        """
+        nc = self.nc
+        try:
+            if nc.is_connected:
+                await nc._send_unsubscribe(subscription._id)
+                await asyncio.sleep(0)  # the flusher writes it
+                pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+                await nc._send_ping(pong)
+                await asyncio.wait({pong}, timeout=within_s)  # never cancelled: a late PONG would end the read loop
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(subscription._pending_queue.join(), within_s)
+        finally:
+            await self.unsubscribe(subscription)
 
     async def request(
         self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None, *, timeout_s: float = 2.0
@@ -152,6 +212,7 @@ class Bus:
         Raises:
             NoResponders: nobody listens there.
             DependencyDown: the connection was lost, or no answer came within `timeout_s` seconds.
+            TooLarge, InvalidRequest: nothing was sent.
         """
         if not self.nc.is_connected:
             raise DependencyDown("the bus is not reachable")
@@ -162,10 +223,8 @@ class Bus:
         # A timer on the future: half the cost of asyncio.timeout, and this runs once per accepted request.
         timer = loop.call_later(timeout_s, _time_out, future, subject, timeout_s)
         try:
-            await self.nc.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
+            await self.publish(subject, data, headers, f"{self._inbox}.{token}")
             message = await future
-        except nats.errors.Error as exc:
-            raise DependencyDown(f"the bus refused the request: {exc!r}") from exc
         finally:
             timer.cancel()
             self._waiting.pop(token, None)
@@ -197,8 +256,6 @@ class Bus:
             Overloaded: the stream is full.
             TooLarge: over the server's maximum.
         """
-        if len(data) > MAX_PAYLOAD_BYTES:
-            raise TooLarge(f"message of {len(data)} bytes, the bus takes at most {MAX_PAYLOAD_BYTES}")
         headers = dict(headers)
         if msg_id is not None:
             headers["Nats-Msg-Id"] = msg_id
@@ -242,8 +299,8 @@ class Bus:
         self._fail_waiting("the bus connection is closing")
         if self.nc.is_connected:
             try:
-                await asyncio.wait_for(self.nc.flush(timeout=1), 2)
-            except (nats.errors.Error, asyncio.TimeoutError):
+                await self.nc.flush(timeout=1)
+            except nats.errors.Error:
                 log.warning("bus_flush_failed", bus=self.name)
         await self.nc.close()
 
@@ -256,32 +313,58 @@ class Bus:
 
     async def _on_error(self, error: Exception) -> None:
         # Permission violations arrive here and nowhere else: the caller only sees a timeout.
-        log.warning("bus_error", bus=self.name, error=repr(error))
+        # Failed attempts to reconnect come ten times a second; `bus_disconnected` has said it.
+        (log.warning if self.nc.is_connected else log.debug)("bus_error", bus=self.name, error=repr(error))
 
     async def _on_disconnect(self) -> None:
+        self._fail_waiting("the bus connection was lost")
         if not self._up.is_set():
             return
         self._up.clear()
         if not self.nc.is_closed:
             log.warning("bus_disconnected", bus=self.name)
-        self._fail_waiting("the bus connection was lost")
         for callback in self._disconnected:
             callback()
 
     async def _on_reconnect(self) -> None:
         log.info("bus_reconnected", bus=self.name)
+        self.reconnects += 1
         self._up.set()
-        for callback in self._reconnected:
+        for callback in list(self._reconnected):
             try:
                 await callback()
             except DependencyDown as exc:
                 log.warning("bus_reconnect_step_failed", bus=self.name, error=exc.message)
+            except Exception:  # would end nats-py's reconnection half way, and the other steps with it
+                log.exception("bus_reconnect_step_failed", bus=self.name)
 
     def _fail_waiting(self, why: str) -> None:
         waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
             if not future.done():
                 future.set_exception(DependencyDown(why))
+
+
+def _check_size(subject: str, data: bytes, headers: dict[str, str] | None) -> None:
+    """Refuse what the server would answer by hanging up: it counts headers, which nats-py does not."""
+    if len(subject) > MAX_SUBJECT_BYTES // 4 and len(subject.encode()) > MAX_SUBJECT_BYTES:
+        raise TooLarge(f"subject of {len(subject.encode())} bytes, the bus takes at most {MAX_SUBJECT_BYTES}")
+    size = len(data)
+    if headers:
+        size += sum(len(name) + len(value) for name, value in headers.items()) * 4  # at most; bytes are counted below
+    if size <= MAX_PAYLOAD_BYTES - _HEADER_FRAME_BYTES:
+        return
+    if headers:
+        size = len(data) + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
+        size += _HEADER_FRAME_BYTES
+    if size > MAX_PAYLOAD_BYTES:
+        raise TooLarge(f"message of {size} bytes with its headers, the bus takes at most {MAX_PAYLOAD_BYTES}")
+
+
+def _translated(error: nats.errors.Error, subject: str) -> InferbusError:
+    if isinstance(error, nats.errors.BadSubjectError | nats.errors.BadHeaderError):
+        return InvalidRequest(f"cannot be sent to {subject[:200]!r}: {error!r}")
+    return DependencyDown(f"the bus takes nothing now: {error!r}")
 
 
 def _time_out(future: asyncio.Future[Msg], subject: str, timeout_s: float) -> None:

@@ -6,6 +6,7 @@ it is stale therefore sends nothing any more.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import structlog
@@ -14,9 +15,11 @@ from nats.aio.msg import Msg
 from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.contracts import dead_letter
-from inferbus.errors import DependencyDown
+from inferbus.errors import DependencyDown, InferbusError, Permanent
 
-_STRIPPED = frozenset({"Nats-TTL", "Nats-Msg-Id", "Nats-Expected-Last-Subject-Sequence"})
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_MAX_DLQ_SUBJECT_BYTES = 900  # below the bus's limit; the whole subject is in a header
+_BURY_AGAIN_S = 2.0
 log = structlog.get_logger()
 
 
@@ -34,6 +37,7 @@ class Delivery:
         "reply",
         "seq",
         "stored_s",
+        "stream",
         "subject",
     )
 
@@ -46,6 +50,7 @@ class Delivery:
         # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>, two tokens more in form 2
         tokens = self.reply.split(".")
         offset = 0 if len(tokens) == 9 else 2
+        self.stream = tokens[2 + offset]
         self.attempt = int(tokens[4 + offset])
         self.seq = int(tokens[5 + offset])
         self.stored_s = int(tokens[7 + offset]) / 1e9
@@ -72,8 +77,7 @@ class Delivery:
 
     async def bury(self, code: str, reason: str) -> None:
         """Copy the message to its dead letters, then end it. Not ended if the copy could not be stored."""
-        headers = {name: value for name, value in self.headers.items() if name not in _STRIPPED}
-        headers |= {
+        headers = _copied(self.headers) | {
             dead_letter.REASON: " ".join(reason.split())[:1000],
             dead_letter.CODE: code,
             dead_letter.DELIVERIES: str(self.attempt),
@@ -81,16 +85,49 @@ class Delivery:
             dead_letter.SOURCE_SEQUENCE: str(self.seq),
         }
         try:
-            await self._bus.accept(
-                routes.dlq(self.subject), self.data, headers, msg_id=f"dlq:{self.subject}:{self.seq}"
-            )
-        except DependencyDown as exc:
-            log.error("dead_letter_not_stored", subject=self.subject, seq=self.seq, error=exc.message)
-            await self.nak(2.0)
-            return
+            await self._store_dead(self.data, headers)
+        except Permanent:  # with our headers it is over the bus's limit, or an old header cannot be sent again
+            await self._bury_without_body(headers)
+        except InferbusError as exc:
+            await self._not_buried(exc)
+        else:
+            await self._buried(code, reason)
+
+    async def _bury_without_body(self, headers: dict[str, str]) -> None:
+        ours = {name: value for name, value in headers.items() if name.startswith(dead_letter.PREFIX)}
+        try:
+            await self._store_dead(b"", ours | {dead_letter.TRUNCATED: str(len(self.data))})
+        except InferbusError as exc:
+            await self._not_buried(exc)
+        else:
+            await self._buried(headers[dead_letter.CODE], headers[dead_letter.REASON])
+
+    async def _store_dead(self, data: bytes, headers: dict[str, str]) -> None:
+        subject = self.subject.encode()[:_MAX_DLQ_SUBJECT_BYTES].decode(errors="ignore").rstrip(".")
+        await self._bus.accept(routes.dlq(subject), data, headers, msg_id=f"dlq:{self.stream}:{self.seq}")
+
+    async def _buried(self, code: str, reason: str) -> None:
         log.warning("dead_letter", subject=self.subject, seq=self.seq, code=code, reason=reason, attempt=self.attempt)
         await self.terminate()
 
+    async def _not_buried(self, error: InferbusError) -> None:
+        log.error("dead_letter_not_stored", subject=self.subject, seq=self.seq, error=error.message)
+        await self.nak(_BURY_AGAIN_S)
+
     async def _send(self, verb: bytes) -> None:
-        if not self.abandoned:
+        if self.abandoned:
+            return
+        try:
             await self._bus.publish(self.reply, verb)
+        except DependencyDown as exc:  # the message comes back after its ack_wait, as after any lost acknowledgement
+            log.warning("verdict_not_sent", subject=self.subject, seq=self.seq, verb=verb.decode(), error=exc.message)
+
+
+def _copied(headers: Mapping[str, str]) -> dict[str, str]:
+    """Give the headers that may be published again. The server obeys `Nats-*` ones, whoever wrote them: an expected
+    stream or sequence, a TTL or an old message id would have the copy refused or forgotten."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if _HEADER_NAME.fullmatch(name) and not name.lower().startswith("nats-")
+    }

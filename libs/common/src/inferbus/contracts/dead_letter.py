@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+PREFIX = "Ib-Dead-"
 REASON = "Ib-Dead-Reason"
 CODE = "Ib-Dead-Code"
 DELIVERIES = "Ib-Dead-Deliveries"
 SOURCE_SUBJECT = "Ib-Dead-Subject"
 SOURCE_SEQUENCE = "Ib-Dead-Sequence"
+TRUNCATED = "Ib-Dead-Truncated"
+"""Bytes of the original body, where body and other headers had to be left out: with ours it was over the bus's limit."""

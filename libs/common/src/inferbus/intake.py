@@ -20,13 +20,15 @@ from nats.aio.subscription import Subscription
 from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.delivery import Delivery
-from inferbus.errors import DependencyDown, InferbusError, Transient, Verdict, verdict_of
+from inferbus.errors import DependencyDown
+from inferbus.settlement import settle
 from inferbus.slots import Slots
 
 _EXPIRES_S = 20.0
 _HEARTBEAT_S = 2.0
 _POLL_S = 1.0
 _PULL_AGAIN_S = 0.2
+_CHECK_S = 0.5
 _ACK_KINDS = "$JS.ACK"
 log = structlog.get_logger()
 
@@ -46,7 +48,7 @@ class IntakeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 class _ConsumerInfo(msgspec.Struct):
     num_pending: int = 0
-    ts: str = ""
+    ts: datetime | None = None
     error: dict[str, object] | None = None
 
 
@@ -61,6 +63,7 @@ class Intake:
         self._handle = handle
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{settings.stream}.{settings.consumer}"
         self._subscription: Subscription | None = None
+        self._subscribing = asyncio.Lock()
         self._inbox = ""
         self._generation = self._outstanding = 0
         self._seen = 0.0
@@ -69,25 +72,31 @@ class Intake:
         self._stopped = False
         self._running: dict[Delivery, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._forget: list[Callable[[], None]] = []
         self._kick = asyncio.Event()
-        self._clock_offset_s = 0.0
+        self._clock_offset_s: float | None = None
         self.pending = 0
 
     async def start(self) -> None:
         """Begin pulling; survives a bus or consumer that is not there yet."""
-        self._slots.register(self._kick.set)
-        self._bus.on_reconnect(self._renew)
+        self._forget = [self._slots.register(self._kick.set), self._bus.on_reconnect(self._renew)]
         self._paused = False
         self._tasks = [
             asyncio.create_task(job(), name=job.__name__)
-            for job in (self._pull_loop, self._lease_loop, self._poll_loop)
+            for job in (self._pull_loop, self._check_loop, self._lease_loop, self._poll_loop)
         ]
         await self._renew()
 
     async def pause(self) -> None:
-        """Stop taking messages now: without interest the server drops the standing pull."""
+        """Stop taking messages now: without interest the server drops the standing pull, and what it had already sent
+        is handed back."""
         self._paused = True
-        await self._unsubscribe()
+        async with self._subscribing:
+            old, self._subscription = self._subscription, None
+            self._outstanding = 0
+        if old is not None:
+            await self._bus.drain(old)
 
     async def resume(self) -> None:
         self._paused = False
@@ -104,9 +113,16 @@ class Intake:
         """End at once; messages still running are handed back."""
         self._stopped = True
         await self.pause()
-        for task in (*self._tasks, *self._running.values()):
+        for forget in self._forget:
+            forget()
+        self._forget = []
+        tasks = (*self._tasks, *self._running.values(), *self._retiring)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._running.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for delivery in list(self._running):  # tasks cancelled before their first step never saw it
+            await delivery.nak()
+            self._release(delivery)
 
     @property
     def running(self) -> int:
@@ -115,49 +131,53 @@ class Intake:
     # --- pulling ------------------------------------------------------------------------------------------------------
 
     async def _renew(self) -> None:
-        """Begin a new generation: a fresh inbox, nothing outstanding. Late messages of the old one are still ours."""
-        if self._paused or not self._bus.connected:
-            return
-        old, self._subscription = self._subscription, None
-        self._generation += 1
-        generation = self._generation
-        self._inbox = self._bus.nc.new_inbox()
+        """Begin a new generation: a fresh inbox, nothing outstanding. What the old one still brings is ours too."""
+        async with self._subscribing:
+            if self._paused or not self._bus.connected:
+                return
+            old, self._subscription = self._subscription, None
+            if old is not None:
+                # Without its inbox an old pull ends at the server, also one that a short disconnection left standing.
+                self._retire(old)
+            self._generation += 1
+            generation = self._generation
+            self._inbox = self._bus.nc.new_inbox()
 
-        async def on_message(message: Msg) -> None:
-            await self._on_message(message, generation)
+            async def on_message(message: Msg) -> None:
+                await self._on_message(message, generation)
 
-        self._subscription = await self._bus.subscribe(self._inbox, on_message)
-        self._outstanding = 0
-        self._seen = time.monotonic()
-        self._kick.set()
-        if old is not None:
-            await old.unsubscribe(2**31 - 1)
+            self._subscription = await self._bus.subscribe(self._inbox, on_message)
+            self._outstanding = 0
+            self._seen = time.monotonic()
+            self._kick.set()
 
-    async def _unsubscribe(self) -> None:
-        old, self._subscription = self._subscription, None
-        self._outstanding = 0
-        if old is not None and not self._bus.nc.is_closed:
-            await old.unsubscribe()
+    def _retire(self, old: Subscription) -> None:
+        task = asyncio.create_task(self._bus.drain(old), name="intake-retire")
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
     async def _pull_loop(self) -> None:
         while True:
-            try:
-                await asyncio.wait_for(self._kick.wait(), _HEARTBEAT_S / 4)
-            except asyncio.TimeoutError:
-                await self._check()
+            await self._kick.wait()
             self._kick.clear()
-            await self._pull()
+            await _survive(self._pull)
+
+    async def _check_loop(self) -> None:
+        """Notice a pull that died without a word, however busy the other intakes keep the pull loop."""
+        while True:
+            await asyncio.sleep(_CHECK_S)
+            await _survive(self._check)
+            self._kick.set()
 
     async def _check(self) -> None:
         silent = time.monotonic() - self._seen > 2.2 * _HEARTBEAT_S
-        if self._bus.connected and self._outstanding and silent:
+        if self._subscription is None or (self._outstanding and silent):
             await self._renew()
 
     async def _pull(self) -> None:
         if self._paused or self._subscription is None or not self._bus.connected or time.monotonic() < self._pull_at:
             return
-        batch = self._settings.lane == routes.BATCH
-        window = 1 if batch else max(1, self._slots.total // 4)
+        window = 1 if self._settings.lane == routes.BATCH else self._slots.window
         want = min(self._slots.free_for(self._settings.lane, routes.BATCH), window) - self._outstanding
         if want <= 0 or (self._outstanding and want < window // 2):
             return
@@ -172,18 +192,23 @@ class Intake:
             if generation == self._generation:
                 self._on_status(message.headers)
             return
+        delivery = Delivery(self._bus, message)
         if generation == self._generation and self._outstanding:
             self._outstanding -= 1
-        delivery = Delivery(self._bus, message)
-        delivery.age_s = max(0.0, time.time() + self._clock_offset_s - delivery.stored_s)
         self.pending = delivery.pending
+        if self._is_running(delivery):
+            return
         if self._paused:
             await delivery.nak()
             return
         self._slots.take()
-        task = asyncio.create_task(self._run(delivery))
-        self._running[delivery] = task
+        self._running[delivery] = asyncio.create_task(self._run(delivery))
         self._kick.set()
+
+    def _is_running(self, delivery: Delivery) -> bool:
+        """Whether this is no new attempt but one that runs here: a server killed within milliseconds of a delivery
+        forgets it, and delivers again with the same number. What runs renews and ends the message for both."""
+        return any(other.seq == delivery.seq and other.attempt >= delivery.attempt for other in self._running)
 
     def _on_status(self, headers: dict[str, str]) -> None:
         if headers["Status"] == "100":
@@ -192,42 +217,43 @@ class Intake:
         self._outstanding = max(0, self._outstanding - int(undelivered)) if undelivered else 0
         if headers["Status"] != "408":  # no consumer, leader change, shutdown: not in a tight loop
             self._pull_at = time.monotonic() + _PULL_AGAIN_S
+            asyncio.get_running_loop().call_later(_PULL_AGAIN_S * 1.05, self._kick.set)
         self._kick.set()
 
     # --- running ------------------------------------------------------------------------------------------------------
 
     async def _run(self, delivery: Delivery) -> None:
         try:
-            await self._handle(delivery)
+            if self._clock_offset_s is None:
+                await _survive(self._read_consumer)
+            delivery.age_s = max(0.0, time.time() + (self._clock_offset_s or 0.0) - delivery.stored_s)
+            await self._handled(delivery)
         except asyncio.CancelledError:
             await delivery.nak()
             raise
-        except Exception as exc:  # the edge of every message: nothing a handler raises may stop the intake
-            await self._settle(delivery, exc)
+        except Exception:  # the message comes back when its lease is over
+            log.exception("settle_failed", subject=delivery.subject, seq=delivery.seq)
         finally:
-            del self._running[delivery]
-            self._slots.give()
+            self._release(delivery)
 
-    async def _settle(self, delivery: Delivery, error: Exception) -> None:
-        code = error.code if isinstance(error, InferbusError) else "internal"
-        reason = error.message if isinstance(error, InferbusError) else f"{type(error).__name__}: {error}"
-        match verdict_of(error):
-            case Verdict.TERMINATE:
-                await delivery.bury(code, reason)
-            case Verdict.ACKNOWLEDGE:
-                await delivery.ack()
-            case Verdict.RETRY:
-                if delivery.attempt >= self._settings.max_retries:
-                    await delivery.bury(code, reason)
-                else:
-                    assert isinstance(error, Transient)
-                    await delivery.nak(error.retry_after_s)
-            case Verdict.BUG:
-                log.exception("handler_bug", subject=delivery.subject, seq=delivery.seq, attempt=delivery.attempt)
-                if delivery.attempt >= self._settings.max_attempts:
-                    await delivery.bury(code, reason)
-                else:
-                    await delivery.nak(0.2 * 2**delivery.attempt)
+    def _release(self, delivery: Delivery) -> None:
+        del self._running[delivery]
+        self._slots.give()
+
+    async def _handled(self, delivery: Delivery) -> None:
+        """Handle a delivery. This is the edge of every message: nothing a handler raises may stop the intake."""
+        try:
+            await self._handle(delivery)
+        except asyncio.CancelledError as exc:
+            if self._stopped:
+                raise
+            await self._settle(delivery, exc)  # something the handler awaited was cancelled, not the handler
+        except Exception as exc:
+            await self._settle(delivery, exc)
+
+    async def _settle(self, delivery: Delivery, error: BaseException) -> None:
+        settings = self._settings
+        await settle(delivery, error, max_attempts=settings.max_attempts, max_retries=settings.max_retries)
 
     async def _lease_loop(self) -> None:
         """Renew every lease at a third of `ack_wait`, from receipt to the end."""
@@ -238,15 +264,29 @@ class Intake:
 
     async def _poll_loop(self) -> None:
         """Read the queue's length and the server's clock once a second."""
-        subject = f"$JS.API.CONSUMER.INFO.{self._settings.stream}.{self._settings.consumer}"
         while True:
-            try:
-                before = time.time()
-                info = msgspec.json.decode((await self._bus.request(subject)).data, type=_ConsumerInfo)
-                if info.error is None:
-                    self.pending = info.num_pending
-                    server_s = datetime.fromisoformat(info.ts[:26].rstrip("Z") + "+00:00").timestamp()
-                    self._clock_offset_s = server_s - (before + time.time()) / 2
-            except DependencyDown:
-                log.debug("intake_poll_failed", consumer=self._settings.consumer)
+            await _survive(self._read_consumer)
             await asyncio.sleep(_POLL_S)
+
+    async def _read_consumer(self) -> None:
+        before = time.time()
+        try:
+            answer = await self._bus.request(f"$JS.API.CONSUMER.INFO.{self._settings.stream}.{self._settings.consumer}")
+        except DependencyDown as exc:
+            log.debug("intake_poll_failed", consumer=self._settings.consumer, error=exc.message)
+            return
+        info = msgspec.json.decode(answer.data, type=_ConsumerInfo)
+        if info.error is None:
+            self.pending = info.num_pending
+        if info.ts is not None:
+            self._clock_offset_s = info.ts.timestamp() - (before + time.time()) / 2
+
+
+async def _survive(step: Callable[[], Awaitable[None]]) -> None:
+    """Run one step of a loop that must go on: without it no message is ever pulled again, and nobody would know."""
+    try:
+        await step()
+    except DependencyDown as exc:
+        log.debug("intake_waits_for_bus", error=exc.message)
+    except Exception:
+        log.exception("intake_step_failed")

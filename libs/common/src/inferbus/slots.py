@@ -10,6 +10,10 @@ class Slots:
 
     Whoever wants to be told that a slot came free registers; they are asked in rotating order, so that buckets of one
     lane take turns.
+
+    Slots count what runs, not what an intake's standing pull may still bring (reserving for it would starve the others
+    while a queue is empty). One intake alone never runs more than `total`; where several share the slots, they may
+    together overshoot by what the others' pulls bring: an interactive intake's by at most `window`, a batch one's by 1.
     """
 
     def __init__(self, total: int, *, reserve: int | None = None) -> None:
@@ -25,12 +29,19 @@ class Slots:
     def free(self) -> int:
         return max(0, self.total - self.busy)
 
+    @property
+    def window(self) -> int:
+        """Give the most that one intake may have on order: a quarter of the slots, less where many share them."""
+        return max(1, self.total // max(4, 2 * len(self._wakers)))
+
     def free_for(self, lane: str, batch_lane: str) -> int:
         """Give the slots a lane may fill now."""
         return max(0, self.free - self.reserve) if lane == batch_lane else self.free
 
-    def register(self, wake: Callable[[], None]) -> None:
+    def register(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Have `wake` called whenever a slot came free; call what is returned to end that."""
         self._wakers.append(wake)
+        return lambda: self._wakers.remove(wake)
 
     def take(self) -> None:
         self.busy += 1

@@ -45,8 +45,11 @@ class Beacon:
 
     async def _beat(self) -> None:
         while True:
-            if self._bus.connected:
-                await self._send(self._describe())
+            try:
+                if self._bus.connected:
+                    await self._send(self._describe())
+            except Exception:  # without beats everybody takes this process for dead
+                log.exception("beat_failed")
             await asyncio.sleep(BEAT_S)
 
     async def _send(self, presence: Presence) -> None:
@@ -140,4 +143,7 @@ class PresenceTable:
             return
         log.info("process_lost", process=process, why=why, role=known[0].role)
         for callback in self._lost:
-            callback(known[0])
+            try:
+                callback(known[0])
+            except Exception:  # the table must go on noticing the others
+                log.exception("process_lost_callback_failed", process=process)

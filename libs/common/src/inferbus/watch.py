@@ -22,6 +22,9 @@ from inferbus.errors import DependencyDown
 
 _HEARTBEAT_S = 1.0
 _INACTIVE_S = 30
+_CHECK_S = 0.1
+_ACK_KINDS = "$JS.ACK"
+_NEVER = float("-inf")
 log = structlog.get_logger()
 
 
@@ -39,7 +42,8 @@ class KvWatch:
         self._on_change = on_change
         self._prefix = routes.kv_subject(bucket, "")
         self._last_seq = self._consumer_seq = 0
-        self._seen = 0.0
+        self._seen = _NEVER
+        self._reconnects = bus.reconnects
         self._subscription: Subscription | None = None
         self._task: asyncio.Task[None] | None = None
         self.ready = asyncio.Event()
@@ -49,6 +53,7 @@ class KvWatch:
         try:
             await self._create()
         except DependencyDown as exc:
+            self._seen = _NEVER
             log.info("kv_watch_waits", bucket=self._bucket, why=exc.message)
         self._task = asyncio.create_task(self._keep_alive(), name=f"kv-watch-{self._bucket}")
 
@@ -61,6 +66,7 @@ class KvWatch:
     async def _create(self) -> None:
         await self._drop()
         inbox = self._bus.nc.new_inbox()
+        self._reconnects = self._bus.reconnects
         self._consumer_seq = 0
         self._seen = time.monotonic()
         self._subscription = await self._bus.subscribe(inbox, self._on_message)
@@ -90,47 +96,55 @@ class KvWatch:
             self.ready.set()
 
     async def _drop(self) -> None:
-        if self._subscription is None:
-            return
         subscription, self._subscription = self._subscription, None
-        if not self._bus.nc.is_closed:
-            await subscription.unsubscribe()
+        if subscription is not None:
+            await self._bus.unsubscribe(subscription)
 
     async def _on_message(self, message: Msg) -> None:
         self._seen = time.monotonic()
         headers = message.headers or {}
-        if headers.get("Status") == "100":
-            await self._on_heartbeat(message, headers)
+        if "Status" in headers and not message.reply.startswith(_ACK_KINDS):
+            await self._on_status(message, headers)
             return
         # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>, two tokens more in form 2
         tokens = message.reply.split(".")
         offset = 0 if len(tokens) == 9 else 2
         stream_seq, consumer_seq, pending = (int(tokens[i + offset]) for i in (5, 6, 8))
         if consumer_seq != self._consumer_seq + 1:
-            self._seen = 0.0  # a gap: the keeper starts again from the last sequence
+            self._seen = _NEVER  # a gap: the keeper starts again from the last sequence
             return
         self._consumer_seq, self._last_seq = consumer_seq, stream_seq
         gone = "KV-Operation" in headers or "Nats-Marker-Reason" in headers
-        self._on_change(message.subject.removeprefix(self._prefix), None if gone else message.data)
-        if pending == 0:
-            self.ready.set()
+        try:
+            self._on_change(message.subject.removeprefix(self._prefix), None if gone else message.data)
+        finally:
+            if pending == 0:
+                self.ready.set()
 
-    async def _on_heartbeat(self, message: Msg, headers: dict[str, str]) -> None:
+    async def _on_status(self, message: Msg, headers: dict[str, str]) -> None:
+        if headers["Status"] != "100":  # the consumer is gone
+            self._seen = _NEVER
+            return
         if message.reply:
             await self._bus.publish(message.reply, b"")
         elif stalled := headers.get("Nats-Consumer-Stalled"):
             await self._bus.publish(stalled, b"")
         if int(headers.get("Nats-Last-Consumer", self._consumer_seq)) != self._consumer_seq:
-            self._seen = 0.0
+            self._seen = _NEVER
 
     async def _keep_alive(self) -> None:
-        was_up = True
         while True:
-            await asyncio.sleep(0.1)
-            up = self._bus.connected
+            await asyncio.sleep(_CHECK_S)
             try:
-                if up and (not was_up or time.monotonic() - self._seen > 2.2 * _HEARTBEAT_S):
+                if self._bus.connected and self._lost():
                     await self._create()
-                was_up = up
-            except DependencyDown:
-                was_up = False
+            except DependencyDown as exc:
+                self._seen = _NEVER
+                log.debug("kv_watch_waits", bucket=self._bucket, why=exc.message)
+            except Exception:  # a watch that ends leaves its process with an old copy for ever
+                self._seen = _NEVER
+                log.exception("kv_watch_failed", bucket=self._bucket)
+
+    def _lost(self) -> bool:
+        """Whether the consumer may be gone: our connection was, however shortly, or it has been silent."""
+        return self._reconnects != self._bus.reconnects or time.monotonic() - self._seen > 2.2 * _HEARTBEAT_S

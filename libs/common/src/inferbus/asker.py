@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
+import time
 
 import msgspec
 import structlog
@@ -21,11 +22,16 @@ from inferbus.contracts.control import CANCEL, CONFIRM, RESEND, STALE, Control, 
 from inferbus.contracts.presence import Presence
 from inferbus.contracts.step import FRESH, GONE, Answer, Ask, Delta, Failed, Finished, Frame, Started
 from inferbus.errors import EngineDead
-from inferbus.exchange import Exchange
+from inferbus.exchange import Exchange, Fence
 from inferbus.presence import PresenceTable
 
 _SOLO_AFTER_DEATHS = 2
+_ASK_AGAIN_S = 0.5
+_STRAY_S = 1.0
+_MAX_STRAYS = 4096
 log = structlog.get_logger()
+
+WorkFrame = Started | Delta | Finished | Failed
 
 
 class Asker:
@@ -38,6 +44,7 @@ class Asker:
         self._tags = itertools.count(1)
         self._open: dict[int, Exchange] = {}
         self._by_id: dict[tuple[str, str], Exchange] = {}
+        self._strays: dict[tuple[int, int], float] = {}
         self._decode = unpacker(list[Frame]).decode
         self._control: dict[tuple[str, str], list[ControlItem]] = {}
         self._kick = asyncio.Event()
@@ -51,12 +58,13 @@ class Asker:
         self._task = asyncio.create_task(self._send_control(), name="asker-control")
 
     async def stop(self) -> None:
+        """Cancel what is open, wherever it is, and end."""
         for exchange in list(self._open.values()):
             exchange.cancel()
-        await asyncio.sleep(0)  # lets the control task send the cancels
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.gather(self._task, *self._sending, return_exceptions=True)
+        await self._flush_control()
 
     def open(self, *, request_id: str, tenant: str, pool: str, deadline_s: float) -> Exchange:
         """Begin to wait for a request that is about to be published."""
@@ -93,30 +101,32 @@ class Asker:
             else:
                 self._on_frame(frame)  # type: ignore[arg-type]  # Ask is excluded above
 
-    def _on_frame(self, frame: Started | Delta | Finished | Failed) -> None:
+    def _on_frame(self, frame: WorkFrame) -> None:
         exchange = self._open.get(frame.tag)
         if exchange is None:
             self._on_unknown(frame)
             return
-        fence = exchange.fence
         if type(frame) is Started:
-            if fence is None:
-                exchange.begin(frame)
-            elif (fence.attempt, fence.incarnation) != (frame.attempt, frame.incarnation):
-                self._tell(frame.worker, STALE, frame.tag, frame.attempt)
+            self._on_started(exchange, frame)
             return
+        fence = exchange.fence
         if fence is None or fence.attempt != frame.attempt:
-            return  # an attempt that was given up, or whose `started` was lost: it is sent again after a reconnect
-        if frame.seq == exchange.next_seq:
-            self._accept(exchange, frame)  # type: ignore[arg-type]  # Started returned above
+            self._on_unfenced(exchange, frame)
+        elif frame.seq == exchange.next_seq:
+            self._accept(exchange, fence, frame)  # type: ignore[arg-type]  # Started returned above
         elif frame.seq > exchange.next_seq:
-            self._tell(fence.worker, RESEND, frame.tag, frame.attempt, exchange.next_seq)
+            self._ask_again(exchange, frame.attempt, [fence.worker], exchange.next_seq)
         elif type(frame) is Finished or type(frame) is Failed:
             self._tell(fence.worker, CONFIRM, frame.tag, frame.attempt)  # the confirm was lost
 
-    def _accept(self, exchange: Exchange, frame: Delta | Finished | Failed) -> None:
+    def _on_started(self, exchange: Exchange, frame: Started) -> None:
         fence = exchange.fence
-        assert fence is not None
+        if fence is None and not exchange.is_given_up(frame):
+            exchange.begin(frame)
+        elif fence is None or (fence.attempt, fence.incarnation) != (frame.attempt, frame.incarnation):
+            self._tell(frame.worker, STALE, frame.tag, frame.attempt)
+
+    def _accept(self, exchange: Exchange, fence: Fence, frame: Delta | Finished | Failed) -> None:
         if type(frame) is Delta:
             exchange.feed(frame)
             if exchange.ended:  # slow client
@@ -128,51 +138,89 @@ class Asker:
         exchange.feed(frame)
         self._tell(fence.worker, CONFIRM, frame.tag, frame.attempt)
 
-    def _on_unknown(self, frame: Started | Delta | Finished | Failed) -> None:
+    def _on_unfenced(self, exchange: Exchange, frame: WorkFrame) -> None:
+        """A frame of an attempt that was given up, or whose `started` was lost: without it nothing of it counts."""
+        old = exchange.given_up
+        if exchange.fence is None and (old is None or frame.attempt > old.attempt):
+            self._ask_again(exchange, frame.attempt, self._workers(), 0)
+
+    def _ask_again(self, exchange: Exchange, attempt: int, workers: list[str], from_seq: int) -> None:
+        """Ask for missing frames once per gap, and again where that was lost: every frame after the gap shows it."""
+        now = time.monotonic()
+        seq, asked = exchange.asked_again
+        if seq == from_seq and now - asked < _ASK_AGAIN_S:
+            return
+        exchange.asked_again = (from_seq, now)
+        for worker in workers:
+            self._tell(worker, RESEND, exchange.tag, attempt, from_seq)
+
+    def _on_unknown(self, frame: WorkFrame) -> None:
         """A frame for a request that is over here: cancelled, expired, or confirmed and the confirm was lost."""
         if type(frame) is Started:
             self._tell(frame.worker, CANCEL, frame.tag, frame.attempt)
-        elif type(frame) is Finished or type(frame) is Failed:
-            for worker in self._presence.alive().values():
-                if worker.role == "worker":
-                    self._tell(worker.process, CONFIRM, frame.tag, frame.attempt)
+        elif type(frame) is Delta:
+            self._on_stray(frame)
+        else:
+            for worker in self._workers():
+                self._tell(worker, CONFIRM, frame.tag, frame.attempt)
+
+    def _on_stray(self, frame: Delta) -> None:
+        """Somebody still generates for nobody: should that go on for a second, the cancel was lost; say it again."""
+        now = time.monotonic()
+        key = (frame.tag, frame.attempt)
+        since = self._strays.setdefault(key, now)
+        if now - since > _STRAY_S:
+            self._strays[key] = now
+            for worker in self._workers():
+                self._tell(worker, CANCEL, frame.tag, frame.attempt)
+        if len(self._strays) > _MAX_STRAYS:
+            self._strays.clear()
 
     def _take_back(self, exchange: Exchange, engine_died: bool, why: str) -> None:
         """The attempt ended without an end. Nothing delivered: wait for the next. Else the stream cannot go on."""
         if engine_died:
             exchange.engine_deaths += 1
-        if exchange.fence is not None:  # should it only have been slow: it must send nothing more
-            self._tell(exchange.fence.worker, STALE, exchange.tag, exchange.fence.attempt)
         if exchange.delivered:
             exchange.fail(EngineDead(f"the worker was lost in mid-stream: {why}"))
         else:
             exchange.requeue()
+
+    def _take_away(self, exchange: Exchange, fence: Fence, why: str) -> None:
+        """Take back from a worker that did not say so itself: should it only have been slow, it must send no more."""
+        self._tell(fence.worker, STALE, exchange.tag, fence.attempt)
+        self._take_back(exchange, False, why)
 
     async def _answer(self, ask: Ask, reply: str) -> None:
         exchange = self._open.get(ask.tag)
         if exchange is None or exchange.ended or exchange.request_id != ask.request_id:
             answer = Answer(GONE)
         else:
-            if exchange.fence is not None and exchange.fence.attempt != ask.attempt:
-                self._take_back(exchange, False, "its lease ran out")
+            fence = exchange.fence
+            if fence is not None and fence.attempt < ask.attempt:
+                self._take_away(exchange, fence, "its lease ran out")
+            # An attempt older than the accepted one also hears `fresh`: `gone` would have it acknowledge the message
+            # under the newer one, and its `started` is answered `stale`.
             deaths = exchange.engine_deaths
             answer = Answer(GONE) if exchange.ended else Answer(FRESH, deaths, deaths >= _SOLO_AFTER_DEATHS)
-        await self._bus.publish(reply, pack(answer))
+        await self._send(reply, pack(answer))
 
     # --- workers --------------------------------------------------------------------------------------------------
+
+    def _workers(self) -> list[str]:
+        return [beat.process for beat in self._presence.alive().values() if beat.role == "worker"]
 
     def _on_worker_lost(self, worker: Presence) -> None:
         for exchange in list(self._open.values()):
             fence = exchange.fence
             if fence is None or exchange.ended or fence.incarnation != worker.incarnation:
                 continue
-            self._take_back(exchange, False, f"{worker.process} is gone")
+            self._take_away(exchange, fence, f"{worker.process} is gone")
             # Nobody else may act for the dead worker: ack what cannot go on, hand back what can (0.2 ms, no ack_wait).
             self._send_later(fence.ack_subject, b"+ACK" if exchange.ended else b"-NAK")
 
     async def _ask_for_all(self) -> None:
         """After a reconnect assume a gap everywhere: core messages were lost without a trace."""
-        workers = [beat.process for beat in self._presence.alive().values() if beat.role == "worker"]
+        workers = self._workers()
         for exchange in self._open.values():
             if exchange.fence is not None:
                 self._tell(exchange.fence.worker, RESEND, exchange.tag, exchange.fence.attempt, exchange.next_seq)
@@ -197,14 +245,20 @@ class Asker:
         while True:
             await self._kick.wait()
             self._kick.clear()
-            control, self._control = self._control, {}
-            for (worker, verb), items in control.items():
-                try:
-                    await self._bus.publish(routes.control_of(worker, verb), pack(Control(self.id, items)))
-                except Exception as exc:  # the buffer is full or the connection closes: workers repeat what matters
-                    log.warning("control_not_sent", worker=worker, verb=verb, error=repr(exc))
+            await self._flush_control()
+
+    async def _flush_control(self) -> None:
+        control, self._control = self._control, {}
+        for (worker, verb), items in control.items():
+            await self._send(routes.control_of(worker, verb), pack(Control(self.id, items)))
+
+    async def _send(self, subject: str, data: bytes) -> None:
+        try:
+            await self._bus.publish(subject, data)
+        except Exception as exc:  # the buffer is full or the connection closes: workers repeat what matters
+            log.warning("control_not_sent", subject=subject, error=repr(exc))
 
     def _send_later(self, subject: str, data: bytes) -> None:
-        task = asyncio.ensure_future(self._bus.publish(subject, data))
+        task = asyncio.ensure_future(self._send(subject, data))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)

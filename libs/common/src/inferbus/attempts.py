@@ -8,15 +8,16 @@ worker's.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 import structlog
 from nats.aio.msg import Msg
 
 from inferbus import routes
-from inferbus.bus import Bus
+from inferbus.bus import MAX_PAYLOAD_BYTES, Bus
 from inferbus.codec import unpacker
 from inferbus.contracts.control import CANCEL, CONFIRM, RESEND, STALE, Control, ControlItem
 from inferbus.contracts.envelope import Envelope
@@ -28,6 +29,9 @@ from inferbus.presence import PresenceTable
 REPEAT_S = 1.0
 ASKER_SILENT_S = 3.0
 MAX_KEPT_BYTES = 32 * 1024 * 1024
+MAX_BODY_BYTES = MAX_PAYLOAD_BYTES - 256 * 1024
+"""The largest answer that is not streamed: one frame in one message, relayed once more with headers."""
+
 ASKER_GONE = "asker_gone"
 log = structlog.get_logger()
 
@@ -39,7 +43,6 @@ class Attempt:
         self._owner = owner
         self.envelope = envelope
         self.delivery = delivery
-        self.key = (envelope.asker, envelope.tag_no, delivery.attempt)
         self._sent: list[Frame] = []
         self._kept_bytes = 0
         self.deltas = 0
@@ -51,8 +54,7 @@ class Attempt:
     @property
     def name(self) -> str:
         """Unique among all attempts of all askers; a request id is the client's and may come twice."""
-        asker, tag, attempt = self.key
-        return f"{asker}.{tag}.{attempt}"
+        return f"{self.envelope.asker}.{self.envelope.tag_no}.{self.delivery.attempt}"
 
     def started(self) -> None:
         worker = self._owner
@@ -63,15 +65,21 @@ class Attempt:
         )
 
     def delta(self, ids: Ids, data: bytes) -> None:
+        if self.end is not None:
+            return
         self.deltas += 1
         self._kept_bytes += len(data)
-        if self._kept_bytes > MAX_KEPT_BYTES:
-            self.failed("too_large", f"the answer grew over {MAX_KEPT_BYTES} bytes", final=True)
+        if self._kept_bytes > MAX_KEPT_BYTES or len(data) > MAX_BODY_BYTES:
+            limits = f"{MAX_KEPT_BYTES} bytes, or a part of it over {MAX_BODY_BYTES}"
+            self.failed("too_large", f"the answer grew over {limits}", final=True)
             self._stop_engine()
             return
         self._send(Delta(self.envelope.tag_no, self.delivery.attempt, len(self._sent), ids, data))
 
     def finished(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
+        if len(data) > MAX_BODY_BYTES:
+            self.failed("too_large", f"the answer has {len(data)} bytes, the limit is {MAX_BODY_BYTES}", final=True)
+            return
         self._end(
             Finished(self.envelope.tag_no, self.delivery.attempt, len(self._sent), status, usage, data, content_type)
         )
@@ -81,7 +89,7 @@ class Attempt:
         self._end(Failed(self.envelope.tag_no, self.delivery.attempt, len(self._sent), code, message, final))
 
     def resend(self, from_seq: int) -> None:
-        for frame in self._sent[from_seq:]:
+        for frame in self._sent[max(0, from_seq) :]:
             self._owner.sender.send(self.envelope.asker, frame)
 
     def stop(self, how: str) -> None:
@@ -95,7 +103,10 @@ class Attempt:
     def _stop_engine(self) -> None:
         if self.on_stop is not None:
             stop, self.on_stop = self.on_stop, None
-            stop()
+            try:
+                stop()
+            except Exception:  # must not keep the other attempts of the same message from hearing theirs
+                log.exception("stop_failed", request_id=self.envelope.request_id)
 
     def _end(self, frame: Finished | Failed) -> None:
         if self.end is None and not self.over.done():
@@ -118,7 +129,7 @@ class Attempts:
         self.process = process
         self.incarnation = incarnation
         self.sender = FrameSender(bus)
-        self._open: dict[tuple[str, int, int], Attempt] = {}
+        self._open: dict[tuple[str, int], list[Attempt]] = {}
         self._decode = unpacker(Control).decode
         self._task: asyncio.Task[None] | None = None
         self._asker_seen: dict[str, float] = {}
@@ -137,15 +148,24 @@ class Attempts:
 
     def open(self, envelope: Envelope, delivery: Delivery) -> Attempt:
         attempt = Attempt(self, envelope, delivery)
-        self._open[attempt.key] = attempt
+        self._open.setdefault((envelope.asker, envelope.tag_no), []).append(attempt)
         self._asker_seen.setdefault(envelope.asker, time.monotonic())
         return attempt
 
     def close(self, attempt: Attempt) -> None:
-        self._open.pop(attempt.key, None)
+        """Forget an attempt: nothing is sent for it any more. Idempotent."""
+        key = (attempt.envelope.asker, attempt.envelope.tag_no)
+        left = [other for other in self._open.get(key, ()) if other is not attempt]
+        if left:
+            self._open[key] = left
+        else:
+            self._open.pop(key, None)
 
     def __len__(self) -> int:
-        return len(self._open)
+        return sum(map(len, self._open.values()))
+
+    def __iter__(self) -> Iterator[Attempt]:
+        return itertools.chain.from_iterable(list(self._open.values()))
 
     async def _on_control(self, message: Msg) -> None:
         try:
@@ -160,10 +180,8 @@ class Attempts:
 
     def _matching(self, asker: str, item: ControlItem) -> list[Attempt]:
         """Attempt 0 means whichever attempt of the tag is here (its `started` was lost)."""
-        if item.attempt:
-            found = self._open.get((asker, item.tag, item.attempt))
-            return [] if found is None else [found]
-        return [attempt for key, attempt in self._open.items() if key[:2] == (asker, item.tag)]
+        found = self._open.get((asker, item.tag), ())
+        return [attempt for attempt in found if item.attempt in (0, attempt.delivery.attempt)]
 
     def _obey(self, attempt: Attempt, verb: str, item: ControlItem) -> None:
         if verb == CONFIRM:
@@ -176,14 +194,14 @@ class Attempts:
 
     async def _send_again(self) -> None:
         """After a reconnect `started` may be lost, and without it the asker cannot ask for anything."""
-        for attempt in self._open.values():
+        for attempt in self:
             if attempt.deltas == 0:
                 attempt.resend(0)
 
     async def _repeat(self) -> None:
         while True:
             await asyncio.sleep(REPEAT_S)
-            askers = {key[0] for key in self._open}
+            askers = {asker for asker, _ in self._open}
             self._asker_seen = {asker: seen for asker, seen in self._asker_seen.items() if asker in askers}
             if self._open and self._bus.connected:
                 self._repeat_ends(askers)
@@ -193,9 +211,9 @@ class Attempts:
         for asker in askers:
             if self._presence.has_asker(asker):
                 self._asker_seen[asker] = now
-        for attempt in list(self._open.values()):
+        for attempt in self:
             asker = attempt.envelope.asker
             if now - self._asker_seen.get(asker, now) > ASKER_SILENT_S:
                 attempt.stop(ASKER_GONE)
-            elif attempt.end is not None:
+            elif attempt.end is not None and not attempt.over.done():
                 self.sender.send(asker, attempt.end)

@@ -58,7 +58,9 @@ class Fence(msgspec.Struct, frozen=True):
 class Exchange:
     """Open until `close`. Read it with `next`; frames of the accepted attempt arrive through `feed`.
 
-    `ended`: the reader gets no more. `finished`: the worker itself said so, nobody needs to tell it.
+    `ended`: the reader gets no more. `finished`: the worker itself said so, nobody needs to tell it. `given_up`: the
+    last attempt that was taken back; its frames count no more. `asked_again`: (sequence, monotonic seconds) of the last
+    request for missing frames.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class Exchange:
         self.accepted_s = 0.0
         self.estimated_tokens = 0
         self.fence: Fence | None = None
+        self.given_up: Fence | None = None
+        self.asked_again = (-1, 0.0)
         self.next_seq = 0
         self.delivered = 0
         self.engine_deaths = 0
@@ -89,7 +93,7 @@ class Exchange:
         self._buffered = 0
         self._end: Ended | None = None
         self._error: InferbusError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bool] | None = None
         self._closers = [on_close]
         self._closed = False
         self._timer = asyncio.get_running_loop().call_later(deadline_s, self._on_deadline)
@@ -125,14 +129,13 @@ class Exchange:
 
     def cancel(self) -> None:
         """The client is gone, in whatever phase: free everything. Idempotent."""
-        if not self.ended:
-            self.fail(Cancelled("the request was cancelled"))
         self.close()
 
     def close(self) -> None:
-        """Let go. A request that has not ended is cancelled wherever it is."""
+        """Let go. A request that has not ended is cancelled wherever it is, and whoever still reads is told so."""
         if not self._closed:
             self._closed = True
+            self.fail(Cancelled("the request was cancelled"))
             self._timer.cancel()
             for closer in self._closers:
                 closer(self)
@@ -179,8 +182,16 @@ class Exchange:
 
     def requeue(self) -> None:
         """The attempt is over without an end and nothing was delivered: wait for the next one."""
-        self.fence = None
+        self.given_up, self.fence = self.fence or self.given_up, None
         self.next_seq = 0
+        self.asked_again = (-1, 0.0)
+
+    def is_given_up(self, frame: Started) -> bool:
+        """Whether a `started` comes from an attempt whose work was taken back, or from one before it."""
+        old = self.given_up
+        if old is None or frame.attempt > old.attempt:
+            return False
+        return frame.attempt < old.attempt or frame.incarnation == old.incarnation
 
     def fail(self, error: InferbusError) -> None:
         """End in an error; what was delivered before it is still read first."""
@@ -198,24 +209,23 @@ class Exchange:
             self.fail(DeadlineWhileQueued("no worker could start the request before its deadline"))
 
     def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if self._waiter is not None:
+            _resolve(self._waiter, True)
 
     async def _wait(self, timeout_s: float | None) -> bool:
+        """Wait for something to happen; False when `timeout_s` was over first."""
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
+        waiter: asyncio.Future[bool] = loop.create_future()
         self._waiter = waiter
-        timer = None if timeout_s is None else loop.call_later(timeout_s, waiter.cancel)
+        timer = None if timeout_s is None else loop.call_later(timeout_s, _resolve, waiter, False)
         try:
-            await waiter
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if waiter.cancelled() and (current is None or not current.cancelling()):
-                return False
-            raise
+            return await waiter
         finally:
             self._waiter = None
             if timer is not None:
                 timer.cancel()
-        return True
+
+
+def _resolve(waiter: asyncio.Future[bool], result: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(result)

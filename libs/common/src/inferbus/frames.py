@@ -37,10 +37,10 @@ class FrameSender:
 
     async def stop(self) -> None:
         """Send what is pending, then end."""
-        await self._flush()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._flush()
 
     async def _run(self) -> None:
         while True:
@@ -51,12 +51,17 @@ class FrameSender:
     async def _flush(self) -> None:
         pending, self._pending = self._pending, {}
         for asker, frames in pending.items():
-            data = pack(frames)
             try:
-                if len(data) > _MAX_MESSAGE_BYTES and len(frames) > 1:
-                    for frame in frames:
-                        await self._bus.publish(routes.step_of(asker), pack([frame]))
-                else:
-                    await self._bus.publish(routes.step_of(asker), data)
+                await self._send(routes.step_of(asker), frames)
             except Exception as exc:  # buffer full while disconnected: numbered frames are asked for again
                 log.warning("frames_not_sent", asker=asker, frames=len(frames), error=repr(exc))
+
+    async def _send(self, subject: str, frames: list[Frame]) -> None:
+        """Send frames as one message, or as several where they are too many for one (all of an attempt, again)."""
+        data = pack(frames)
+        if len(data) > _MAX_MESSAGE_BYTES and len(frames) > 1:
+            middle = len(frames) // 2
+            await self._send(subject, frames[:middle])
+            await self._send(subject, frames[middle:])
+        else:
+            await self._bus.publish(subject, data)

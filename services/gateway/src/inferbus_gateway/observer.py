@@ -66,7 +66,7 @@ class _Series:
     """The label children of one (path, model): looked up once, then kept."""
 
     def __init__(self, observer: Observer, path: str, model: str) -> None:
-        self.ttft = observer.ttft.labels(path, model)
+        self.ttft: Histogram | None = None  # made by the first stream: most paths have none
         self.duration = observer.duration.labels(path, model)
         self.prompt_tokens = observer.tokens.labels(model, "prompt")
         self.completion_tokens = observer.tokens.labels(model, "completion")
@@ -155,6 +155,8 @@ class Observer:
         counter.inc()
         series.duration.observe(duration_s)
         if record.first_chunk:
+            if series.ttft is None:
+                series.ttft = self.ttft.labels(record.path, model)
             series.ttft.observe(record.first_chunk - record.began)
         if record.usage.prompt_tokens:
             series.prompt_tokens.inc(record.usage.prompt_tokens)

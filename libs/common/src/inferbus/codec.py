@@ -22,7 +22,7 @@ def from_json(data: bytes, type_: type[T], *, what: str) -> T:
     """
     try:
         return msgspec.json.decode(data, type=type_)
-    except msgspec.DecodeError as exc:  # ValidationError is a DecodeError
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:  # msgspec does not wrap the last two
         raise InvalidRequest(f"{what}: {exc}", param=field_of(exc)) from exc
 
 

@@ -6,6 +6,7 @@ next one publishes the work anew as `<id>.<delivery>` and the orphaned attempt i
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 
@@ -40,6 +41,7 @@ from inferbus_gateway.observer import DECODE, DONE, PREFILL, QUEUED, Observer, R
 
 _TASKS = {"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/embeddings": "embeddings"}
 _DEFAULT_PATH = "/v1/chat/completions"
+_SUBJECT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")  # no wildcards
 _EVENT, _DONE = b"data: ", b"[DONE]"
 log = structlog.get_logger()
 
@@ -155,7 +157,11 @@ class BusDoor:
             f"{task} {subject.model}",
             traceparent,
             SpanKind.CONSUMER,
-            {"messaging.system": "nats", "messaging.destination.name": delivery.subject, "inferbus.request_id": request_id},
+            {
+                "messaging.system": "nats",
+                "messaging.destination.name": delivery.subject,
+                "inferbus.request_id": request_id,
+            },
             root=True,
         )
         return Ask(
@@ -193,9 +199,7 @@ class BusDoor:
             del self._open[tenant, request_id]
             exchange.close()
 
-    async def _over(
-        self, delivery: Delivery, writer: ReplyWriter, record: RequestRecord, error: InferbusError
-    ) -> None:
+    async def _over(self, delivery: Delivery, writer: ReplyWriter, record: RequestRecord, error: InferbusError) -> None:
         _note(record, error)
         await writer.error(error)
         await delivery.ack()
@@ -230,7 +234,7 @@ def _reply_subject(tenant: str, delivery: Delivery) -> str:
         raise InvalidRequest(f"header {door.REPLY_TO} is missing", param=door.REPLY_TO)
     if not subject.startswith(routes.reply_prefix(tenant)):
         raise Forbidden(f"{door.REPLY_TO} must lie under {routes.reply_prefix(tenant)}", param=door.REPLY_TO)
-    if any(not token or token in "*>" or not token.isascii() for token in subject.split(".")) or " " in subject:
+    if not _SUBJECT.fullmatch(subject):
         raise InvalidRequest(f"{door.REPLY_TO} is no subject", param=door.REPLY_TO)
     return subject
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 
 from prometheus_client import CollectorRegistry
@@ -70,9 +71,10 @@ async def main(process: runtime.Runtime) -> None:
         beacon = Beacon(bus, describe)
         for part in (presence, asker, models, keys, door, server, beacon):
             await part.start()
-        await process.stopping.wait()
+        stopping = asyncio.create_task(process.stopping.wait())
+        await asyncio.wait({stopping, asyncio.create_task(server.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        process.stopping.set()  # a server that ended by itself ends the process
         await beacon.now()
-        await server.stop()
-        await door.stop(settings.drain_s)
+        await asyncio.gather(server.stop(), door.stop(settings.drain_s))
         for ended in (asker, keys, models, presence, beacon):
             await ended.stop()

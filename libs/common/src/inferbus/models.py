@@ -47,23 +47,28 @@ class ModelRegistry:
         return sorted(self._entries.values(), key=lambda entry: entry.name)
 
     def _on_change(self, key: str, value: bytes | None) -> None:
-        self.version += 1
         if value is None:
             self._entries.pop(key, None)
         else:
             try:
-                self._entries[key] = msgspec.json.decode(value, type=ModelEntry)
-            except msgspec.DecodeError as exc:
-                log.error("model_entry_unreadable", key=key, error=str(exc))
+                self._entries[key] = check_entry(msgspec.json.decode(value, type=ModelEntry))
+            except (msgspec.DecodeError, InvalidRequest) as exc:
+                # What was known of it stays. One bad entry must not keep topology from reconciling the others.
+                log.error("model_entry_refused", key=key, error=str(exc))
                 return
-        names: dict[str, ModelEntry] = {}
-        for entry in self._entries.values():
-            for name in (entry.name, *entry.aliases):
-                names.setdefault(token_safe(name), entry)
-        for entry in self._entries.values():  # exact names win over token-safe forms of others
-            for name in (*entry.aliases, entry.name):
-                names[name] = entry
-        self._names = names
+        self.version += 1
+        self._names = _index(self.all())
+
+
+def _index(entries: list[ModelEntry]) -> dict[str, ModelEntry]:
+    """Give every entry by its name and aliases: names win over aliases, both over token-safe forms of others."""
+    names: dict[str, ModelEntry] = {}
+    for entry in entries:
+        for name in (entry.name, *entry.aliases):
+            names.setdefault(token_safe(name), entry)
+    for entry in entries:
+        names |= dict.fromkeys(entry.aliases, entry)
+    return names | {entry.name: entry for entry in entries}
 
 
 def check_entry(entry: ModelEntry) -> ModelEntry:

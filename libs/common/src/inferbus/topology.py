@@ -27,6 +27,7 @@ from inferbus.telemetry import logs
 ACK_WAIT_S = 20.0
 _MAX_ACK_PENDING = 20_000
 _RETRY_S = 0.5
+_LOOK_S = 0.05
 log = structlog.get_logger()
 
 
@@ -66,18 +67,11 @@ def stream_configs(settings: TopologySettings, region: str, models: list[ModelEn
         common
         | {"name": routes.STREAM_DLQ, "subjects": [routes.SUBJECTS_DLQ], "max_age": int(settings.dlq_max_age_s * 1e9)},
     ]
-    for bucket in routes.KV_BUCKETS:
-        configs.append(
-            common
-            | {
-                "name": routes.kv_stream(bucket),
-                "subjects": [routes.kv_subject(bucket, ">")],
-                "max_msgs_per_subject": 1,
-                "discard": "new",
-                "deny_delete": True,
-                "allow_rollup_hdrs": True,
-            }
-        )
+    kv = common | {"max_msgs_per_subject": 1, "discard": "new", "deny_delete": True, "allow_rollup_hdrs": True}
+    configs.extend(
+        kv | {"name": routes.kv_stream(bucket), "subjects": [routes.kv_subject(bucket, ">")]}
+        for bucket in routes.KV_BUCKETS
+    )
     for runtime_ in sorted({model.runtime for model in models}):
         pools = sorted({model.pool for model in models if model.runtime == runtime_})
         bound = max(model.limits.max_pending_per_tenant for model in models if model.runtime == runtime_)
@@ -166,33 +160,51 @@ class Topology:
         self.reconciled = asyncio.Event()
 
     async def run(self, stopping: asyncio.Event) -> None:
+        """Reconcile until `stopping` is set, whatever it is waiting for then."""
         self._bus.on_reconnect(self._on_reconnect)
-        await self._retrying([])  # the buckets must exist before they can be watched
+        work = asyncio.create_task(self._keep_reconciling(), name="topology")
+        stop = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()  # it never returns: what it raised ends the process
+        finally:
+            for task in (work, stop):
+                task.cancel()
+            await asyncio.gather(work, stop, return_exceptions=True)
+            await self._models.stop()
+
+    async def _keep_reconciling(self) -> None:
+        while True:  # the buckets must exist before they can be watched
+            if await self._try([]):
+                break
+            await asyncio.sleep(_RETRY_S)
         await self._models.start()
         await self._models.loaded()
-        version = -1
-        while not stopping.is_set():
-            if version != self._models.version or self._kick.is_set():
+        done = -1
+        while True:
+            version = self._models.version
+            if version != done or self._kick.is_set():
                 self._kick.clear()
-                version = self._models.version
-                await self._retrying(self._models.all())
-                self.reconciled.set()
-            await asyncio.sleep(0.05)
-        await self._models.stop()
+                if await self._try(self._models.all()):
+                    done = version
+                    self.reconciled.set()
+                else:
+                    self._kick.set()
+                    await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(_LOOK_S)
 
     async def _on_reconnect(self) -> None:
         self._kick.set()
 
-    async def _retrying(self, models: list[ModelEntry]) -> None:
-        while True:
-            try:
-                await reconcile(self._bus, self._settings, models)
-            except DependencyDown as exc:
-                log.warning("reconcile_failed", error=exc.message)
-                await asyncio.sleep(_RETRY_S)
-            else:
-                log.info("reconciled", models=[model.name for model in models])
-                return
+    async def _try(self, models: list[ModelEntry]) -> bool:
+        try:
+            await reconcile(self._bus, self._settings, models)
+        except DependencyDown as exc:
+            log.warning("reconcile_failed", error=exc.message)
+            return False
+        log.info("reconciled", models=[model.name for model in models])
+        return True
 
 
 async def main(process: runtime.Runtime) -> None:

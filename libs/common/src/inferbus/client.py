@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,7 +26,7 @@ from nats.aio.msg import Msg
 from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.contracts import door
-from inferbus.errors import DeadlineWhileQueued, InferbusError, InvalidRequest, error_from
+from inferbus.errors import ERROR_TABLE, DeadlineWhileQueued, EngineDead, InferbusError, InvalidRequest, error_from
 from inferbus.settings import BusSettings
 
 _DEFAULT_TIMEOUT_S = 600.0
@@ -95,11 +96,14 @@ class Client:
         """
         return await self._whole("/v1/chat/completions", {"model": model, "messages": list(messages)}, options)
 
-    async def stream(self, model: str, messages: Sequence[Json], **options: Any) -> AsyncIterator[Json]:
-        """Ask for a chat completion and yield its chunks as they are made. Leaving the loop early cancels it."""
+    async def stream(self, model: str, messages: Sequence[Json], **options: Any) -> AsyncGenerator[Json, None]:
+        """Ask for a chat completion and yield its chunks as they are made. Leaving the loop early cancels it (at once
+        with `contextlib.aclosing`, else when the generator is collected)."""
         body = {"model": model, "messages": list(messages), "stream": True}
-        async for chunk in self._chunks("/v1/chat/completions", body, options):
-            yield chunk
+        async with aclosing(self._ask("/v1/chat/completions", body, options)) as replies:
+            async for reply in replies:
+                if reply.data:
+                    yield msgspec.json.decode(reply.data)
 
     async def embed(self, model: str, texts: str | Sequence[str], **options: Any) -> list[list[float]]:
         """Embed one text or several; returns one vector each, in order."""
@@ -114,24 +118,22 @@ class Client:
     # --- how -----------------------------------------------------------------------------------------------------
 
     async def _whole(self, path: str, body: Json, options: Json) -> Json:
-        async for reply in self._ask(path, body, options):
-            if reply.end:
-                decoded: Json = msgspec.json.decode(reply.data)
-                return decoded
+        async with aclosing(self._ask(path, body, options)) as replies:
+            async for reply in replies:
+                if reply.end:
+                    decoded: Json = msgspec.json.decode(reply.data)
+                    return decoded
         raise InferbusError("the answer ended without a body")
 
-    async def _chunks(self, path: str, body: Json, options: Json) -> AsyncIterator[Json]:
-        async for reply in self._ask(path, body, options):
-            if reply.data:
-                yield msgspec.json.decode(reply.data)
-
-    async def _ask(self, path: str, body: Json, options: Json) -> AsyncIterator[Reply]:
+    async def _ask(self, path: str, body: Json, options: Json) -> AsyncGenerator[Reply, None]:
         bus = self._connection()
         timeout_s = float(options.pop("timeout_s", self._timeout_s))
         lane = str(options.pop("lane", routes.INTERACTIVE))
         if lane not in routes.LANES:
             raise InvalidRequest(f"lane {lane!r} is none of {', '.join(routes.LANES)}", param="lane")
         request_id = str(options.pop("request_id", "") or secrets.token_hex(16))
+        if not routes.is_request_id(request_id) or request_id in self._replies:
+            raise InvalidRequest(f"request id {request_id!r} is malformed, or in use now", param="request_id")
         queue: asyncio.Queue[tuple[int, Reply]] = asyncio.Queue()
         self._replies[request_id] = queue
         headers = {
@@ -141,6 +143,8 @@ class Client:
             door.DEADLINE_MS: str(int(timeout_s * 1000)),
         }
         ended = False
+        seq = 0
+        give_up = time.monotonic() + timeout_s + _GRACE_S
         try:
             await bus.accept(
                 routes.request(self._tenant, str(body["model"]), lane),
@@ -148,8 +152,9 @@ class Client:
                 headers,
                 msg_id=f"{self._tenant}:{request_id}",
             )
-            async for reply in self._in_order(queue, timeout_s):
-                ended = reply.end
+            while not ended:
+                reply = await _part(queue, seq, give_up)
+                seq, ended = seq + 1, reply.end
                 if reply.status >= 400:
                     raise _error_of(reply)
                 yield reply
@@ -157,24 +162,6 @@ class Client:
             del self._replies[request_id]
             if not ended and bus.connected:
                 await self.cancel(request_id)
-
-    async def _in_order(self, queue: asyncio.Queue[tuple[int, Reply]], timeout_s: float) -> AsyncIterator[Reply]:
-        expected = 0
-        give_up = time.monotonic() + timeout_s + _GRACE_S
-        while True:
-            try:
-                async with asyncio.timeout(give_up - time.monotonic()):
-                    seq, reply = await queue.get()
-            except TimeoutError:
-                raise DeadlineWhileQueued(f"no answer within {timeout_s:g} s") from None
-            if seq < expected:
-                continue  # another gateway began anew after the first one died: what we have, we have
-            if seq > expected:
-                raise InferbusError("a part of the answer was lost on the way")
-            expected += 1
-            yield reply
-            if reply.end:
-                return
 
     async def _on_reply(self, message: Msg) -> None:
         queue = self._replies.get(message.subject.rsplit(".", 1)[1])
@@ -190,6 +177,25 @@ class Client:
         return self._bus
 
 
+async def _part(queue: asyncio.Queue[tuple[int, Reply]], expected: int, give_up: float) -> Reply:
+    """Wait for the part number `expected` of an answer until `give_up` (monotonic seconds).
+
+    Raises:
+        DeadlineWhileQueued: it did not come. EngineDead: another gateway began the answer anew, and its text need not
+            go on from ours. InferbusError: a part was lost.
+    """
+    try:
+        async with asyncio.timeout(give_up - time.monotonic()):
+            seq, reply = await queue.get()
+    except TimeoutError:
+        raise DeadlineWhileQueued("no answer came before the deadline") from None
+    if seq < expected:
+        raise EngineDead("the gateway was lost in mid-stream; another one began the answer anew")
+    if seq > expected:
+        raise InferbusError("a part of the answer was lost on the way")
+    return reply
+
+
 def _error_of(reply: Reply) -> InferbusError:
     try:
         detail = msgspec.json.decode(reply.data, type=_ErrorBody).error
@@ -200,9 +206,22 @@ def _error_of(reply: Reply) -> InferbusError:
     return error
 
 
-_BY_STATUS = {400: "invalid_request", 401: "unauthenticated", 403: "forbidden", 404: "not_found", 413: "too_large"}
+_BY_STATUS = {
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    409: "conflict",
+    413: "too_large",
+    422: "unsupported",
+    429: "tenant_overloaded",
+    499: "cancelled",
+    503: "overloaded",
+    504: "deadline_running",
+}
 
 
 def _code_of(code: str | int | None, status: int) -> str:
-    """Give our code of an error body: its own, or (for vLLM's bodies, whose code is the status) the status's."""
-    return code if isinstance(code, str) else _BY_STATUS.get(status, "internal")
+    """Give our code of an error body: its own, or where an engine wrote the body, what its status means."""
+    if isinstance(code, str) and code in ERROR_TABLE:
+        return code
+    return _BY_STATUS.get(status, "internal" if status >= 500 else "invalid_request")

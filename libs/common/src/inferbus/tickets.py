@@ -18,6 +18,7 @@ from inferbus.errors import DependencyDown, InvalidRequest, Permanent
 
 INLINE_BYTES = 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
+_NO_RESPONDERS = "503"
 
 
 class TicketLost(Permanent):
@@ -77,14 +78,14 @@ async def load_payload(bus: Bus, tenant: str, ticket: Ticket, *, timeout_s: floa
         DependencyDown: no answer in time.
     """
     pieces: dict[int, bytes] = {}
-    done = asyncio.Event()
+    status: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def on_message(message: Msg) -> None:
         headers = message.headers or {}
         if subject := headers.get("Nats-Subject"):
             pieces[int(subject.rsplit(".", 1)[1])] = message.data
-        if "Status" in headers or len(pieces) == ticket.chunks:
-            done.set()
+        if ("Status" in headers or len(pieces) == ticket.chunks) and not status.done():
+            status.set_result(headers.get("Status", ""))
 
     inbox = bus.nc.new_inbox()
     subscription = await bus.subscribe(inbox, on_message)
@@ -96,11 +97,13 @@ async def load_payload(bus: Bus, tenant: str, ticket: Ticket, *, timeout_s: floa
     try:
         await bus.publish(f"$JS.API.DIRECT.GET.{routes.STREAM_PAY}", msgspec.json.encode(query), reply=inbox)
         async with asyncio.timeout(timeout_s):
-            await done.wait()
+            ended = await status
     except TimeoutError:
         raise DependencyDown("the payload did not arrive in time") from None
     finally:
-        await subscription.unsubscribe()
+        await bus.unsubscribe(subscription)
+    if ended == _NO_RESPONDERS:
+        raise DependencyDown("the payload stream does not answer")
     body = b"".join(pieces[n] for n in sorted(pieces))
     if len(pieces) != ticket.chunks or hashlib.sha256(body).hexdigest() != ticket.sha256:
         raise TicketLost(f"payload {ticket.id} is gone or damaged: {len(pieces)} of {ticket.chunks} chunks")

@@ -16,6 +16,8 @@ import uvicorn
 import uvloop
 from prometheus_client import CollectorRegistry, generate_latest
 
+from inferbus.codec import to_json
+
 log = structlog.get_logger()
 
 Scope = MutableMapping[str, Any]
@@ -96,8 +98,8 @@ class HealthServer:
             await _answer(send, 200, b'{"status":"live"}', b"application/json")
         elif path == "/health/ready":
             why = self._ready()
-            body = b'{"status":"ready"}' if why is None else b'{"status":"not_ready","reason":"%s"}' % why.encode()
-            await _answer(send, 200 if why is None else 503, body, b"application/json")
+            body = {"status": "ready"} if why is None else {"status": "not_ready", "reason": why}
+            await _answer(send, 200 if why is None else 503, to_json(body), b"application/json")
         elif path == "/metrics":
             await _answer(send, 200, generate_latest(self._registry), b"text/plain; version=0.0.4")
         else:

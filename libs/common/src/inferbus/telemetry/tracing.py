@@ -109,16 +109,16 @@ def _exporters(settings: TelemetrySettings) -> list[SpanExporter]:
     if settings.trace_file:
         exporters.append(FileExporter(Path(settings.trace_file)))
     if settings.otlp_endpoint:
-        # The exporter is an extra (inferbus[trace-export]): imported only where it is asked for.
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415 - an extra, imported where asked for
+            OTLPSpanExporter,
+        )
 
         exporters.append(OTLPSpanExporter(endpoint=settings.otlp_endpoint))
     return exporters
 
 
 def _plain(span: ReadableSpan) -> dict[str, object]:
-    context = span.get_span_context()
-    assert context is not None
+    context = span.get_span_context() or trace.INVALID_SPAN_CONTEXT
     return {
         "name": span.name,
         "service": span.resource.attributes.get("service.name"),

@@ -107,7 +107,7 @@ demo-chat: install ## start everything on free ports, show what it does, fail if
 	.venv/bin/python benchmarks/demo_chat.py
 
 bench: install ## measure side by side with vllm serve (minutes)
-	.venv/bin/python benchmarks/run.py $(ARGS)
+	.venv/bin/python benchmarks/main_path.py $(ARGS)
 
 clean: ## remove environments and caches; .inferbus (the queue, keys) stays
 	rm -rf .venv .venv-llm .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,62 @@
+"""The targets of the main path, and whether they were met."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from inferbus_bench.cpu import ENGINE
+from inferbus_bench.rounds import Table
+from inferbus_bench.scenarios import STREAMS
+
+ALL_THREE = ("gateway", "worker", "nats-server")
+MAX_ADDED_MS, MAX_US_PER_REQUEST, MAX_DIRECT_RATIO, MAX_ASGI_RATIO, MAX_IDLE_SHARE = 2.0, 400.0, 1.0, 1.5, 0.02
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """One target: `value` must not be over `limit`."""
+
+    what: str
+    value: float
+    limit: float
+    unit: str
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.limit
+
+
+def simulator_verdicts(table: Table, platform: str) -> list[Verdict]:
+    """Judge what the path itself costs, as far as it was measured."""
+    verdicts = []
+    if one := table.get(("whole-1", platform)):
+        what = "added p50 at one connection, durable accept included"
+        added_ms = one.of(lambda result: result.latency.p50)
+        verdicts.append(Verdict(what=what, value=added_ms, limit=MAX_ADDED_MS, unit="ms"))
+    if sixteen := table.get(("whole-16", platform)):
+        what = "CPU per request at 16 connections: " + " + ".join(ALL_THREE)
+        cost = sixteen.us_per_request(ALL_THREE)
+        verdicts.append(Verdict(what=what, value=cost, limit=MAX_US_PER_REQUEST, unit="us"))
+    return verdicts
+
+
+def engine_verdicts(table: Table, platform: str, peer: str) -> list[Verdict]:
+    """Judge the CPU per token outside the engine against the peer's, as far as it was measured."""
+    verdicts = []
+    for kind, title, limit in (("direct", "direct path", MAX_DIRECT_RATIO), ("asgi", "ASGI path", MAX_ASGI_RATIO)):
+        for streams in STREAMS:
+            ours, theirs = table.get((f"{kind}-{streams}", platform)), table.get((f"{kind}-{streams}", peer))
+            if ours is None or theirs is None:
+                continue
+            ratio = ours.us_per_token(ours.outside) / theirs.us_per_token(theirs.outside)
+            what = f"CPU per token outside the engine, {title}, {streams} at once, against {peer}"
+            verdicts.append(Verdict(what=what, value=ratio, limit=limit, unit="times"))
+    return verdicts
+
+
+def idle_verdict(idle: Mapping[str, float]) -> Verdict:
+    share = sum(value for role, value in idle.items() if role != ENGINE)
+    return Verdict(
+        what="idle platform outside the engine", value=share * 100, limit=MAX_IDLE_SHARE * 100, unit="% of a core"
+    )

@@ -48,6 +48,7 @@ class RunningPlatform:
         self._env |= {"INFERBUS_HOME": str(home), "COLUMNS": "200", **(env or {})}
         self.layout: Layout = find_layout(self._env, ROOT)
         self._supervisor: subprocess.Popen[bytes] | None = None
+        self._ports: dict[int, int] = {}
 
     def __enter__(self) -> Self:
         self.start()
@@ -167,6 +168,13 @@ class RunningPlatform:
     def process(self, name: str) -> ProcessStatus:
         return next(one for one in self.status().processes if one.name == name)
 
+    def port(self, process: str) -> int:
+        """Give the port of a process's `/health` and `/metrics`; it has another one after a restart."""
+        pid = self.pid(process)
+        if pid not in self._ports:
+            self._ports |= {one.pid: one.health_port for one in self.status().processes if one.health_port}
+        return self._ports[pid]
+
     def processes(self) -> list[Process]:
         """Give every process of the platform, engines and helpers included."""
         assert self._supervisor is not None
@@ -199,7 +207,7 @@ class RunningPlatform:
 
     def metric(self, process: str, name: str, **labels: str) -> float:
         """Read one figure from a process's `/metrics`; the sum where labels leave several."""
-        return metric_at(self.process(process).port, name, **labels)
+        return metric_at(self.port(process), name, **labels)
 
 
 def metric_at(port: int, name: str, **labels: str) -> float:

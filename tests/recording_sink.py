@@ -82,10 +82,14 @@ async def submit(
     request_id: str,
     path: str = "/v1/chat/completions",
     created: int = 1_700_000_000,
+    model: str = "",
 ) -> RecordingSink:
     """Give an engine one request."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     streamed = isinstance(body, dict) and bool(body.get("stream"))
     sink = RecordingSink()
-    await engine.submit(Work(request_id=request_id, path=path, body=data, streamed=streamed, created=created), sink)
+    work = Work(
+        key=request_id, request_id=request_id, path=path, body=data, streamed=streamed, created=created, model=model
+    )
+    await engine.submit(work, sink)
     return sink

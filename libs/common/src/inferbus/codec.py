@@ -27,16 +27,19 @@ def from_json(data: bytes, type_: type[T], *, what: str) -> T:
 
 
 def field_of(exc: Exception) -> str | None:
-    """Name the offending field of a msgspec error (``Expected `int` - at `$.max_tokens` ``), if it has one."""
+    """Name the offending field of a msgspec error, if it has one.
+
+    Its texts are ``Expected `int` - at `$.max_tokens` `` and ``Object missing required field `size` - at `$.inner` ``.
+    """
     text = str(exc)
-    start = text.rfind("`$.")
-    if start >= 0:
-        return text[start + 3 : text.find("`", start + 1)]
-    marker = "missing required field `"
-    start = text.find(marker)
-    if start >= 0:
-        return text[start + len(marker) : text.find("`", start + len(marker))]
-    return None
+    path = [part for part in (_quoted(text, "at `$."), _quoted(text, "missing required field `")) if part]
+    return ".".join(path) or None
+
+
+def _quoted(text: str, marker: str) -> str:
+    """Give what stands between `marker` and the next backtick."""
+    start = text.rfind(marker)
+    return text[start + len(marker) :].partition("`")[0] if start >= 0 else ""
 
 
 def unpacker(type_: Any) -> msgspec.msgpack.Decoder[Any]:

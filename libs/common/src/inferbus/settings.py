@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TypeVar, get_origin
 
 import msgspec
+
+from inferbus.codec import field_of
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -49,13 +51,14 @@ def from_env(cls: type[S], section: str, env: Mapping[str, str] | None = None) -
             continue
         field = name.removeprefix(prefix).lower()
         if field not in fields:
-            raise SettingsError(f"{name} is not a setting; known: {', '.join(sorted(_names(prefix, fields)))}")
-        values[field] = raw.split(",") if "list" in str(fields[field].type) else raw
+            known = ", ".join(sorted(prefix + other.upper() for other in fields))
+            raise SettingsError(f"{name} is not a setting; known: {known}")
+        values[field] = _items(raw) if get_origin(fields[field].type) in (list, tuple) else raw
     try:
         return msgspec.convert(values, type=cls, strict=False)
-    except msgspec.ValidationError as exc:
-        raise SettingsError(f"{prefix}*: {exc}") from exc
+    except msgspec.ValidationError as exc:  # its text has types and no values: safe for passwords
+        raise SettingsError(f"{prefix}{(field_of(exc) or '*').upper()}: {exc}") from exc
 
 
-def _names(prefix: str, fields: Mapping[str, object]) -> list[str]:
-    return [prefix + field.upper() for field in fields]
+def _items(raw: str) -> list[str]:
+    return [item.strip() for item in raw.split(",") if item.strip()]

@@ -1,0 +1,43 @@
+"""What the server would hang up on is refused here: it counts headers and subjects, nats-py does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from inferbus.bus import MAX_PAYLOAD_BYTES, MAX_SUBJECT_BYTES, _check_size
+from inferbus.errors import TooLarge
+
+
+@pytest.mark.parametrize(
+    ("size", "headers"),
+    [
+        (0, None),
+        (MAX_PAYLOAD_BYTES, None),
+        (MAX_PAYLOAD_BYTES - 1024, {"Ib-Request": "r" * 100}),
+        (MAX_PAYLOAD_BYTES - 5_000_000, {"Ib-Request": "r" * 4_000_000}),
+    ],
+)
+def test_fits(size: int, headers: dict[str, str] | None) -> None:
+    _check_size("a.b", bytes(size), headers)
+
+
+@pytest.mark.parametrize(
+    ("size", "headers"),
+    [
+        (MAX_PAYLOAD_BYTES + 1, None),
+        (MAX_PAYLOAD_BYTES, {"A": "b"}),
+        (MAX_PAYLOAD_BYTES - 200, {"Ib-Request": "r" * 300}),
+        (0, {"Ib-Request": "r" * MAX_PAYLOAD_BYTES}),
+        (0, {"Ib-Request": "ä" * (MAX_PAYLOAD_BYTES // 2)}),
+    ],
+)
+def test_is_refused_with_both_numbers(size: int, headers: dict[str, str] | None) -> None:
+    with pytest.raises(TooLarge, match=str(MAX_PAYLOAD_BYTES)):
+        _check_size("a.b", bytes(size), headers)
+
+
+def test_subjects_have_a_limit_in_bytes() -> None:
+    _check_size("a" * MAX_SUBJECT_BYTES, b"", None)
+    for subject in ("a" * (MAX_SUBJECT_BYTES + 1), "ä" * (MAX_SUBJECT_BYTES // 2 + 1)):
+        with pytest.raises(TooLarge, match=str(MAX_SUBJECT_BYTES)):
+            _check_size(subject, b"", None)

@@ -1,0 +1,132 @@
+"""PresenceTable: who is taken for dead, when, and what about our own absence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+from tests.unit.common.fakes import FakeBus, gateway, worker
+
+from inferbus import presence as presence_module
+from inferbus import routes
+from inferbus.contracts.presence import DRAINING, GONE, Presence
+from inferbus.presence import Beacon, PresenceTable
+from inferbus.testing import eventually
+
+
+class Side:
+    def __init__(self) -> None:
+        self.bus = FakeBus()
+        self.table = PresenceTable(self.bus, "local")  # type: ignore[arg-type]  # a port in memory
+        self.lost: list[str] = []
+        self.table.on_lost(lambda beat: self.lost.append(beat.incarnation))
+
+    async def hear(self, beat: Presence) -> None:
+        await self.bus.deliver(routes.presence(beat.region, beat.process), msgspec.json.encode(beat))
+
+
+@pytest.fixture
+async def side(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Side]:
+    monkeypatch.setattr(presence_module, "SILENT_S", 0.06)
+    monkeypatch.setattr(presence_module, "_CHECK_S", 0.02)
+    side = Side()
+    await side.table.start()
+    yield side
+    await side.table.stop()
+
+
+async def test_silence_is_noticed_once(side: Side) -> None:
+    await side.hear(worker("w1"))
+    assert set(side.table.alive()) == {"w1"}
+    await eventually(lambda: side.lost == ["i1"], within_s=2)
+    assert side.table.alive() == {}
+
+
+async def test_a_restarted_process_is_lost_and_there_at_once(side: Side) -> None:
+    await side.hear(worker("w1", "old"))
+    await side.hear(worker("w1", "new"))
+    assert side.lost == ["old"]
+    assert side.table.alive()["w1"].incarnation == "new"
+
+
+async def test_one_that_says_it_goes_is_gone_at_once(side: Side) -> None:
+    await side.hear(msgspec.structs.replace(worker("w1"), state=GONE))
+    assert side.lost == []
+    await side.hear(worker("w1"))
+    await side.hear(msgspec.structs.replace(worker("w1"), state=GONE))
+    assert side.lost == ["i1"]
+    assert side.table.alive() == {}
+
+
+async def test_while_we_are_away_nobody_dies(side: Side) -> None:
+    await side.hear(worker("w1"))
+    side.bus.connected = False
+    times = set()
+
+    def checked_often() -> bool:
+        times.add(side.table._beats["w1"][1])  # each round of the check forgives anew
+        return len(times) > 5
+
+    await eventually(checked_often, within_s=2)
+    assert side.lost == []
+    side.bus.connected = True
+    await eventually(lambda: side.lost == ["i1"], within_s=2)
+
+
+async def test_a_callback_that_fails_does_not_blind_the_table(side: Side) -> None:
+    def fail(_: Presence) -> None:
+        raise RuntimeError("no")
+
+    heard: list[str] = []
+    side.table.on_lost(fail)
+    side.table.on_lost(lambda beat: heard.append(beat.process))
+    await side.hear(worker("w1"))
+    await eventually(lambda: heard == ["w1"], within_s=2)
+    await side.hear(worker("w2"))
+    await eventually(lambda: heard == ["w1", "w2"], within_s=2)
+
+
+async def test_workers_of_a_pool_are_those_ready_and_askers_are_known(side: Side) -> None:
+    await side.hear(worker("w1"))
+    await side.hear(msgspec.structs.replace(worker("w2"), state=DRAINING))
+    await side.hear(msgspec.structs.replace(worker("w3"), pools=["other"]))
+    await side.hear(gateway("a1"))
+    assert [beat.process for beat in side.table.workers("m")] == ["w1"]
+    assert side.table.has_asker("a1")
+    assert not side.table.has_asker("a2")
+
+
+async def test_the_backlog_is_the_queue_once_and_what_runs_everywhere(side: Side) -> None:
+    await side.hear(msgspec.structs.replace(worker("w1"), pending=10, in_flight=3))
+    await side.hear(msgspec.structs.replace(worker("w2"), pending=12, in_flight=4))
+    await eventually(lambda: side.table.backlog("m") == 19, within_s=2)
+    assert side.table.backlog("other") == 0
+
+
+async def test_unreadable_beats_are_dropped(side: Side) -> None:
+    await side.bus.deliver(routes.presence("local", "w1"), b"{")
+    assert side.table.alive() == {}
+
+
+async def test_a_beacon_survives_a_description_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence_module, "BEAT_S", 0.005)
+    bus = FakeBus()
+    calls = 0
+
+    def describe() -> Presence:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise RuntimeError("no")
+        return worker("w1")
+
+    beacon = Beacon(bus, describe)  # type: ignore[arg-type]  # a port in memory
+    await beacon.start()
+    await eventually(lambda: len(bus.sent) >= 3, within_s=2)
+    await beacon.stop()
+    assert msgspec.json.decode(bus.sent[-1][1], type=Presence).state == GONE
+    sent = len(bus.sent)
+    await asyncio.sleep(0)
+    assert len(bus.sent) == sent

@@ -46,7 +46,9 @@ async def main(process: runtime.Runtime) -> None:
         models, keys = ModelRegistry(bus), KeyRing(bus, settings.key_pepper.encode())
         presence = PresenceTable(bus, bus.region)
         asker = Asker(bus, presence)
-        admission = Admission(bus, models, asker, presence, payload_bus=payload_bus, hold_s=settings.hold_s)
+        admission = Admission(
+            bus, models, asker, presence, payload_bus=payload_bus, tracing=tracing, hold_s=settings.hold_s
+        )
         registry.register(PoolCollector(asker, presence, models))
 
         def why_not_ready() -> str | None:

@@ -41,9 +41,12 @@ class EngineSink:
         self._attempt = attempt
         self.usage = Usage()
         self.status = 0
+        self.first_delta = 0.0
         self.done: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
 
     def delta(self, ids: Ids, data: bytes) -> None:
+        if not self.first_delta:
+            self.first_delta = time.monotonic()
         self._attempt.delta(ids, data)
 
     def finished(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
@@ -240,10 +243,12 @@ class Serving:
         if error is not None and how == "finished":
             how = getattr(error, "code", "internal")
         duration_s = time.monotonic() - begun
+        ttft_s = {"inferbus.ttft_s": sink.first_delta - begun} if sink.first_delta else {}
         self._metrics.observe(how, sink.usage, duration_s, delivery.age_s)
         end_span(
             span,
-            {
+            ttft_s
+            | {
                 "gen_ai.usage.input_tokens": sink.usage.prompt_tokens,
                 "gen_ai.usage.output_tokens": sink.usage.completion_tokens,
                 "http.response.status_code": sink.status,

@@ -6,6 +6,7 @@ import secrets
 
 import msgspec
 import structlog
+from opentelemetry.trace import Span, SpanKind
 
 from inferbus import routes
 from inferbus.admission.bounds import Bounds
@@ -18,6 +19,7 @@ from inferbus.errors import Forbidden, InvalidRequest, NotFound, TooLarge, Unsup
 from inferbus.exchange import Exchange
 from inferbus.models import ModelRegistry
 from inferbus.presence import PresenceTable
+from inferbus.telemetry.tracing import Tracing, end_span, traceparent_of
 from inferbus.tickets import INLINE_BYTES, store_payload
 
 _TTL_SLACK_S = 30
@@ -54,6 +56,7 @@ class Admission:
         presence: PresenceTable,
         *,
         payload_bus: Bus | None = None,
+        tracing: Tracing | None = None,
         hold_s: float = 3.0,
     ) -> None:
         self._bus = bus
@@ -61,6 +64,7 @@ class Admission:
         self._models = models
         self._asker = asker
         self._presence = presence
+        self._tracing = tracing
         self._hold_s = hold_s
         self.bounds = Bounds()
 
@@ -105,24 +109,6 @@ class Admission:
     async def _publish(
         self, identity: Identity, ask: Ask, entry: ModelEntry, exchange: Exchange, deadline_s: float
     ) -> None:
-        ttl_s = int(deadline_s) + _TTL_SLACK_S
-        body, ticket = ask.body, ""
-        if len(body) > INLINE_BYTES:
-            stored = await store_payload(self._payload_bus, identity.tenant, body, ttl_s=ttl_s)
-            body, ticket = b"", stored.to_header()
-        envelope = Envelope(
-            request_id=exchange.request_id,
-            tag_no=exchange.tag,
-            asker=self._asker.id,
-            path=ask.path,
-            deadline_ms=int(deadline_s * 1000),
-            streamed=ask.streamed,
-            content_type=ask.content_type,
-            key_id=identity.key_id,
-            traceparent=ask.traceparent,
-            ticket=ticket,
-            model=entry.name if ask.model != entry.name else "",
-        )
         subject = routes.infer(
             region=self._bus.region,
             runtime=entry.runtime,
@@ -131,12 +117,48 @@ class Admission:
             bucket=routes.bucket_of(identity.tenant, entry.buckets.count),
             tenant=identity.tenant,
         )
-        await self._bus.accept(
-            subject,
-            body,
-            headers_of(envelope),
-            msg_id=f"{identity.tenant}:{exchange.request_id}:{exchange.tag}:{self._asker.id}",
-            ttl_s=ttl_s,
-            hold_s=min(self._hold_s, deadline_s),
-        )
+        span = self._begin_span(ask, entry, subject)
+        ttl_s = int(deadline_s) + _TTL_SLACK_S
+        try:
+            body, ticket = ask.body, ""
+            if len(body) > INLINE_BYTES:
+                stored = await store_payload(self._payload_bus, identity.tenant, body, ttl_s=ttl_s)
+                body, ticket = b"", stored.to_header()
+            envelope = Envelope(
+                request_id=exchange.request_id,
+                tag_no=exchange.tag,
+                asker=self._asker.id,
+                path=ask.path,
+                deadline_ms=int(deadline_s * 1000),
+                streamed=ask.streamed,
+                content_type=ask.content_type,
+                key_id=identity.key_id,
+                traceparent=traceparent_of(span, ask.traceparent),
+                ticket=ticket,
+                model=entry.name if ask.model != entry.name else "",
+            )
+            await self._bus.accept(
+                subject,
+                body,
+                headers_of(envelope),
+                msg_id=f"{identity.tenant}:{exchange.request_id}:{exchange.tag}:{self._asker.id}",
+                ttl_s=ttl_s,
+                hold_s=min(self._hold_s, deadline_s),
+            )
+        except BaseException as error:
+            end_span(span, {}, error)
+            raise
+        end_span(span, {})
         exchange.accepted()
+
+    def _begin_span(self, ask: Ask, entry: ModelEntry, subject: str) -> Span | None:
+        """Begin the span of the durable accept, which the worker's span is a child of."""
+        if self._tracing is None or not self._tracing.enabled or not ask.traceparent:
+            return None
+        attributes: dict[str, str | int] = {
+            "messaging.system": "nats",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": subject,
+            "messaging.message.body.size": len(ask.body),
+        }
+        return self._tracing.begin(f"publish {entry.pool}", ask.traceparent, SpanKind.PRODUCER, attributes)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
-import time
 from typing import Annotated
 
 import msgspec
@@ -20,7 +20,6 @@ from inferbus.local.serving import UpOptions
 from inferbus.local.state import STOPPED
 
 _DOWN_S = 120.0
-_POLL_S = 0.1
 _NOT_RUNNING = 3
 
 
@@ -65,15 +64,19 @@ def down() -> None:
         typer.echo("no platform is running here")
         return
     typer.echo(f"stopping (process {supervisor}) ...")
-    os.kill(supervisor, signal.SIGTERM)
-    give_up = time.monotonic() + _DOWN_S
-    while holder_of(layout.lock) == supervisor:
-        if time.monotonic() > give_up:
-            typer.echo(
-                f"still running after {_DOWN_S:g} s; `kill -9 {supervisor}` ends it and all it started", err=True
-            )
-            raise typer.Exit(1)
-        time.sleep(_POLL_S)
+    try:
+        handle = os.pidfd_open(supervisor)  # the process itself, not whoever gets its number later
+    except ProcessLookupError:
+        typer.echo("stopped")
+        return
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        ended = select.select([handle], [], [], _DOWN_S)[0]
+    finally:
+        os.close(handle)
+    if not ended:
+        typer.echo(f"still running after {_DOWN_S:g} s; `kill -9 {supervisor}` ends it and all it started", err=True)
+        raise typer.Exit(1)
     typer.echo("stopped")
 
 

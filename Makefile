@@ -104,7 +104,7 @@ check-lock: $(PLATFORM) ## every pin has a hash and answers its .in file; no add
 
 # --- shows ------------------------------------------------------------------------------------------------------------
 demo-chat: install ## start everything on free ports, show what it does, fail if a claim fails
-	.venv/bin/python benchmarks/demo_chat.py
+	.venv/bin/python -m tests.demos.chat
 
 bench: install ## measure side by side with vllm serve (minutes)
 	.venv/bin/python benchmarks/main_path.py $(ARGS)

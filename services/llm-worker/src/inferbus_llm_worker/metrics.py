@@ -21,7 +21,9 @@ class WorkerMetrics:
         self._finished = Counter(
             "inferbus_worker_requests_total", "Attempts that ended, by outcome", ["pool", "outcome"], registry=registry
         )
-        tokens = Counter("inferbus_worker_tokens_total", "Tokens of finished requests", ["pool", "kind"], registry=registry)
+        tokens = Counter(
+            "inferbus_worker_tokens_total", "Tokens of finished requests", ["pool", "kind"], registry=registry
+        )
         self._prompt, self._completion = tokens.labels(pool, "prompt"), tokens.labels(pool, "completion")
         self._duration = Histogram(
             "inferbus_worker_duration_seconds", "From receipt to end", ["pool"], buckets=_DURATION_S, registry=registry
@@ -32,7 +34,9 @@ class WorkerMetrics:
         self.expired = Counter(
             "inferbus_worker_expired_total", "Messages whose deadline had passed", ["pool"], registry=registry
         ).labels(pool)
-        self.restarts = Gauge("inferbus_worker_engine_restarts", "Engine restarts", ["pool"], registry=registry).labels(pool)
+        self.restarts = Gauge("inferbus_worker_engine_restarts", "Engine restarts", ["pool"], registry=registry).labels(
+            pool
+        )
         self._pool = pool
 
     def observe(self, outcome: str, usage: Usage, duration_s: float, queued_s: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import secrets
 import signal
@@ -18,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from inferbus.codec import to_json
 
+_YOUNG_OBJECTS = 10_000
 log = structlog.get_logger()
 
 Scope = MutableMapping[str, Any]
@@ -53,6 +55,17 @@ def run(main: Callable[[Runtime], Awaitable[None]]) -> None:
         await main(runtime)
 
     uvloop.run(with_signals())
+
+
+def freeze_heap() -> None:
+    """Call when everything is up: the garbage collector then leaves alone what exists by now.
+
+    Walking it took a sixth of the CPU of a streamed token; beside vLLM (630,000 objects) one full pass stops a worker
+    for up to a second, which its askers may take for its death. May be called again after an engine was replaced.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS)
 
 
 class QuietServer(uvicorn.Server):

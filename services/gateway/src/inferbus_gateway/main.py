@@ -73,6 +73,7 @@ async def main(process: runtime.Runtime) -> None:
         beacon = Beacon(bus, describe)
         for part in (presence, asker, models, keys, door, server, beacon):
             await part.start()
+        runtime.freeze_heap()
         stopping = asyncio.create_task(process.stopping.wait())
         await asyncio.wait({stopping, asyncio.create_task(server.wait())}, return_when=asyncio.FIRST_COMPLETED)
         process.stopping.set()  # a server that ended by itself ends the process

@@ -10,6 +10,7 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.contracts.presence import DRAINING, ENGINE_DOWN, READY, STARTING, EngineStats, Presence
 from inferbus.intake import Intake, IntakeSettings
+from inferbus.runtime import freeze_heap
 from inferbus.slots import Slots
 from inferbus_llm_worker.metrics import WorkerMetrics
 from inferbus_llm_worker.ports import Engine
@@ -43,6 +44,7 @@ class Worker:
         try:
             if not await _first_of(self._engine.start(), stop):
                 return
+            freeze_heap()
             await self._start_intakes()
             self.state = READY
             log.info("worker_ready", engine=self._engine.name, pool=self._settings.pool, slots=self._engine.slots)
@@ -118,6 +120,7 @@ class Worker:
                 pause_s = min(_MAX_RESTART_PAUSE_S, pause_s * 2)
                 continue
             break
+        freeze_heap()
         self._restarts += 1
         self._metrics.restarts.set(self._restarts)
         for intake in self._intakes:

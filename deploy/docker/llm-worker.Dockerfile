@@ -26,11 +26,14 @@ COPY --from=build /opt/minilm /models/all-minilm-l6-v2
 COPY services/llm-worker/models/inferbus-tiny/weights /models/inferbus-tiny
 ENV PATH=/opt/inferbus/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    INFERBUS_HEALTH_HOST=0.0.0.0 \
+    INFERBUS_HEALTH_PORT=9090 \
     INFERBUS_LLM_WORKER_PROCESS=llm-0 \
     INFERBUS_LLM_WORKER_POOL=inferbus-tiny \
     INFERBUS_LLM_WORKER_MODEL=/models/inferbus-tiny \
     INFERBUS_LLM_WORKER_SERVED_NAME=inferbus-tiny \
     INFERBUS_LLM_WORKER_CPU=true
+EXPOSE 9090
 USER 10001
 WORKDIR /home/inferbus
 # Loading an engine takes 10 s for the small model and minutes for a large one.

@@ -12,7 +12,10 @@ RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin infe
 COPY --from=build /opt/inferbus /opt/inferbus
 ENV PATH=/opt/inferbus/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    INFERBUS_HEALTH_HOST=0.0.0.0 \
+    INFERBUS_HEALTH_PORT=9090 \
     INFERBUS_TOPOLOGY_PROCESS=topology-0
+EXPOSE 9090
 USER 10001
 HEALTHCHECK --interval=10s --timeout=8s --start-period=15s --retries=3 \
     CMD ["sh", "-c", "exec python -m inferbus.probe \"$INFERBUS_TOPOLOGY_PROCESS\""]

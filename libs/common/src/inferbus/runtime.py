@@ -18,6 +18,7 @@ import uvloop
 from prometheus_client import CollectorRegistry, generate_latest
 
 from inferbus.codec import to_json
+from inferbus.settings import HealthSettings
 
 _YOUNG_OBJECTS = 10_000
 log = structlog.get_logger()
@@ -77,21 +78,24 @@ class QuietServer(uvicorn.Server):
 
 
 class HealthServer:
-    """Serves /health/live, /health/ready and /metrics on a port from the operating system."""
+    """Serves /health/live, /health/ready and /metrics. `port` is known after `start`."""
 
-    def __init__(
-        self, ready: Callable[[], str | None], registry: CollectorRegistry, *, host: str = "127.0.0.1"
-    ) -> None:
+    def __init__(self, settings: HealthSettings, ready: Callable[[], str | None], registry: CollectorRegistry) -> None:
         """`ready` gives None when ready, else the reason why not."""
+        self._settings = settings
         self._ready = ready
         self._registry = registry
-        self._host = host
         self._server: uvicorn.Server | None = None
         self._task: asyncio.Task[None] | None = None
         self.port = 0
 
-    async def start(self, port: int = 0) -> None:
-        listener = socket.create_server((self._host, port))
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address is taken or not ours.
+        """
+        listener = socket.create_server((self._settings.host, self._settings.port))
         self.port = listener.getsockname()[1]
         # uvicorn takes a bound method for an ASGI 2 application unless told otherwise.
         config = uvicorn.Config(

@@ -27,6 +27,16 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     connect_timeout_s: float = 10.0
 
 
+class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a worker or the topology process serves health and metrics (section HEALTH).
+
+    Port 0: any free one, told by presence; a fixed one where Prometheus or a kubelet must find it from outside.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+
+
 class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Logs and traces (section TELEMETRY). `sample_ratio` is decided before a span is made."""
 

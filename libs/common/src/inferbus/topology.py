@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from inferbus import routes, runtime
 from inferbus.bus import Bus
@@ -21,7 +21,7 @@ from inferbus.contracts.presence import READY, STARTING, Presence
 from inferbus.errors import DependencyDown
 from inferbus.models import ModelRegistry
 from inferbus.presence import Beacon
-from inferbus.settings import BusSettings, TelemetrySettings, from_env
+from inferbus.settings import BusSettings, HealthSettings, TelemetrySettings, from_env
 from inferbus.telemetry import logs
 
 ACK_WAIT_S = 20.0
@@ -152,7 +152,13 @@ def _check(answer: _ApiAnswer, what: str) -> None:
 class Topology:
     """Keeps reconciling until stopped."""
 
-    def __init__(self, bus: Bus, settings: TopologySettings) -> None:
+    def __init__(self, bus: Bus, settings: TopologySettings, registry: CollectorRegistry) -> None:
+        self._runs = Counter(
+            "inferbus_topology_reconciles_total", "Reconciliations, by outcome", ["outcome"], registry=registry
+        )
+        Gauge("inferbus_topology_models", "Models known", registry=registry).set_function(
+            lambda: len(self._models.all())
+        )
         self._bus = bus
         self._settings = settings
         self._models = ModelRegistry(bus)
@@ -202,7 +208,9 @@ class Topology:
             await reconcile(self._bus, self._settings, models)
         except DependencyDown as exc:
             log.warning("reconcile_failed", error=exc.message)
+            self._runs.labels("failed").inc()
             return False
+        self._runs.labels("ok").inc()
         log.info("reconciled", models=[model.name for model in models])
         return True
 
@@ -212,8 +220,11 @@ async def main(process: runtime.Runtime) -> None:
     settings = from_env(TopologySettings, "topology")
     logs.configure("topology", telemetry.log_level)
     bus = await Bus.connect(from_env(BusSettings, "bus"), name=settings.process)
-    topology = Topology(bus, settings)
-    health = runtime.HealthServer(lambda: None if topology.reconciled.is_set() else "reconciling", CollectorRegistry())
+    registry = CollectorRegistry()
+    topology = Topology(bus, settings, registry)
+    health = runtime.HealthServer(
+        from_env(HealthSettings, "health"), lambda: None if topology.reconciled.is_set() else "reconciling", registry
+    )
     await health.start()
 
     def describe() -> Presence:

@@ -9,7 +9,7 @@ from inferbus.attempts import Attempts
 from inferbus.bus import Bus
 from inferbus.contracts.presence import STARTING, Presence
 from inferbus.presence import Beacon, PresenceTable
-from inferbus.settings import BusSettings, TelemetrySettings, from_env
+from inferbus.settings import BusSettings, HealthSettings, TelemetrySettings, from_env
 from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
 from inferbus_llm_worker.engines import make_engine
@@ -33,7 +33,7 @@ async def main(process: runtime.Runtime) -> None:
     serving = Serving(bus, attempts, engine, tracing, metrics, old_message_s=settings.old_message_s)
     worker = Worker(bus, settings, engine, serving, metrics)
     registry.register(EngineCollector(settings.pool, worker.stats, lambda: worker.pending))
-    health = runtime.HealthServer(worker.why_not_ready, registry)
+    health = runtime.HealthServer(from_env(HealthSettings, "health"), worker.why_not_ready, registry)
     await health.start()
     about = Presence(
         process=settings.process,

@@ -40,6 +40,7 @@ MAX_SUBJECT_BYTES = 1024
 
 _HEADER_FRAME_BYTES = 128  # "NATS/1.0", the line ends, and the rounding of the estimate for few headers
 _PENDING_BYTES = 64 * 1024 * 1024
+_FLUSH_TICKS = 10
 _QUEUE_FULL, _MESSAGE_TOO_BIG = 10077, 10054
 
 log = structlog.get_logger()
@@ -195,7 +196,10 @@ class Bus:
         try:
             if nc.is_connected:
                 await nc._send_unsubscribe(subscription._id)
-                await asyncio.sleep(0)  # the flusher writes it
+                for _ in range(_FLUSH_TICKS):
+                    if not nc.pending_data_size:
+                        break
+                    await asyncio.sleep(0)  # the flusher writes it
                 pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
                 await nc._send_ping(pong)
                 await asyncio.wait({pong}, timeout=within_s)  # never cancelled: a late PONG would end the read loop

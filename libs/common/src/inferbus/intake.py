@@ -260,7 +260,7 @@ class Intake:
         while True:
             await asyncio.sleep(self._settings.ack_wait_s / 3)
             for delivery in list(self._running):
-                await delivery.progress()
+                await _survive(delivery.progress)
 
     async def _poll_loop(self) -> None:
         """Read the queue's length and the server's clock once a second."""

@@ -15,7 +15,7 @@ from inferbus.local.layout import Layout
 from inferbus.local.processes import Platform, gateway_spec, nats_spec, topology_spec, worker_specs
 from inferbus.local.secrets import ROLES, Secrets
 from inferbus.local.serving import UpOptions, served_models
-from inferbus.settings import BusSettings, from_env
+from inferbus.settings import BusSettings, HealthSettings, from_env
 from inferbus.topology import TopologySettings
 from inferbus_gateway.settings import GatewaySettings
 from inferbus_llm_worker.settings import WorkerSettings
@@ -23,11 +23,12 @@ from inferbus_llm_worker.settings import WorkerSettings
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = sorted((ROOT / "deploy/docker").glob("*.Dockerfile"))
 SETTINGS: list[tuple[str, type[msgspec.Struct]]] = [
-    ("bus", BusSettings), ("gateway", GatewaySettings), ("llm_worker", WorkerSettings), ("topology", TopologySettings),
+    ("bus", BusSettings), ("gateway", GatewaySettings), ("health", HealthSettings), ("llm_worker", WorkerSettings),
+    ("topology", TopologySettings),
 ]  # fmt: skip
 # Where it runs, and as what: rightly different.
 _OWN = re.compile(
-    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|GATEWAY_(HOST|PORT)|LLM_WORKER_MODEL|TELEMETRY_.*)"
+    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|(GATEWAY|HEALTH)_(HOST|PORT)|LLM_WORKER_MODEL|TELEMETRY_.*)"
 )
 
 

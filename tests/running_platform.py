@@ -38,6 +38,10 @@ class DidNotStart(Exception):
     """The platform ended or was not ready in time; the message has its output."""
 
 
+class LeftRunning(Exception):
+    """The platform stopped and left processes behind."""
+
+
 class RunningPlatform:
     """Starts with `with`, and leaves nothing running. `options` are those of `inferbus up`, ports are free ones."""
 
@@ -90,10 +94,16 @@ class RunningPlatform:
         return self._supervisor.wait(timeout_s)
 
     def stop(self) -> None:
-        """Ctrl-C, and the axe if that does not help."""
+        """Ctrl-C, and the axe if that does not help.
+
+        Raises:
+            LeftRunning: the supervisor ended, and something it started did not.
+            TimeoutExpired: it did not end.
+        """
         supervisor = self._supervisor
         if supervisor is None or supervisor.poll() is not None:
             return
+        processes = self.processes()
         supervisor.send_signal(signal.SIGINT)
         try:
             supervisor.wait(STOP_S)
@@ -101,6 +111,8 @@ class RunningPlatform:
             supervisor.kill()
             supervisor.wait()
             raise
+        if left := [process for process in processes if process.alive()]:
+            raise LeftRunning(f"{left} {self.output.read_text(errors='replace')[-2000:]}")
 
     def until(self, condition: Callable[[], bool], timeout_s: float) -> None:
         """Wait for something that must come true while the platform runs.

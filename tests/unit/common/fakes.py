@@ -31,6 +31,9 @@ class FakeBus:
     async def publish(self, subject: str, data: bytes, headers: dict[str, str] | None = None, reply: str = "") -> None:
         self.sent.append((subject, data))
 
+    async def publish_soon(self, subject: str, data: bytes) -> None:
+        await self.publish(subject, data)
+
     async def subscribe(self, subject: str, callback: Callback, *, queue: str = "") -> None:
         self._subscribers[subject] = callback
 

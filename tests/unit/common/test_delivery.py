@@ -37,6 +37,9 @@ class Desk:
         assert subject.startswith("$JS.ACK.")
         self.verbs.append(data)
 
+    async def publish_soon(self, subject: str, data: bytes) -> None:
+        await self.publish(subject, data)
+
     async def accept(self, subject: str, data: bytes, headers: dict[str, str], *, msg_id: str | None = None) -> int:
         if self.refusals:
             raise self.refusals.pop(0)

@@ -74,3 +74,15 @@ def test_simulator_runs_beside_the_gateway(layout: Layout) -> None:
     (worker,) = workers_of(platform)
     assert worker.argv[0] == gateway_spec(platform, bus_url=URL, port=1).argv[0]
     assert from_env(WorkerSettings, "llm_worker", worker.env).engine == "simulator"
+
+
+def test_a_real_model_gets_room_and_the_caller_the_last_word(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = layout.home / "My-Model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    monkeypatch.setenv("INFERBUS_LLM_WORKER_ARGS", "--kv-cache-memory-bytes 5")
+    (real,) = workers_of(platform_of(layout, UpOptions(model=str(folder))))
+    assert real.env["INFERBUS_LLM_WORKER_ARGS"] == f"--kv-cache-memory-bytes {1024**3} --kv-cache-memory-bytes 5"
+    assert int(real.env["INFERBUS_LLM_WORKER_CPU_THREADS"]) >= 1
+    (tiny,) = workers_of(platform_of(layout, UpOptions()))
+    assert tiny.env["INFERBUS_LLM_WORKER_ARGS"] == "--kv-cache-memory-bytes 5"

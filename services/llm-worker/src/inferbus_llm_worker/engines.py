@@ -8,6 +8,7 @@ from pathlib import Path
 from inferbus.settings import SettingsError
 from inferbus_llm_worker.adapters.simulator import SimulatorEngine
 from inferbus_llm_worker.adapters.vllm.engine import VllmEngine
+from inferbus_llm_worker.domain.body_policy import BodyLimits
 from inferbus_llm_worker.domain.serve_args import default_argv, engine_env
 from inferbus_llm_worker.ports import Engine
 from inferbus_llm_worker.settings import WorkerSettings
@@ -31,4 +32,5 @@ def make_engine(settings: WorkerSettings) -> Engine:
         settings.model, settings.served_name, cpu=settings.cpu, embed=settings.embed, extra=shlex.split(settings.args)
     )
     env = engine_env(argv, cpu=settings.cpu, offline=Path(settings.model).is_dir(), cpu_threads=settings.cpu_threads)
-    return VllmEngine(argv, env=env, hang_after_s=settings.hang_after_s)
+    limits = BodyLimits(media_hosts=frozenset(settings.media_hosts))
+    return VllmEngine(argv, env=env, limits=limits, hang_after_s=settings.hang_after_s)

@@ -8,7 +8,8 @@ import msgspec
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`model` is a Hugging Face id or a folder; `args` are further `vllm serve` flags, quoted as in a shell.
 
-    `pool` and `runtime` say which queue it pulls; times in seconds. `simulator_*` matter to the simulator only.
+    `pool` and `runtime` say which queue it pulls; `media_hosts` may be fetched from for images and the like (none unless
+    listed). Times in seconds. `simulator_*` matter to the simulator only.
     """
 
     process: str = "llm-0"
@@ -22,6 +23,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     cpu: bool = True
     cpu_threads: int = 1
     args: str = ""
+    media_hosts: list[str] = []
     drain_grace_s: float = 30.0
     old_message_s: float = 5.0
     hang_after_s: float = 60.0

@@ -17,6 +17,7 @@ from inferbus.local.serving import CannotServe, Served, UpOptions, is_cpu_build
 
 NATS, TOPOLOGY, GATEWAY, WORKER = "nats", "topology", "gateway", "llm-worker"
 _HOST = "127.0.0.1"
+_REAL_KV_BYTES = 1024**3
 
 
 class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +99,8 @@ def worker_specs(platform: Platform, served: Served, *, bus_url: str) -> list[Pr
         "INFERBUS_LLM_WORKER_EMBED": _flag(served.embed),
         "INFERBUS_LLM_WORKER_CPU": _flag(options.simulator or is_cpu_build(layout)),
     }
+    if options.model and not options.simulator and is_cpu_build(layout):
+        env |= _room_for_a_real_model(env)
     if served.embed:
         env.pop("INFERBUS_LLM_WORKER_ARGS", None)  # meant for the chat model
     return [
@@ -110,6 +113,16 @@ def worker_specs(platform: Platform, served: Served, *, bus_url: str) -> list[Pr
         )
         for name in served.workers
     ]
+
+
+def _room_for_a_real_model(env: Mapping[str, str]) -> dict[str, str]:
+    """Give a model that is not ours the machine's cores and 1 GiB of KV cache; the worker's defaults suit a tiny one.
+
+    What the caller's environment says comes later on the command line, and wins.
+    """
+    args = f"--kv-cache-memory-bytes {_REAL_KV_BYTES} {env.get('INFERBUS_LLM_WORKER_ARGS', '')}".strip()
+    threads = env.get("INFERBUS_LLM_WORKER_CPU_THREADS", str(os.cpu_count() or 1))
+    return {"INFERBUS_LLM_WORKER_ARGS": args, "INFERBUS_LLM_WORKER_CPU_THREADS": threads}
 
 
 def _service_env(platform: Platform, bus_url: str, role: str) -> dict[str, str]:

@@ -12,14 +12,14 @@ import structlog
 from opentelemetry.trace import Span, SpanKind
 
 from inferbus import routes
-from inferbus.attempts import Attempt, Attempts
+from inferbus.attempts import ASKER_GONE, Attempt, Attempts
 from inferbus.bus import Bus, NoResponders
 from inferbus.codec import pack, unpacker
-from inferbus.contracts.control import CONFIRM, STALE
+from inferbus.contracts.control import CONFIRM
 from inferbus.contracts.envelope import Envelope, UnknownVersion, envelope_from
 from inferbus.contracts.step import CANCELLED, GONE, Answer, Ask, Ids, Usage
 from inferbus.delivery import Delivery
-from inferbus.errors import EngineDead, InferbusError, Permanent, Transient
+from inferbus.errors import Cancelled, EngineDead, InferbusError, Permanent, Transient
 from inferbus.telemetry.tracing import Tracing, end_span, traceparent_of
 from inferbus.tickets import load_payload, ticket_from
 from inferbus_llm_worker.domain.exclusion import Exclusion
@@ -29,6 +29,7 @@ from inferbus_llm_worker.ports import Engine, Work
 
 _ASK_TIMEOUT_S = 1.0
 _REQUEUE_S = 0.2
+_ASKER_GONE_S = 1.0
 _BATCH_PRIORITY = 10
 log = structlog.get_logger()
 _decode_answer = unpacker(Answer).decode
@@ -124,8 +125,8 @@ class Serving:
             error = await self._serve(envelope, subject, delivery, attempt, sink, left_s, span)
             if error is not None:
                 await self._on_error(error, attempt, delivery, answer)
-            elif await attempt.over != STALE:
-                await delivery.ack()
+            else:
+                await self._let_go(attempt, delivery)
         except asyncio.CancelledError:  # the worker is stopping: the intake hands the message back
             self._engine.abort(attempt.name)
             attempt.failed("dependency_down", "the worker is stopping", final=False)
@@ -136,6 +137,14 @@ class Serving:
         finally:
             self._attempts.close(attempt)
             self._finish(envelope, delivery, subject, attempt, sink, begun, span, error)
+
+    async def _let_go(self, attempt: Attempt, delivery: Delivery) -> None:
+        """End the message of an attempt whose outcome the asker has, or wants no more."""
+        if await attempt.over == ASKER_GONE:
+            # Not the end of it: an asker that was only cut off still waits. The next attempt asks before it starts.
+            await delivery.nak(_ASKER_GONE_S)
+        else:
+            await delivery.ack()  # says nothing where the attempt is stale
 
     async def _serve(
         self,
@@ -148,19 +157,25 @@ class Serving:
         span: Span | None,
     ) -> BaseException | None:
         """Run it in the engine until it ended there; returns the error it ended with."""
+        attempt.started()
+        try:
+            body = await self._body(envelope, subject.tenant, delivery)
+        except InferbusError as exc:
+            return exc
         work = Work(
             key=attempt.name,
             request_id=envelope.request_id,
             path=envelope.path,
-            body=await self._body(envelope, subject.tenant, delivery),
+            body=body,
             streamed=envelope.streamed,
             created=int(time.time()),
             priority=_BATCH_PRIORITY if subject.lane == routes.BATCH else 0,
             traceparent=traceparent_of(span, envelope.traceparent),
             model=envelope.model,
         )
+        if attempt.over.done():  # cancelled while its body was fetched
+            return Cancelled("stopped before it began")
         attempt.on_stop = lambda: self._engine.abort(work.key)
-        attempt.started()
         deadline = asyncio.get_running_loop().call_later(left_s, self._engine.abort, work.key)
         try:
             await self._engine.submit(work, sink)
@@ -179,7 +194,7 @@ class Serving:
     async def _on_error(self, error: BaseException, attempt: Attempt, delivery: Delivery, answer: Answer) -> None:
         """Decide what an error of the engine means for the request and its message."""
         if attempt.over.done():  # cancelled, stale or asker gone: we stopped it ourselves
-            await delivery.ack()
+            await self._let_go(attempt, delivery)
             return
         if isinstance(error, EngineDead):
             await self._on_engine_death(error, attempt, delivery, answer)
@@ -188,6 +203,7 @@ class Serving:
             log.error("engine_error", request_id=attempt.envelope.request_id, error=repr(error))
             attempt.failed("internal", "the engine failed on this request", final=True)
             await delivery.bury("internal", repr(error))
+            await attempt.over  # a final frame is repeated until it is confirmed, or nobody waits for it
             return
         if isinstance(error, Transient):
             attempt.failed(error.code, error.message, final=False)
@@ -203,6 +219,7 @@ class Serving:
             reason = f"killed the engine {answer.engine_deaths + 1} times, the last time alone: {error.message}"
             attempt.failed("poison", "this request " + reason, final=True)
             await delivery.bury("poison", reason)
+            await attempt.over
             return
         attempt.failed(error.code, error.message, final=False)
         await delivery.nak(_REQUEUE_S)

@@ -1,0 +1,230 @@
+"""Both ends of the main path joined by a real server: gateways that admit and ask, workers with an engine on a string."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+import msgspec
+from prometheus_client import CollectorRegistry
+from tests.connected.proxy import Proxy
+
+from inferbus import routes
+from inferbus.admission.admit import Admission, Ask
+from inferbus.admission.identity import Identity
+from inferbus.asker import Asker
+from inferbus.attempts import Attempts
+from inferbus.bus import Bus
+from inferbus.contracts.presence import READY, EngineStats, Presence
+from inferbus.contracts.step import Usage
+from inferbus.errors import EngineDead
+from inferbus.exchange import Chunk, Ended, Exchange
+from inferbus.intake import Intake, IntakeSettings
+from inferbus.models import ModelRegistry
+from inferbus.presence import Beacon, PresenceTable
+from inferbus.settings import BusSettings, TelemetrySettings
+from inferbus.slots import Slots
+from inferbus.telemetry.tracing import Tracing
+from inferbus.testing import NatsServer
+from inferbus.topology import ACK_WAIT_S
+from inferbus_llm_worker.metrics import WorkerMetrics
+from inferbus_llm_worker.ports import Sink, Work
+from inferbus_llm_worker.serving import Serving
+
+
+class Call:
+    """One request in the engine, which says what the test has it say."""
+
+    def __init__(self, work: Work, sink: Sink) -> None:
+        self.work = work
+        self.sink = sink
+        self.aborted = False
+        self._tokens = 0
+
+    def say(self, *texts: bytes) -> None:
+        for text in texts:
+            self._tokens += 1
+            self.sink.delta([(0, [self._tokens])], text)
+
+    def end(self, data: bytes = b"") -> None:
+        self.sink.finished(200, Usage(1, self._tokens), data, "application/json")
+
+
+class StringEngine:
+    """An engine that does nothing by itself; `answer` may be set to have it answer every call at once."""
+
+    name = "string"
+    slots = 8
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.answer: Callable[[Call], None] | None = None
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def submit(self, work: Work, sink: Sink) -> None:
+        call = Call(work, sink)
+        self.calls.append(call)
+        if self.answer is not None:
+            self.answer(call)
+
+    def abort(self, request_id: str) -> None:
+        for call in self.calls:
+            if call.work.key == request_id and not call.aborted:
+                call.aborted = True
+                call.end()
+
+    async def died(self) -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    def stats(self) -> EngineStats:
+        return EngineStats()
+
+    def die(self) -> None:
+        for call in self.calls:
+            call.sink.failed(EngineDead("boom"))
+
+
+class WorkerSide:
+    """A worker process's parts in this one, behind a proxy of its own."""
+
+    def __init__(self, bus: Bus, proxy: Proxy, process: str, *, ack_wait_s: float, old_message_s: float) -> None:
+        self.bus = bus
+        self.proxy = proxy
+        self.process = process
+        self.incarnation = f"{process}-1"
+        self.engine = StringEngine()
+        self.presence = PresenceTable(bus, bus.region)
+        self.attempts = Attempts(bus, self.presence, process=process, incarnation=self.incarnation)
+        self.serving = Serving(
+            bus,
+            self.attempts,
+            self.engine,
+            Tracing("worker", TelemetrySettings()),
+            WorkerMetrics(CollectorRegistry(), "m"),
+            old_message_s=old_message_s,
+        )
+        self.beacon = Beacon(bus, self._describe)
+        settings = IntakeSettings(
+            stream=routes.stream_infer(bus.region, "llm", routes.INTERACTIVE),
+            consumer=routes.durable_worker("m", 0),
+            lane=routes.INTERACTIVE,
+            ack_wait_s=ack_wait_s,
+        )
+        self.intake = Intake(bus, settings, Slots(self.engine.slots), self.serving.on_delivery)
+
+    def _describe(self) -> Presence:
+        return Presence(
+            process=self.process,
+            role="worker",
+            incarnation=self.incarnation,
+            region=self.bus.region,
+            state=READY,
+            pools=["m"],
+        )
+
+    async def start(self) -> None:
+        for part in (self.presence, self.attempts, self.beacon, self.intake):
+            await part.start()
+
+    async def stop(self) -> None:
+        for part in (self.intake, self.attempts, self.beacon, self.presence):
+            await part.stop()
+        await self.bus.close()
+
+
+class GatewaySide:
+    """A gateway process's parts in this one, behind a proxy of its own."""
+
+    def __init__(self, bus: Bus, proxy: Proxy, process: str) -> None:
+        self.bus = bus
+        self.proxy = proxy
+        self.process = process
+        self.models = ModelRegistry(bus)
+        self.presence = PresenceTable(bus, bus.region)
+        self.asker = Asker(bus, self.presence)
+        self.beacon = Beacon(bus, self._describe)
+        self.admission = Admission(bus, self.models, self.asker, self.presence)
+
+    def _describe(self) -> Presence:
+        return Presence(
+            process=self.process,
+            role="gateway",
+            incarnation=f"{self.process}-1",
+            region=self.bus.region,
+            state=READY,
+            asker=self.asker.id,
+        )
+
+    async def start(self) -> None:
+        for part in (self.presence, self.asker, self.models, self.beacon):
+            await part.start()
+        await asyncio.wait_for(self.models.loaded(), 5)
+
+    async def stop(self) -> None:
+        for part in (self.asker, self.models, self.beacon, self.presence):
+            await part.stop()
+        await self.bus.close()
+
+    async def admit(self, *, body: bytes = b'{"model":"m"}', streamed: bool = True, deadline_s: float = 30) -> Exchange:
+        ask = Ask(
+            model="m", task="chat", path="/v1/chat/completions", body=body, streamed=streamed, deadline_s=deadline_s
+        )
+        return await self.admission.admit(Identity(tenant="dev"), ask)
+
+
+class Rig:
+    """Makes gateways and workers, and ends them all."""
+
+    def __init__(self, server: NatsServer, stack: AsyncExitStack) -> None:
+        self.server = server
+        self._stack = stack
+
+    async def _connect(self, role: str, name: str) -> tuple[Bus, Proxy]:
+        proxy = await self._stack.enter_async_context(Proxy(self.server.port))
+        settings: BusSettings = msgspec.structs.replace(self.server.settings(role), url=proxy.url)
+        return await Bus.connect(settings, name=name), proxy
+
+    async def gateway(self, process: str = "gateway-0") -> GatewaySide:
+        gateway = GatewaySide(*await self._connect("gateway", process), process)
+        await gateway.start()
+        self._stack.push_async_callback(gateway.stop)
+        return gateway
+
+    async def worker(
+        self, process: str = "worker-0", *, ack_wait_s: float = ACK_WAIT_S, old_message_s: float = 5.0
+    ) -> WorkerSide:
+        bus, proxy = await self._connect("worker", process)
+        worker = WorkerSide(bus, proxy, process, ack_wait_s=ack_wait_s, old_message_s=old_message_s)
+        await worker.start()
+        self._stack.push_async_callback(worker.stop)
+        return worker
+
+    async def left(self) -> int:
+        """Count the messages in the queue, running ones included."""
+        bus = await self.server.connect("operator")
+        answer = await bus.request(f"$JS.API.STREAM.INFO.{routes.stream_infer('local', 'llm', routes.INTERACTIVE)}")
+        await bus.close()
+        return int(msgspec.json.decode(answer.data)["state"]["messages"])
+
+    async def queue_is_empty(self) -> bool:
+        return await self.left() == 0
+
+
+async def read(exchange: Exchange, *, within_s: float = 10.0) -> bytes:
+    """Read an answer to its end and close it; gives the bytes, streamed or not."""
+    data = b""
+    try:
+        async with asyncio.timeout(within_s):
+            while True:
+                match await exchange.next():
+                    case Chunk(chunk):
+                        data += chunk
+                    case Ended(_, _, body, _):
+                        return data + body
+    finally:
+        exchange.close()

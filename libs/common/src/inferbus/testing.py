@@ -97,6 +97,11 @@ class NatsServer:
                 await asyncio.sleep(0.01)
         self.port = found
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal that does not end it (SIGSTOP, SIGCONT)."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     async def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)

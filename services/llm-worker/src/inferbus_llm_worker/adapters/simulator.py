@@ -7,6 +7,7 @@ engine (logs, presence, `owned_by` in /v1/models) shows `simulator`.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -164,6 +165,8 @@ class SimulatorEngine:
 
     def abort(self, key: str) -> None:
         self._calls.abort(key, "aborted")
+        self._running = [generation for generation in self._running if not generation.call.ended]
+        self._wake.set()
 
     async def died(self) -> str:
         """Wait for the step loop to end, which only a bug or `stop` makes it do."""
@@ -187,9 +190,15 @@ class SimulatorEngine:
             self._admit()
             self._step(now)
             if self._running:
-                # What is due only later is waited for; what is due again waits one inter-token time.
+                # What is due again waits one inter-token time; a first token that is due later, for that time or news.
                 next_due = min(generation.due_s for generation in self._running)
-                await asyncio.sleep(max(self._itl_s, next_due - loop.time(), 0.0))
+                if next_due <= loop.time() + self._itl_s:
+                    await asyncio.sleep(self._itl_s)
+                else:
+                    self._wake.clear()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout_at(next_due):
+                            await self._wake.wait()
             elif not self._waiting:
                 self._wake.clear()
                 await self._wake.wait()

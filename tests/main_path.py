@@ -1,0 +1,181 @@
+"""Bus, gateway and simulator workers as processes of their own, so that a test can stop, freeze and kill each."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+from openai import AsyncOpenAI
+from tests.running_platform import metric_at
+
+from inferbus import routes
+from inferbus.admission.keys import make_key, store_key
+from inferbus.bus import Bus
+from inferbus.contracts.models import ModelEntry
+from inferbus.contracts.presence import READY, Presence
+from inferbus.local.ports import free_port
+from inferbus.models import apply_model
+from inferbus.presence import PresenceTable
+from inferbus.testing import NatsServer, eventually
+
+CONFIG = Path(__file__).parents[1] / "deploy/nats/nats.conf"
+MODEL = "simulator"
+WORDS = (" words", " that", " no", " model", " thought", " of")
+"""What the simulator says, over and over."""
+START_S = 30.0
+_PEPPER = "pepper"
+_PR_SET_PDEATHSIG = 1
+
+
+def answer_of(tokens: int) -> str:
+    """Give the simulator's answer of so many tokens."""
+    return "".join(WORDS[n % len(WORDS)] for n in range(tokens))
+
+
+class Service:
+    """One process of ours."""
+
+    def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
+        self._process = process
+        self.name = name
+        self.pid = process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    async def ended(self, within_s: float = 40.0) -> int:
+        """Wait for its end; returns the exit status, negative for a signal."""
+        return await asyncio.wait_for(self._process.wait(), within_s)
+
+    async def kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+
+class MainPath:
+    """Use as an async context manager; then start a gateway and workers. Everything is killed at the end."""
+
+    def __init__(self, folder: Path, entry: ModelEntry | None = None) -> None:
+        self._folder = folder
+        self.entry = entry or ModelEntry(name=MODEL, pool=MODEL)
+        self.nats = NatsServer(folder, CONFIG)
+        self.key = ""
+        self.url = ""
+        self.presence: PresenceTable
+        self._admin: Bus
+        self._services: list[Service] = []
+        self._libc = ctypes.CDLL(None)
+
+    async def __aenter__(self) -> Self:
+        await self.nats.start()
+        await self.nats.reconcile(self.entry)
+        self._admin = await self.nats.connect("admin")
+        await apply_model(self._admin, self.entry)
+        self.key, stored = make_key("dev", _PEPPER.encode())
+        await store_key(self._admin, stored)
+        self.presence = PresenceTable(self._admin, self._admin.region)
+        await self.presence.start()
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        await asyncio.gather(*(service.kill() for service in self._services))
+        await self.presence.stop()
+        await self._admin.close()
+        await self.nats.kill(signal.SIGTERM)
+
+    # --- processes ------------------------------------------------------------------------------------------------
+
+    async def gateway(self, **settings: object) -> Service:
+        """Start a gateway; it comes back on the port of the one before."""
+        port = int(self.url.rsplit(":", 1)[1]) if self.url else free_port("127.0.0.1")
+        self.url = f"http://127.0.0.1:{port}"
+        return await self._start(
+            "gateway-0", "inferbus_gateway", "gateway", "GATEWAY", {"port": port, "key_pepper": _PEPPER} | settings
+        )
+
+    async def worker(self, name: str = "llm-0", **settings: object) -> Service:
+        """Start a worker; `settings` are its own (`simulator_itl_s`, `drain_grace_s`, ...)."""
+        fixed = {"pool": self.entry.pool, "served_name": self.entry.name, "engine": "simulator"}
+        return await self._start(name, "inferbus_llm_worker", "worker", "LLM_WORKER", fixed | settings)
+
+    async def _start(self, name: str, module: str, role: str, section: str, settings: dict[str, object]) -> Service:
+        env = {key: value for key, value in os.environ.items() if not key.startswith("INFERBUS_")}
+        env |= {
+            "INFERBUS_BUS_URL": self.nats.url,
+            "INFERBUS_BUS_USER": role,
+            "INFERBUS_BUS_PASSWORD": self.nats.passwords[role],
+        }
+        env |= {
+            f"INFERBUS_{section}_{key.upper()}": str(value) for key, value in ({"process": name} | settings).items()
+        }
+        with (self._folder / f"{name}.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", module), env=env, stdout=log, stderr=log, preexec_fn=self._die_with_the_test
+            )
+        service = Service(process, name)
+        self._services.append(service)
+        await eventually(lambda: self._is_ready(service), within_s=START_S)
+        return service
+
+    def _die_with_the_test(self) -> None:
+        self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def _is_ready(self, service: Service) -> bool:
+        beat = self.presence.alive().get(service.name)
+        return beat is not None and beat.pid == service.pid and beat.state == READY
+
+    # --- what can be seen -------------------------------------------------------------------------------------------
+
+    def beat(self, process: str) -> Presence:
+        """Give a process's last beat, at most half a second old."""
+        return self.presence.alive()[process]
+
+    def figure(self, process: str, name: str) -> float:
+        """Read one of a process's metrics, of the model's pool where it has one."""
+        return metric_at(self.beat(process).health_port, name)
+
+    async def stored(self, lane: str = routes.INTERACTIVE) -> int:
+        """Count the messages in the work stream: those that wait and those that are worked on."""
+        stream = routes.stream_infer(self._admin.region, self.entry.runtime, lane)
+        answer = await self._admin.request(f"$JS.API.STREAM.INFO.{stream}")
+        return int(msgspec.json.decode(answer.data)["state"]["messages"])
+
+    async def settled(self, within_s: float = 10.0) -> None:
+        """Wait until nothing is queued, nothing runs and nobody waits for an answer."""
+        workers = [name for name, beat in self.presence.alive().items() if beat.role == "worker"]
+
+        async def is_settled() -> bool:
+            if any(self.figure(worker, "inferbus_worker_running") for worker in workers):
+                return False
+            return not self.figure("gateway-0", "inferbus_gateway_open_requests") and not await self.stored()
+
+        await eventually(is_settled, within_s=within_s)
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def client(self, **options: Any) -> AsyncIterator[AsyncOpenAI]:
+        defaults: dict[str, Any] = {"max_retries": 0, "timeout": 60.0}
+        async with AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.key, **(defaults | options)) as client:
+            yield client
+
+
+async def ask(client: AsyncOpenAI, tokens: int, *, stream: bool = False, **options: Any) -> str:
+    """Ask the simulator for an answer of so many tokens; returns its text."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": tokens} | options
+    answer = await client.chat.completions.create(**body, stream=stream)
+    if not stream:
+        return answer.choices[0].message.content or ""
+    return "".join([choice.delta.content or "" async for chunk in answer for choice in chunk.choices])

@@ -39,7 +39,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"
     model: str = ""
 
 
-_HEADERS = {
+HEADERS = {
     "Ib-Request": "request_id",
     "Ib-Tag": "tag_no",
     "Ib-Asker": "asker",
@@ -61,7 +61,7 @@ _DEFAULTS = {"Ib-Content-Type": "application/json", "Ib-Delivery": "reply"}
 def headers_of(envelope: Envelope) -> dict[str, str]:
     """Write an envelope as NATS headers; defaults are left out."""
     headers = {"Ib-Version": WIRE_VERSION}
-    for name, field in _HEADERS.items():
+    for name, field in HEADERS.items():
         value = getattr(envelope, field)
         if field == "streamed":
             if value:

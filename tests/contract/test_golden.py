@@ -1,0 +1,218 @@
+"""The bytes of wire version 1: today's code reads them as it always did, and writes the same.
+
+Never change a row. A message that must change is a new version with rows of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from inferbus.codec import pack, unpacker
+from inferbus.contracts.control import Control, ControlItem
+from inferbus.contracts.envelope import Envelope, envelope_from, headers_of
+from inferbus.contracts.keys import KeyEntry
+from inferbus.contracts.models import Buckets, Limits, ModelEntry
+from inferbus.contracts.presence import EngineStats, Presence
+from inferbus.contracts.step import Answer, Ask, Delta, Failed, Finished, Frame, Started, Usage
+from inferbus.tickets import Ticket, ticket_from
+
+FRAMES: list[tuple[Frame, str]] = [
+    (
+        Started(7, 2, 0, "$JS.ACK.S.C.2.41.3.1763750000000000000.5", "llm-0", "0a1b2c"),
+        (
+            "97000702 00 d928 244a532e41434b2e532e432e322e34312e332e313736333735303030303030303030303030302e35"
+            "a5 6c6c6d2d30 a6 306131623263"
+        ),
+    ),
+    (
+        Delta(7, 2, 1, [(0, [15496, 11]), (1, [9906])], b"data: {}\n\n"),
+        "96 01 07 02 01 92 92 00 92 cd3c88 0b 92 01 91 cd26b2 c40a 646174613a207b7d0a0a",
+    ),
+    (
+        Finished(7, 2, 2, 200, Usage(12, 300, 4), b"", "text/event-stream"),
+        "98 02 07 02 02 ccc8 93 0c cd012c 04 c400 b1 746578742f6576656e742d73747265616d",
+    ),
+    (
+        Finished(7, 1, 1, 400, Usage(), b"{}"),
+        "98 02 07 01 01 cd0190 93 00 00 00 c402 7b7d b0 6170706c69636174696f6e2f6a736f6e",
+    ),
+    (
+        Failed(70000, 1, 1, "engine_dead", "boom", False),
+        "97 03 ce00011170 01 01 ab 656e67696e655f64656164 a4 626f6f6d c2",
+    ),
+    (Ask(7, 3, 0, "r1"), "95 04 07 03 00 a2 7231"),
+]
+OTHERS: list[tuple[Any, str]] = [
+    (Answer("fresh"), "96 a5 6672657368 00 c2 90 90 90"),
+    (
+        Answer("continue", 2, True, [(0, [1, 2])], [[3, 4]], [(0, "stop", None)]),
+        "96 a8 636f6e74696e7565 02 c3 91 92 00 92 01 02 91 92 03 04 91 93 00 a4 73746f70 c0",
+    ),
+    (
+        Control("a1", [ControlItem(7, 2), ControlItem(8, 0, 5)]),
+        "92 a2 6131 92 93 07 02 00 93 08 00 05",
+    ),
+]
+JSON: list[tuple[Any, bytes]] = [
+    (
+        Presence(process="llm-0", role="worker", incarnation="0a", region="local", state="ready", pools=["m"]),
+        (
+            b'{"type":"presence.beat.v1","process":"llm-0","role":"worker","incarnation":"0a","region":"local",'
+            b'"state":"ready","in_flight":0,"slots":0,"pools":["m"],"pending":0,"pid":0,"health_port":0,"asker":"",'
+            b'"wire_versions":[1],"engine":null}'
+        ),
+    ),
+    (
+        Presence(
+            process="llm-0",
+            role="worker",
+            incarnation="0a",
+            region="local",
+            state="engine_down",
+            engine=EngineStats(running=1, kv_cache_usage=0.5),
+        ),
+        (
+            b'{"type":"presence.beat.v1","process":"llm-0","role":"worker","incarnation":"0a","region":"local",'
+            b'"state":"engine_down","in_flight":0,"slots":0,"pools":[],"pending":0,"pid":0,"health_port":0,"asker":"",'
+            b'"wire_versions":[1],"engine":{"running":1,"waiting":0,"kv_cache_usage":0.5,"prefix_cache_hit_rate":0.0,'
+            b'"generated_tokens":0,"restarts":0}}'
+        ),
+    ),
+    (
+        KeyEntry(id="k1", tenant="dev", mac="ff", name="ci", created=1763750000),
+        (
+            b'{"type":"keys.entry.v1","id":"k1","tenant":"dev","mac":"ff","name":"ci","created":1763750000,'
+            b'"disabled":false,"lanes":["interactive","batch"]}'
+        ),
+    ),
+    (
+        ModelEntry(name="org/m", pool="m", aliases=["chat"], buckets=Buckets(count=2), limits=Limits(max_pending=9)),
+        (
+            b'{"name":"org/m","pool":"m","runtime":"llm","aliases":["chat"],"tasks":["chat","completions"],'
+            b'"buckets":{"count":2,"by":"tenant"},"limits":{"max_pending":9,"max_pending_per_tenant":1024,'
+            b'"max_body_bytes":33554432,"default_deadline_s":600.0},"created":0,"owned_by":"inferbus"}'
+        ),
+    ),
+]
+ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
+    (
+        Envelope(request_id="r1", tag_no=7, asker="a1", path="/v1/chat/completions", deadline_ms=600000),
+        {
+            "Ib-Version": "1",
+            "Ib-Request": "r1",
+            "Ib-Tag": "7",
+            "Ib-Asker": "a1",
+            "Ib-Path": "/v1/chat/completions",
+            "Ib-Deadline-Ms": "600000",
+        },
+    ),
+    (
+        Envelope(
+            request_id="r1",
+            tag_no=7,
+            asker="a1",
+            path="/v1/chat/completions",
+            deadline_ms=600000,
+            streamed=True,
+            content_type="text/plain",
+            key_id="k1",
+            price_version="p1",
+            traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            delivery="durable",
+            idempotency_key="i1",
+            ticket="t1;5;2;2000000;ff",
+            model="m",
+        ),
+        {
+            "Ib-Version": "1",
+            "Ib-Request": "r1",
+            "Ib-Tag": "7",
+            "Ib-Asker": "a1",
+            "Ib-Path": "/v1/chat/completions",
+            "Ib-Deadline-Ms": "600000",
+            "Ib-Stream": "1",
+            "Ib-Content-Type": "text/plain",
+            "Ib-Key": "k1",
+            "Ib-Price": "p1",
+            "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "Ib-Delivery": "durable",
+            "Ib-Idempotency-Key": "i1",
+            "Ib-Ticket": "t1;5;2;2000000;ff",
+            "Ib-Model": "m",
+        },
+    ),
+]
+
+
+def name_of(value: object) -> str:
+    return type(value).__name__ if isinstance(value, msgspec.Struct) else ""
+
+
+PACKED = [
+    *((value, Frame, golden) for value, golden in FRAMES),
+    *((value, type(value), golden) for value, golden in OTHERS),
+]
+
+
+@pytest.mark.parametrize(("value", "type_", "golden"), PACKED, ids=name_of)
+def test_msgpack(value: msgspec.Struct, type_: Any, golden: str) -> None:
+    data = bytes.fromhex(golden)
+    assert pack(value).hex(" ") == data.hex(" ")
+    assert unpacker(type_).decode(data) == value
+
+
+def test_a_step_message_is_an_array_of_frames() -> None:
+    data = b"\x96" + b"".join(bytes.fromhex(golden) for _, golden in FRAMES)
+    frames = [frame for frame, _ in FRAMES]
+    assert pack(frames) == data
+    assert unpacker(list[Frame]).decode(data) == frames
+
+
+@pytest.mark.parametrize(("value", "type_", "golden"), PACKED, ids=name_of)
+def test_a_field_of_tomorrow_at_the_end_is_ignored(value: msgspec.Struct, type_: Any, golden: str) -> None:
+    """And what is behind it is still read: the longer array stands in the middle of a message."""
+    data = bytes.fromhex(golden)
+    longer = bytes([data[0] + 1]) + data[1:] + b"\xa3new"
+    assert unpacker(type_).decode(longer) == value
+    assert unpacker(list[type_]).decode(b"\x92" + longer + data) == [value, value]
+
+
+@pytest.mark.parametrize(
+    ("type_", "golden", "value"),
+    [
+        (Frame, "97 02 07 01 01 cd0190 93 00 00 00 c402 7b7d", Finished(7, 1, 1, 400, Usage(), b"{}")),
+        (Frame, "97 02 07 01 01 cd0190 91 05 c402 7b7d", Finished(7, 1, 1, 400, Usage(5), b"{}")),
+        (Frame, "96 03 07 01 01 a1 78 a1 79", Failed(7, 1, 1, "x", "y")),
+        (Answer, "91 a4 676f6e65", Answer("gone")),
+        (Control, "92 a2 6131 91 92 07 02", Control("a1", [ControlItem(7, 2)])),
+    ],
+)
+def test_fields_with_defaults_may_be_left_out(type_: Any, golden: str, value: object) -> None:
+    assert unpacker(type_).decode(bytes.fromhex(golden)) == value
+
+
+@pytest.mark.parametrize(("value", "golden"), JSON, ids=name_of)
+def test_json(value: msgspec.Struct, golden: bytes) -> None:
+    assert msgspec.json.encode(value) == golden
+    assert msgspec.json.decode(golden, type=type(value)) == value
+
+
+@pytest.mark.parametrize(("value", "golden"), JSON[:3], ids=name_of)
+def test_json_messages_ignore_fields_of_tomorrow(value: msgspec.Struct, golden: bytes) -> None:
+    assert msgspec.json.decode(golden[:-1] + b',"new":[1]}', type=type(value)) == value
+
+
+@pytest.mark.parametrize(("envelope", "golden"), ENVELOPES, ids=["smallest", "everything"])
+def test_the_envelope(envelope: Envelope, golden: dict[str, str]) -> None:
+    assert headers_of(envelope) == golden
+    assert envelope_from(golden) == envelope
+    assert envelope_from(golden | {"Ib-Of-Tomorrow": "x"}) == envelope
+
+
+def test_the_ticket() -> None:
+    ticket = Ticket(id="t1", first_seq=5, chunks=2, size=2_000_000, sha256="ff")
+    assert ticket.to_header() == "t1;5;2;2000000;ff"
+    assert ticket_from("t1;5;2;2000000;ff") == ticket

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import httpx
 import msgspec
 from openai import AsyncOpenAI
 from tests.running_platform import metric_at
@@ -32,6 +33,7 @@ MODEL = "simulator"
 WORDS = (" words", " that", " no", " model", " thought", " of")
 """What the simulator says, over and over."""
 START_S = 30.0
+OPEN = "inferbus_gateway_open_requests"
 _PEPPER = "pepper"
 _PR_SET_PDEATHSIG = 1
 
@@ -154,12 +156,14 @@ class MainPath:
 
     async def settled(self, within_s: float = 10.0) -> None:
         """Wait until nothing is queued, nothing runs and nobody waits for an answer."""
-        workers = [name for name, beat in self.presence.alive().items() if beat.role == "worker"]
 
         async def is_settled() -> bool:
-            if any(self.figure(worker, "inferbus_worker_running") for worker in workers):
+            workers = [name for name, beat in self.presence.alive().items() if beat.role == "worker"]
+            try:
+                running = [self.figure(worker, "inferbus_worker_running") for worker in workers]
+            except httpx.ConnectError:  # one was killed and has not been missed yet
                 return False
-            return not self.figure("gateway-0", "inferbus_gateway_open_requests") and not await self.stored()
+            return not any(running) and not self.figure("gateway-0", OPEN) and not await self.stored()
 
         await eventually(is_settled, within_s=within_s)
 

@@ -187,8 +187,9 @@ async def test_a_request_that_kills_engines_ends_alone_and_its_neighbours_do_not
     async with pair.bus("operator") as operator:
         neighbours = [asyncio.create_task(whole(client, max_tokens=600)) for _ in range(6)]
         await eventually(lambda: sum(busy(pair, presence)) == 6)
+        as_ever = client.with_options(max_retries=2)  # it must not be asked again, and kill again
         with pytest.raises(openai.InternalServerError) as caught:
-            await client.chat.completions.create(
+            await as_ever.chat.completions.create(
                 model=CHAT, messages=[{"role": "user", "content": "word " * 300}], seed=1, max_tokens=5
             )
         letter = await next_dead_letter(operator, WORK)
@@ -196,6 +197,7 @@ async def test_a_request_that_kills_engines_ends_alone_and_its_neighbours_do_not
     assert caught.value.code == "poison"
     assert letter.code == "poison"
     assert b'"seed":1' in letter.data
+    assert caught.value.response.headers["x-should-retry"] == "false"
     assert [tokens for _, tokens in await asyncio.gather(*neighbours)] == [600] * 6
     await eventually(lambda: len(presence.workers(CHAT)) == 2, within_s=RESTART_S)
     assert await whole(client, max_tokens=3)

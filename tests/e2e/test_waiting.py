@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -160,9 +161,12 @@ async def test_more_than_the_bound_is_refused_with_retry_after(
 # --- out of time --------------------------------------------------------------------------------------------------
 
 
-def test_a_deadline_while_running_is_a_504(platform: RunningPlatform, client: OpenAI) -> None:
+def test_a_deadline_while_running_is_a_504_and_not_asked_again(platform: RunningPlatform, client: OpenAI) -> None:
+    began = time.monotonic()
+    patient = client.with_options(max_retries=2)
     with pytest.raises(openai.InternalServerError) as caught:
-        client.chat.completions.create(**ENDLESS, extra_headers={"X-Inferbus-Deadline-Ms": "800"})
+        patient.chat.completions.create(**ENDLESS, extra_headers={"X-Inferbus-Deadline-Ms": "1500"})
+    assert time.monotonic() - began < 2.9
     assert caught.value.status_code == 504
     assert caught.value.code == "deadline_running"
     assert "retry-after" not in caught.value.response.headers

@@ -39,6 +39,9 @@ def problem_of(error: InferbusError) -> Problem:
     headers: list[tuple[bytes, bytes]] = []
     if (retry_after := retry_after_of(error)) is not None:
         headers.append((b"retry-after", retry_after.encode()))
+    elif error.row.http_status >= 500 or error.row.http_status == 409:
+        # OpenAI clients ask again after any of these unless told not to: twice more the whole work, or the whole harm.
+        headers.append((b"x-should-retry", b"false"))
     if isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", b"Bearer"))
     return Problem(error.row.http_status, to_json(openai_body(error)), headers)

@@ -29,6 +29,7 @@ _SOLO_AFTER_DEATHS = 2
 _ASK_AGAIN_S = 0.5
 _STRAY_S = 1.0
 _MAX_STRAYS = 4096
+_CONFIRM_SOON_S = 0.001
 log = structlog.get_logger()
 
 WorkFrame = Started | Delta | Finished | Failed
@@ -48,6 +49,7 @@ class Asker:
         self._decode = unpacker(list[Frame]).decode
         self._control: dict[tuple[str, str], list[ControlItem]] = {}
         self._kick = asyncio.Event()
+        self._late: asyncio.TimerHandle | None = None
         self._sending: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -61,6 +63,8 @@ class Asker:
         """Cancel what is open, wherever it is, and end."""
         for exchange in list(self._open.values()):
             exchange.cancel()
+        if self._late is not None:
+            self._late.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, *self._sending, return_exceptions=True)
@@ -78,6 +82,8 @@ class Asker:
         )
         self._open[exchange.tag] = exchange
         self._by_id[tenant, request_id] = exchange
+        if self._control:  # confirms that wait: they share the write of the publish that follows
+            self._kick.set()
         return exchange
 
     def find(self, tenant: str, request_id: str) -> Exchange | None:
@@ -238,10 +244,17 @@ class Asker:
 
     def _tell(self, worker: str, verb: str, tag: int, attempt: int, from_seq: int = 0) -> None:
         self._control.setdefault((worker, verb), []).append(ControlItem(tag, attempt, from_seq))
+        if verb != CONFIRM:
+            self._kick.set()
+        elif self._late is None:
+            self._late = asyncio.get_running_loop().call_later(_CONFIRM_SOON_S, self._kick_late)
+
+    def _kick_late(self) -> None:
+        self._late = None
         self._kick.set()
 
     async def _send_control(self) -> None:
-        """One message per tick, worker and verb."""
+        """One message per tick, worker and verb. Confirms wait a millisecond for others, or for the next publish."""
         while True:
             await self._kick.wait()
             self._kick.clear()

@@ -57,12 +57,13 @@ class Attempt:
         return f"{self.envelope.asker}.{self.envelope.tag_no}.{self.delivery.attempt}"
 
     def started(self) -> None:
-        worker = self._owner
-        self._send(
-            Started(
-                self.envelope.tag_no, self.delivery.attempt, 0, self.delivery.reply, worker.process, worker.incarnation
-            )
-        )
+        """Say that an attempt began; it may travel with the first output, nobody is shown it."""
+        owner, delivery = self._owner, self.delivery
+        if self.over.done():
+            return
+        frame = Started(self.envelope.tag_no, delivery.attempt, 0, delivery.reply, owner.process, owner.incarnation)
+        self._sent.append(frame)
+        owner.sender.send_soon(self.envelope.asker, frame)
 
     def delta(self, ids: Ids, data: bytes) -> None:
         if self.end is not None:

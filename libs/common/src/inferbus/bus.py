@@ -166,6 +166,19 @@ class Bus:
         except nats.errors.Error as exc:
             raise _translated(exc, subject) from exc
 
+    async def publish_soon(self, subject: str, data: bytes) -> None:
+        """Send a core message nobody waits for, such as an acknowledgement: written with the next one, or after 2 ms.
+
+        Raises:
+            DependencyDown: the connection is closed, or its buffer is full while it is away.
+            TooLarge: nothing was sent.
+        """
+        _check_size(subject, data, None)
+        try:
+            await self.nc.publish_soon(subject, data)
+        except nats.errors.Error as exc:
+            raise _translated(exc, subject) from exc
+
     async def subscribe(
         self, subject: str, callback: Callable[[Msg], Awaitable[None]], *, queue: str = ""
     ) -> Subscription:

@@ -1,20 +1,68 @@
-"""Connection: nats-py's client, changed where what somebody else sends could end it.
+"""Connection: nats-py's client, changed where what somebody else sends could end it, and where it is dear.
 
-Both changes were found by running them: a subject that is not UTF-8 ended nats-py's read loop (any tenant could make a
+The first two changes were found by running them: a subject that is not UTF-8 ended nats-py's read loop (any tenant could make a
 gateway deaf for ten seconds with one `cancel` message), and any `-ERR` but two closed the client for ever.
 """
 
 from __future__ import annotations
+
+import asyncio
+from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error
 
 _PERMISSIONS = "permissions violation"
+_SOON_S = 0.002
+_OWS = " \t"
 
 
 class Connection(Client):
     """A client that reads any subject and reconnects after any error the server names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._holding = False
+        self._late: asyncio.TimerHandle | None = None
+
+    async def publish_soon(self, subject: str, payload: bytes) -> None:
+        """Publish what nobody waits for: it leaves with the next message that somebody does, or after 2 ms.
+
+        A write is a system call here and one in the server, and wakes the server: more than the message itself costs.
+        """
+        self._holding = True
+        try:
+            await self.publish(subject, payload)
+        finally:
+            self._holding = False
+        if self._late is None:
+            self._late = asyncio.get_running_loop().call_later(_SOON_S, self._flush_late)
+
+    def _flush_late(self) -> None:
+        self._late = None
+        if (
+            self.is_connected
+            and self._pending_data_size
+            and self._flush_queue is not None
+            and self._flush_queue.empty()
+        ):
+            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        if force_flush or not self._holding:
+            return await super()._flush_pending(force_flush)
+        return None
+
+    @staticmethod
+    def _parse_header_lines(raw: bytes) -> dict[str, str]:
+        """Parse headers as nats-py does, in a quarter of its time: it looks at every character of every name."""
+        headers: dict[str, str] = {}
+        for line in raw.decode("utf-8", "replace").split("\r\n"):
+            name, colon, value = line.partition(":")
+            if colon and name.isascii() and len(name.split()) <= 1:
+                headers[name.strip(_OWS)] = value.strip(_OWS)
+        return headers
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
@@ -28,6 +76,12 @@ class Connection(Client):
             data=data,
             headers=headers,
         )
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        """Close. What is buffered while the connection is away cannot be sent any more; nats-py would try, and raise."""
+        if not self.is_connected:
+            self._pending, self._pending_data_size = [], 0
+        await super()._close(status, do_cbs)
 
     async def _process_err(self, err_msg: str) -> None:
         """Report a refused subject; after anything else the server hangs up, so connect again."""

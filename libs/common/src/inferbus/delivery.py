@@ -7,7 +7,7 @@ it is stale therefore sends nothing any more.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from nats.aio.msg import Msg
@@ -59,7 +59,8 @@ class Delivery:
         self.abandoned = False
 
     async def ack(self) -> None:
-        await self._send(b"+ACK")
+        """End it. Nobody waits for an acknowledgement, so it shares its write with what is sent next."""
+        await self._send(b"+ACK", self._bus.publish_soon)
 
     async def nak(self, delay_s: float = 0.0) -> None:
         await self._send(b'-NAK {"delay": %d}' % int(delay_s * 1e9) if delay_s > 0 else b"-NAK")
@@ -114,11 +115,11 @@ class Delivery:
         log.error("dead_letter_not_stored", subject=self.subject, seq=self.seq, error=error.message)
         await self.nak(_BURY_AGAIN_S)
 
-    async def _send(self, verb: bytes) -> None:
+    async def _send(self, verb: bytes, publish: Callable[[str, bytes], Awaitable[None]] | None = None) -> None:
         if self.abandoned:
             return
         try:
-            await self._bus.publish(self.reply, verb)
+            await (publish or self._bus.publish)(self.reply, verb)
         except DependencyDown as exc:  # the message comes back after its ack_wait, as after any lost acknowledgement
             log.warning("verdict_not_sent", subject=self.subject, seq=self.seq, verb=verb.decode(), error=exc.message)
 

@@ -32,6 +32,7 @@ from inferbus.exchange import Begun, Chunk
 from inferbus.models import apply_model
 from inferbus.testing import NatsServer, eventually
 from inferbus.tickets import INLINE_BYTES
+from inferbus_llm_worker import serving as serving_module
 
 
 @pytest.fixture
@@ -50,7 +51,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence_module, "SILENT_S", 0.5)
     monkeypatch.setattr(presence_module, "_CHECK_S", 0.1)
     monkeypatch.setattr(attempts_module, "REPEAT_S", 0.2)
-    monkeypatch.setattr(attempts_module, "ASKER_SILENT_S", 1.0)
+    monkeypatch.setattr(attempts_module, "ASKER_SILENT_S", 0.5)
+    monkeypatch.setattr(serving_module, "_ASKER_GONE_S", 0.2)
 
 
 def fall(bus: Bus, monkeypatch: pytest.MonkeyPatch, lost: Callable[[str], bool]) -> list[str]:

@@ -364,6 +364,7 @@ class TestOutcomes:
         await bench.empty()
         await eventually(lambda: slots.busy == 0)
         assert intake.running == 0
+        assert intake._attempts == {}
 
 
 class TestStopping:
@@ -545,17 +546,17 @@ class TestRestarts:
 class TestLeases:
     @pytest.fixture
     async def server(self, server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> NatsServer:
-        monkeypatch.setattr(topology, "ACK_WAIT_S", 0.9)
+        monkeypatch.setattr(topology, "ACK_WAIT_S", 0.5)
         await server.reconcile(MODEL)
         return server
 
     async def test_a_lease_is_renewed_for_as_long_as_it_runs(self, bench: Bench) -> None:
         bench.gate.clear()
         await bench.publish()
-        await bench.intake(Slots(4), ack_wait_s=0.9)
+        await bench.intake(Slots(4), ack_wait_s=0.5)
         await eventually(lambda: len(bench.seen) == 1)
         begun = time.monotonic()
-        await eventually(lambda: time.monotonic() - begun > 2)
+        await eventually(lambda: time.monotonic() - begun > 1.1)
         assert len(bench.seen) == 1
         bench.gate.set()
         await bench.empty()
@@ -574,10 +575,10 @@ class TestLeases:
         monkeypatch.setattr(bench.worker, "publish", sometimes)
         bench.gate.clear()
         await bench.publish()
-        await bench.intake(Slots(4), ack_wait_s=0.9)
+        await bench.intake(Slots(4), ack_wait_s=0.5)
         await eventually(lambda: len(bench.seen) == 1)
         begun = time.monotonic()
-        await eventually(lambda: time.monotonic() - begun > 2)
+        await eventually(lambda: time.monotonic() - begun > 1.1)
         assert failures == 1
         assert len(bench.seen) == 1
         bench.gate.set()

@@ -71,6 +71,7 @@ class Intake:
         self._paused = True
         self._stopped = False
         self._running: dict[Delivery, asyncio.Task[None]] = {}
+        self._attempts: dict[int, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._retiring: set[asyncio.Task[None]] = set()
         self._forget: list[Callable[[], None]] = []
@@ -203,12 +204,13 @@ class Intake:
             return
         self._slots.take()
         self._running[delivery] = asyncio.create_task(self._run(delivery))
+        self._attempts[delivery.seq] = delivery.attempt
         self._kick.set()
 
     def _is_running(self, delivery: Delivery) -> bool:
         """Whether this is no new attempt but one that runs here: a server killed within milliseconds of a delivery
         forgets it, and delivers again with the same number. What runs renews and ends the message for both."""
-        return any(other.seq == delivery.seq and other.attempt >= delivery.attempt for other in self._running)
+        return self._attempts.get(delivery.seq, 0) >= delivery.attempt
 
     def _on_status(self, headers: dict[str, str]) -> None:
         if headers["Status"] == "100":
@@ -238,6 +240,8 @@ class Intake:
 
     def _release(self, delivery: Delivery) -> None:
         del self._running[delivery]
+        if self._attempts.get(delivery.seq) == delivery.attempt:
+            del self._attempts[delivery.seq]
         self._slots.give()
 
     async def _handled(self, delivery: Delivery) -> None:

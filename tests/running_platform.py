@@ -57,7 +57,7 @@ class RunningPlatform:
     def __enter__(self) -> Self:
         self.start()
         try:
-            self.until(lambda: self.state.state == READY, START_S)
+            self.until_ready()
         except BaseException:
             self.stop()
             raise
@@ -113,6 +113,19 @@ class RunningPlatform:
             raise
         if left := [process for process in processes if process.alive()]:
             raise LeftRunning(f"{left} {self.output.read_text(errors='replace')[-2000:]}")
+
+    def until_ready(self, on_state: Callable[[PlatformState], None] = lambda _: None) -> None:
+        """Wait until everything serves; `on_state` hears how far it is.
+
+        Raises:
+            DidNotStart: something does not come up.
+        """
+
+        def is_ready() -> bool:
+            on_state(self.state)
+            return self.state.state == READY
+
+        self.until(is_ready, START_S)
 
     def until(self, condition: Callable[[], bool], timeout_s: float) -> None:
         """Wait for something that must come true while the platform runs.

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-from typing import Any
 
 import pytest
 from openai import OpenAI
 from tests.running_platform import CHAT, RunningPlatform
+from tests.traces import operation, spans_of
 
 from inferbus.testing import eventually
 
 QUESTION = [{"role": "user", "content": "Explain open."}]
-
-
-def spans_of(platform: RunningPlatform, trace_id: str) -> dict[str, dict[str, Any]]:
-    """Give a trace's spans by their operation (the first word of the name)."""
-    file = platform.layout.traces
-    spans = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return {span["name"].split()[0]: span for span in spans if span["trace_id"] == trace_id}
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -34,7 +26,7 @@ async def test_gateway_bus_and_worker_share_a_trace(platform: RunningPlatform, c
     )
     assert list(answer) if stream else answer
     await eventually(lambda: len(spans_of(platform, trace_id)) == 3)
-    spans = spans_of(platform, trace_id)
+    spans = {operation(span): span for span in spans_of(platform, trace_id)}
     http, publish, process = spans["chat"], spans["publish"], spans["process"]
     assert http["parent_id"] == parent_id
     assert publish["parent_id"] == http["span_id"]
@@ -54,4 +46,4 @@ async def test_what_the_caller_does_not_sample_leaves_no_span(platform: RunningP
         headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-{flags}"}
         client.chat.completions.create(model=CHAT, messages=QUESTION, max_tokens=2, extra_headers=headers)
     await eventually(lambda: len(spans_of(platform, sampled)) == 3)
-    assert spans_of(platform, unsampled) == {}
+    assert spans_of(platform, unsampled) == []

@@ -51,6 +51,40 @@ async def test_a_restarted_process_is_lost_and_there_at_once(side: Side) -> None
     assert side.table.alive()["w1"].incarnation == "new"
 
 
+async def test_two_processes_of_one_name_do_not_take_turns(side: Side) -> None:
+    """Replicas that were given the same name: every beat would hand all work of the other back."""
+    for _ in range(20):
+        await side.hear(worker("w1", "first"))
+        await side.hear(worker("w1", "second"))
+        await side.hear(worker("w1", "third"))
+    assert side.lost == ["first", "second"]
+    assert side.table.alive()["w1"].incarnation == "third"
+    await side.hear(msgspec.structs.replace(worker("w1", "third"), state=GONE))
+    await side.hear(worker("w1", "first"))
+    assert side.table.alive()["w1"].incarnation == "first", "the name is free again"
+
+
+async def test_both_gateways_of_one_name_are_known_as_askers(side: Side) -> None:
+    """Else workers would drop the requests of all but one replica after three seconds."""
+    second = msgspec.structs.replace(gateway("a2"), incarnation="g2")
+    for _ in range(3):
+        await side.hear(gateway("a1"))
+        await side.hear(second)
+    assert side.table.has_asker("a1")
+    assert side.table.has_asker("a2")
+    await eventually(lambda: not side.table.has_asker("a1") and not side.table.has_asker("a2"), within_s=2)
+    await side.hear(second)
+    await side.hear(msgspec.structs.replace(second, state=GONE))
+    assert not side.table.has_asker("a2")
+    assert side.table._askers == {}
+
+
+async def test_replaced_incarnations_do_not_pile_up(side: Side) -> None:
+    for n in range(presence_module._MAX_REPLACED + 10):
+        await side.hear(worker("w1", f"i{n}"))
+    assert len(side.table._replaced) == presence_module._MAX_REPLACED
+
+
 async def test_one_that_says_it_goes_is_gone_at_once(side: Side) -> None:
     await side.hear(msgspec.structs.replace(worker("w1"), state=GONE))
     assert side.lost == []

@@ -17,6 +17,7 @@ from inferbus.contracts.presence import GONE, READY, Presence
 BEAT_S = 0.5
 SILENT_S = 1.5
 _CHECK_S = 0.25
+_MAX_REPLACED = 1024
 log = structlog.get_logger()
 _decode = msgspec.json.Decoder(Presence).decode
 
@@ -64,6 +65,8 @@ class PresenceTable:
         self._region = region
         self._beats: dict[str, tuple[Presence, float]] = {}
         self._backlog: dict[str, int] = {}
+        self._replaced: dict[str, bool] = {}
+        self._askers: dict[str, float] = {}
         self._lost: list[Callable[[Presence], None]] = []
         self._task: asyncio.Task[None] | None = None
         self._checked = time.monotonic()
@@ -94,7 +97,8 @@ class PresenceTable:
         return self._backlog.get(pool, 0)
 
     def has_asker(self, asker: str) -> bool:
-        return any(beat.asker == asker for beat, _ in self._beats.values())
+        """Whether the process of an asker lives, be its name another's too."""
+        return asker in self._askers
 
     async def _on_beat(self, message: Msg) -> None:
         try:
@@ -102,18 +106,38 @@ class PresenceTable:
         except msgspec.DecodeError as exc:
             log.warning("presence_unreadable", subject=message.subject, error=str(exc))
             return
+        if beat.state == GONE:
+            self._askers.pop(beat.asker, None)
+        elif beat.asker:
+            self._askers[beat.asker] = time.monotonic()
         known = self._beats.get(beat.process)
         if known is not None and known[0].incarnation != beat.incarnation:
+            if beat.incarnation in self._replaced:
+                self._on_twin(beat, known[0])
+                return
+            self._remember_replaced(known[0].incarnation)
             self._drop(beat.process, "replaced")
         if beat.state == GONE:
             self._drop(beat.process, "gone")
         else:
             self._beats[beat.process] = (beat, time.monotonic())
 
+    def _remember_replaced(self, incarnation: str) -> None:
+        self._replaced[incarnation] = False
+        if len(self._replaced) > _MAX_REPLACED:
+            del self._replaced[next(iter(self._replaced))]
+
+    def _on_twin(self, beat: Presence, known: Presence) -> None:
+        """Two processes have one name. The later one has it: were each beat a restart, no work would ever be finished."""
+        if not self._replaced[beat.incarnation]:
+            self._replaced[beat.incarnation] = True
+            log.error("process_name_twice", process=beat.process, pids=[known.pid, beat.pid])
+
     async def _forgive(self) -> None:
         """After our own disconnection nobody could be heard: start counting anew."""
         now = time.monotonic()
         self._beats = {process: (beat, now) for process, (beat, _) in self._beats.items()}
+        self._askers = dict.fromkeys(self._askers, now)
 
     async def _check(self) -> None:
         while True:
@@ -126,6 +150,7 @@ class PresenceTable:
             for process, (_, seen) in list(self._beats.items()):
                 if now - seen > SILENT_S:
                     self._drop(process, "silent")
+            self._askers = {asker: seen for asker, seen in self._askers.items() if now - seen <= SILENT_S}
             self._backlog = self._count_backlog()
 
     def _count_backlog(self) -> dict[str, int]:

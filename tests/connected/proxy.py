@@ -62,7 +62,11 @@ class Proxy:
         self._flowing.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        try:
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:  # the server is down: so are we
+            writer.transport.abort()
+            return
         pair = {writer, there_writer}
         self._open |= pair
         for source, sink in ((reader, there_writer), (there_reader, writer)):
@@ -73,7 +77,7 @@ class Proxy:
     async def _carry(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, pair: set[asyncio.StreamWriter]
     ) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):  # uvloop's word for a closed transport
             while data := await source.read(65536):
                 await self._flowing.wait()
                 sink.write(data)

@@ -254,6 +254,27 @@ async def test_a_drained_subscription_gets_what_was_on_the_way(connect: Connect)
     assert len(heard) == 200
 
 
+async def test_draining_and_closing_a_connection_that_is_dying(connect: Connect) -> None:
+    """Under uvloop a write to a transport that has just been closed raises RuntimeError."""
+    gateway = await connect("gateway")
+
+    async def on_step(_: Msg) -> None: ...
+
+    def fail(_: bytes) -> None:
+        raise RuntimeError("the handler is closed")
+
+    subscription = await gateway.subscribe("step.a", on_step)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(gateway.nc._transport, "write", fail)
+    try:
+        await gateway.drain(subscription)
+        assert subscription._id not in gateway.nc._subs
+        await gateway.close()
+    finally:
+        patch.undo()
+    assert gateway.nc.is_closed
+
+
 async def test_keys_and_values(connect: Connect) -> None:
     admin = await connect("admin")
     assert await admin.kv_get(routes.KV_MODELS, "a") is None

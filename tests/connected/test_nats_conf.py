@@ -10,8 +10,9 @@ from urllib.request import urlopen
 
 import pytest
 
-from inferbus.bus import MAX_PAYLOAD_BYTES, Bus
+from inferbus.bus import Bus
 from inferbus.errors import DependencyDown
+from inferbus.limits import MAX_PAYLOAD_BYTES
 from inferbus.settings import BusSettings
 from inferbus.testing import NatsServer, eventually
 

@@ -17,13 +17,14 @@ import structlog
 from nats.aio.msg import Msg
 
 from inferbus import routes
-from inferbus.bus import MAX_PAYLOAD_BYTES, Bus
+from inferbus.bus import Bus
 from inferbus.codec import unpacker
 from inferbus.contracts.control import CANCEL, CONFIRM, RESEND, STALE, Control, ControlItem
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.step import Delta, Failed, Finished, Frame, Ids, Started, Usage
 from inferbus.delivery import Delivery
 from inferbus.frames import FrameSender
+from inferbus.limits import MAX_PAYLOAD_BYTES
 from inferbus.presence import PresenceTable
 
 REPEAT_S = 1.0

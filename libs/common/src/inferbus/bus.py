@@ -21,27 +21,15 @@ from nats.aio.subscription import Subscription
 
 from inferbus import routes
 from inferbus.connection import Connection
-from inferbus.errors import (
-    DependencyDown,
-    InferbusError,
-    InvalidRequest,
-    NotFound,
-    Overloaded,
-    TenantOverloaded,
-    TooLarge,
-)
+from inferbus.errors import DependencyDown, InferbusError, InvalidRequest
+from inferbus.limits import check_size
+from inferbus.pub_ack import sequence_of
 from inferbus.settings import BusSettings
 
-MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
-"""The server's `max_payload`: headers and body together."""
-
-MAX_SUBJECT_BYTES = 1024
-"""Ours, below the server's bound of 4 KiB on subject, reply and sizes together."""
-
-_HEADER_FRAME_BYTES = 128  # "NATS/1.0", the line ends, and the rounding of the estimate for few headers
 _PENDING_BYTES = 64 * 1024 * 1024
 _FLUSH_TICKS = 10
-_QUEUE_FULL, _MESSAGE_TOO_BIG = 10077, 10054
+# What writing to a connection raises that ended and nobody has noticed yet; RuntimeError is uvloop's word for it.
+_DYING = (nats.errors.Error, OSError, RuntimeError)
 
 log = structlog.get_logger()
 
@@ -50,27 +38,12 @@ class NoResponders(DependencyDown):
     """Nobody listens on the subject (or its stream has no leader)."""
 
 
-class _ApiError(msgspec.Struct):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class _PubAck(msgspec.Struct):
-    seq: int = 0
-    duplicate: bool = False
-    error: _ApiError | None = None
-
-
 class _StreamState(msgspec.Struct, frozen=True):
     subjects: dict[str, int] = {}
 
 
 class _StreamInfo(msgspec.Struct):
     state: _StreamState = _StreamState()
-
-
-_decode_ack = msgspec.json.Decoder(_PubAck).decode
 
 
 class Bus:
@@ -160,7 +133,7 @@ class Bus:
             DependencyDown: the connection is closed, or its buffer is full while it is away.
             TooLarge, InvalidRequest: nothing was sent; the server would hang up on it.
         """
-        _check_size(subject, data, headers)
+        check_size(subject, data, headers)
         try:
             await self.nc.publish(subject, data, reply=reply, headers=headers)
         except nats.errors.Error as exc:
@@ -173,7 +146,7 @@ class Bus:
             DependencyDown: the connection is closed, or its buffer is full while it is away.
             TooLarge: nothing was sent.
         """
-        _check_size(subject, data, None)
+        check_size(subject, data, None)
         try:
             await self.nc.publish_soon(subject, data)
         except nats.errors.Error as exc:
@@ -205,21 +178,26 @@ class Bus:
 
         By hand, because nats-py's own drain writes its PING before the UNSUB, so that its PONG proves nothing.
         """
-        nc = self.nc
         try:
-            if nc.is_connected:
-                await nc._send_unsubscribe(subscription._id)
-                for _ in range(_FLUSH_TICKS):
-                    if not nc.pending_data_size:
-                        break
-                    await asyncio.sleep(0)  # the flusher writes it
-                pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-                await nc._send_ping(pong)
-                await asyncio.wait({pong}, timeout=within_s)  # never cancelled: a late PONG would end the read loop
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(subscription._pending_queue.join(), within_s)
+            if self.nc.is_connected:
+                await self._unsubscribe_in_order(subscription, within_s)
+        except _DYING as exc:
+            log.debug("drain_failed", bus=self.name, error=repr(exc))
         finally:
             await self.unsubscribe(subscription)
+
+    async def _unsubscribe_in_order(self, subscription: Subscription, within_s: float) -> None:
+        nc = self.nc
+        await nc._send_unsubscribe(subscription._id)
+        for _ in range(_FLUSH_TICKS):
+            if not nc.pending_data_size:
+                break
+            await asyncio.sleep(0)  # the flusher writes it
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        await nc._send_ping(pong)
+        await asyncio.wait({pong}, timeout=within_s)  # never cancelled: a late PONG would end the read loop
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(subscription._pending_queue.join(), within_s)
 
     async def request(
         self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None, *, timeout_s: float = 2.0
@@ -283,7 +261,8 @@ class Bus:
             left = give_up - time.monotonic()
             try:
                 await self.wait_connected(max(0.01, left))
-                return _sequence(await self.request(subject, data, headers, timeout_s=max(0.5, left)))
+                answer = await self.request(subject, data, headers, timeout_s=max(0.5, left))
+                return sequence_of(answer.data)
             except DependencyDown:
                 if time.monotonic() + 0.05 >= give_up or msg_id is None:
                     raise
@@ -314,12 +293,15 @@ class Bus:
     async def close(self) -> None:
         """Flush what is buffered and close. Safe to call while disconnected."""
         self._fail_waiting("the bus connection is closing")
-        if self.nc.is_connected:
-            try:
+        try:
+            if self.nc.is_connected:
                 await self.nc.flush(timeout=1)
-            except nats.errors.Error:
-                log.warning("bus_flush_failed", bus=self.name)
-        await self.nc.close()
+        except _DYING as exc:
+            log.warning("bus_flush_failed", bus=self.name, error=repr(exc))
+        try:
+            await self.nc.close()
+        except _DYING as exc:
+            log.warning("bus_close_failed", bus=self.name, error=repr(exc))
 
     # --- callbacks of nats-py ---------------------------------------------------------------------------------------
 
@@ -362,22 +344,6 @@ class Bus:
                 future.set_exception(DependencyDown(why))
 
 
-def _check_size(subject: str, data: bytes, headers: dict[str, str] | None) -> None:
-    """Refuse what the server would answer by hanging up: it counts headers, which nats-py does not."""
-    if len(subject) > MAX_SUBJECT_BYTES // 4 and len(subject.encode()) > MAX_SUBJECT_BYTES:
-        raise TooLarge(f"subject of {len(subject.encode())} bytes, the bus takes at most {MAX_SUBJECT_BYTES}")
-    size = len(data)
-    if headers:
-        size += sum(len(name) + len(value) for name, value in headers.items()) * 4  # at most; bytes are counted below
-    if size <= MAX_PAYLOAD_BYTES - _HEADER_FRAME_BYTES:
-        return
-    if headers:
-        size = len(data) + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
-        size += _HEADER_FRAME_BYTES
-    if size > MAX_PAYLOAD_BYTES:
-        raise TooLarge(f"message of {size} bytes with its headers, the bus takes at most {MAX_PAYLOAD_BYTES}")
-
-
 def _translated(error: nats.errors.Error, subject: str) -> InferbusError:
     if isinstance(error, nats.errors.BadSubjectError | nats.errors.BadHeaderError):
         return InvalidRequest(f"cannot be sent to {subject[:200]!r}: {error!r}")
@@ -387,21 +353,3 @@ def _translated(error: nats.errors.Error, subject: str) -> InferbusError:
 def _time_out(future: asyncio.Future[Msg], subject: str, timeout_s: float) -> None:
     if not future.done():
         future.set_exception(DependencyDown(f"no answer on {subject} within {timeout_s:g} s"))
-
-
-def _sequence(message: Msg) -> int:
-    try:
-        ack = _decode_ack(message.data)
-    except msgspec.DecodeError as exc:
-        raise DependencyDown(f"unreadable publish acknowledgement: {exc}") from exc
-    if ack.error is None:
-        return ack.seq
-    if ack.error.err_code == _QUEUE_FULL:
-        if "per subject" in ack.error.description:
-            raise TenantOverloaded("too many requests of this tenant wait or run for this model")
-        raise Overloaded("the queue is full")
-    if ack.error.err_code == _MESSAGE_TOO_BIG:
-        raise TooLarge(ack.error.description)
-    if ack.error.code == 404:
-        raise NotFound(ack.error.description)
-    raise DependencyDown(f"the bus refused the message: {ack.error.description} ({ack.error.err_code})")

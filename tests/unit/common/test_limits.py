@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from inferbus.bus import MAX_PAYLOAD_BYTES, MAX_SUBJECT_BYTES, _check_size
 from inferbus.errors import TooLarge
+from inferbus.limits import MAX_PAYLOAD_BYTES, MAX_SUBJECT_BYTES, check_size
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from inferbus.errors import TooLarge
     ],
 )
 def test_fits(size: int, headers: dict[str, str] | None) -> None:
-    _check_size("a.b", bytes(size), headers)
+    check_size("a.b", bytes(size), headers)
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,11 @@ def test_fits(size: int, headers: dict[str, str] | None) -> None:
 )
 def test_is_refused_with_both_numbers(size: int, headers: dict[str, str] | None) -> None:
     with pytest.raises(TooLarge, match=str(MAX_PAYLOAD_BYTES)):
-        _check_size("a.b", bytes(size), headers)
+        check_size("a.b", bytes(size), headers)
 
 
 def test_subjects_have_a_limit_in_bytes() -> None:
-    _check_size("a" * MAX_SUBJECT_BYTES, b"", None)
+    check_size("a" * MAX_SUBJECT_BYTES, b"", None)
     for subject in ("a" * (MAX_SUBJECT_BYTES + 1), "ä" * (MAX_SUBJECT_BYTES // 2 + 1)):
         with pytest.raises(TooLarge, match=str(MAX_SUBJECT_BYTES)):
-            _check_size(subject, b"", None)
+            check_size(subject, b"", None)

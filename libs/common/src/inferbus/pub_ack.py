@@ -1,0 +1,47 @@
+"""PubAck: JetStream's answer to a publish, as a sequence or as one of our errors."""
+
+from __future__ import annotations
+
+import msgspec
+
+from inferbus.errors import DependencyDown, NotFound, Overloaded, TenantOverloaded, TooLarge
+
+_QUEUE_FULL, _MESSAGE_TOO_BIG = 10077, 10054
+
+
+class _ApiError(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _PubAck(msgspec.Struct):
+    seq: int = 0
+    duplicate: bool = False
+    error: _ApiError | None = None
+
+
+_decode = msgspec.json.Decoder(_PubAck).decode
+
+
+def sequence_of(data: bytes) -> int:
+    """Give the sequence in the stream under which a message was stored.
+
+    Raises:
+        TenantOverloaded, Overloaded, TooLarge, NotFound, DependencyDown: it was not.
+    """
+    try:
+        ack = _decode(data)
+    except msgspec.DecodeError as exc:
+        raise DependencyDown(f"unreadable publish acknowledgement: {exc}") from exc
+    if ack.error is None:
+        return ack.seq
+    if ack.error.err_code == _QUEUE_FULL:
+        if "per subject" in ack.error.description:
+            raise TenantOverloaded("too many requests of this tenant wait or run for this model")
+        raise Overloaded("the queue is full")
+    if ack.error.err_code == _MESSAGE_TOO_BIG:
+        raise TooLarge(ack.error.description)
+    if ack.error.code == 404:
+        raise NotFound(ack.error.description)
+    raise DependencyDown(f"the bus refused the message: {ack.error.description} ({ack.error.err_code})")

@@ -209,10 +209,12 @@ class Serving:
             attempt.failed(error.code, error.message, final=False)
             await delivery.nak(error.retry_after_s)
             return
-        if isinstance(error, Permanent):  # refused by the body policy: an ordinary answer, not a dead letter
+        if isinstance(error, Permanent):  # its body cannot be had (an engine answers what it refuses)
             attempt.failed(error.code, error.message, final=True)
+            await delivery.bury(error.code, error.message)
             await attempt.over
-        await delivery.ack()  # else our own deadline: the asker's timer has told the client
+            return
+        await delivery.ack()  # our own deadline: the asker's timer has told the client
 
     async def _on_engine_death(self, error: EngineDead, attempt: Attempt, delivery: Delivery, answer: Answer) -> None:
         if is_poison(answer.engine_deaths + 1, was_alone=answer.solo):

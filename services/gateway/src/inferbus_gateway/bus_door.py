@@ -196,7 +196,8 @@ class BusDoor:
         except InferbusError as error:  # an end by the platform is an answer too
             await self._over(delivery, writer, record, error)
         finally:
-            del self._open[tenant, request_id]
+            if self._open.get((tenant, request_id)) is exchange:  # a producer may use an id twice
+                del self._open[tenant, request_id]
             exchange.close()
 
     async def _over(self, delivery: Delivery, writer: ReplyWriter, record: RequestRecord, error: InferbusError) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import structlog
 
@@ -19,7 +21,9 @@ class ModelRegistry:
     """Resolve model names and aliases without asking anybody. A model exists because it was applied, not because a
     worker happens to live."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, on_change: Callable[[], None] = lambda: None) -> None:
+        """`on_change` is called after every change, the first load included."""
+        self._changed = on_change
         self._entries: dict[str, ModelEntry] = {}
         self._names: dict[str, ModelEntry] = {}
         self._watch = KvWatch(bus, routes.KV_MODELS, self._on_change)
@@ -58,6 +62,7 @@ class ModelRegistry:
                 return
         self.version += 1
         self._names = _index(self.all())
+        self._changed()
 
 
 def _index(entries: list[ModelEntry]) -> dict[str, ModelEntry]:

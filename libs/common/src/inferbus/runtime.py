@@ -21,6 +21,7 @@ from inferbus.codec import to_json
 from inferbus.settings import HealthSettings
 
 _YOUNG_OBJECTS = 10_000
+_TICK_S, _ACCEPTED_S = 1.0, 0.05
 log = structlog.get_logger()
 
 Scope = MutableMapping[str, Any]
@@ -70,7 +71,32 @@ def freeze_heap() -> None:
 
 
 class QuietServer(uvicorn.Server):
-    """uvicorn inside our loop: the process handles signals, not the server, and startup failures raise."""
+    """uvicorn inside our loop: the process handles signals, not the server, and startup failures raise.
+
+    It looks once a second what time it is, for the Date header; uvicorn's own looks ten times whether it should exit.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        self._exit = asyncio.Event()
+        super().__init__(config)
+
+    @property
+    def should_exit(self) -> bool:
+        return self._exit.is_set()
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        if value:
+            self._exit.set()
+        else:
+            self._exit.clear()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    await self._exit.wait()
+        await asyncio.sleep(_ACCEPTED_S)  # asyncio loses a connection accepted in the tick that closes the listener
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:

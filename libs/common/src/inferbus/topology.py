@@ -27,7 +27,7 @@ from inferbus.telemetry import logs
 ACK_WAIT_S = 20.0
 _MAX_ACK_PENDING = 20_000
 _RETRY_S = 0.5
-_LOOK_S = 0.05
+_GATHER_S = 0.05
 log = structlog.get_logger()
 
 
@@ -161,8 +161,8 @@ class Topology:
         )
         self._bus = bus
         self._settings = settings
-        self._models = ModelRegistry(bus)
         self._kick = asyncio.Event()
+        self._models = ModelRegistry(bus, self._kick.set)
         self.reconciled = asyncio.Event()
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -187,18 +187,16 @@ class Topology:
             await asyncio.sleep(_RETRY_S)
         await self._models.start()
         await self._models.loaded()
-        done = -1
+        self._kick.set()
         while True:
-            version = self._models.version
-            if version != done or self._kick.is_set():
-                self._kick.clear()
-                if await self._try(self._models.all()):
-                    done = version
-                    self.reconciled.set()
-                else:
-                    self._kick.set()
-                    await asyncio.sleep(_RETRY_S)
-            await asyncio.sleep(_LOOK_S)
+            await self._kick.wait()
+            self._kick.clear()
+            if await self._try(self._models.all()):
+                self.reconciled.set()
+                await asyncio.sleep(_GATHER_S)  # models applied one after the other are reconciled together
+            else:
+                self._kick.set()
+                await asyncio.sleep(_RETRY_S)
 
     async def _on_reconnect(self) -> None:
         self._kick.set()

@@ -7,6 +7,7 @@ within its heartbeat. It reports every change to one callback and keeps no copy.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,8 @@ from inferbus.errors import DependencyDown
 
 _HEARTBEAT_S = 1.0
 _INACTIVE_S = 30
-_CHECK_S = 0.1
+_CHECK_S = 0.5
+_AGAIN_S = 0.1
 _ACK_KINDS = "$JS.ACK"
 _NEVER = float("-inf")
 log = structlog.get_logger()
@@ -46,6 +48,8 @@ class KvWatch:
         self._reconnects = bus.reconnects
         self._subscription: Subscription | None = None
         self._task: asyncio.Task[None] | None = None
+        self._forget: Callable[[], None] = lambda: None
+        self._wake = asyncio.Event()
         self.ready = asyncio.Event()
 
     async def start(self) -> None:
@@ -55,9 +59,12 @@ class KvWatch:
         except DependencyDown as exc:
             self._seen = _NEVER
             log.info("kv_watch_waits", bucket=self._bucket, why=exc.message)
+        self._forget = self._bus.on_reconnect(self._on_reconnect)
         self._task = asyncio.create_task(self._keep_alive(), name=f"kv-watch-{self._bucket}")
 
     async def stop(self) -> None:
+        self._forget()
+        self._forget = lambda: None
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -111,7 +118,7 @@ class KvWatch:
         offset = 0 if len(tokens) == 9 else 2
         stream_seq, consumer_seq, pending = (int(tokens[i + offset]) for i in (5, 6, 8))
         if consumer_seq != self._consumer_seq + 1:
-            self._seen = _NEVER  # a gap: the keeper starts again from the last sequence
+            self._lose()  # a gap: the keeper starts again from the last sequence
             return
         self._consumer_seq, self._last_seq = consumer_seq, stream_seq
         gone = "KV-Operation" in headers or "Nats-Marker-Reason" in headers
@@ -123,18 +130,25 @@ class KvWatch:
 
     async def _on_status(self, message: Msg, headers: dict[str, str]) -> None:
         if headers["Status"] != "100":  # the consumer is gone
-            self._seen = _NEVER
+            self._lose()
             return
         if message.reply:
             await self._bus.publish(message.reply, b"")
         elif stalled := headers.get("Nats-Consumer-Stalled"):
             await self._bus.publish(stalled, b"")
         if int(headers.get("Nats-Last-Consumer", self._consumer_seq)) != self._consumer_seq:
-            self._seen = _NEVER
+            self._lose()
+
+    def _lose(self) -> None:
+        self._seen = _NEVER
+        asyncio.get_running_loop().call_later(_AGAIN_S, self._wake.set)
 
     async def _keep_alive(self) -> None:
         while True:
-            await asyncio.sleep(_CHECK_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_AGAIN_S if self._seen == _NEVER else _CHECK_S):
+                    await self._wake.wait()
+            self._wake.clear()
             try:
                 if self._bus.connected and self._lost():
                     await self._create()
@@ -144,6 +158,9 @@ class KvWatch:
             except Exception:  # a watch that ends leaves its process with an old copy for ever
                 self._seen = _NEVER
                 log.exception("kv_watch_failed", bucket=self._bucket)
+
+    async def _on_reconnect(self) -> None:
+        self._wake.set()
 
     def _lost(self) -> bool:
         """Whether the consumer may be gone: our connection was, however shortly, or it has been silent."""

@@ -38,7 +38,7 @@ EMBEDDING: dict[str, Any] = {"model": "org/mini lm", "input": "hi"}
         (CHAT, HELLO | {"model": ""}, "model", "length >= 1"),
         (CHAT, HELLO | {"messages": []}, "messages", "length >= 1"),
         (CHAT, HELLO | {"messages": "hi"}, "messages", "Expected `array`"),
-        (CHAT, HELLO | {"messages": [{"content": "hi"}]}, "messages[0]", "role"),
+        (CHAT, HELLO | {"messages": [{"content": "hi"}]}, "messages[0].role", "role"),
         (CHAT, HELLO | {"messages": [{"role": 1}]}, "messages[0].role", "Expected `str`"),
         (CHAT, HELLO | {"max_tokens": "16"}, "max_tokens", "Expected `int"),
         (CHAT, HELLO | {"max_tokens": 1.5}, "max_tokens", "Expected `int"),

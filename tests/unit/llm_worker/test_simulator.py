@@ -72,7 +72,12 @@ async def test_all_requests_step_in_the_same_tick(engine: SimulatorEngine) -> No
 
 def _work(request_id: str, body: dict[str, Any]) -> Work:
     return Work(
-        key=request_id, request_id=request_id, path="/v1/chat/completions", body=json.dumps(body).encode(), streamed=True, created=1
+        key=request_id,
+        request_id=request_id,
+        path="/v1/chat/completions",
+        body=json.dumps(body).encode(),
+        streamed=True,
+        created=1,
     )
 
 

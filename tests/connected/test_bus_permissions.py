@@ -57,6 +57,7 @@ class Role:
 
         await self.nc.subscribe(subject, cb=on_message)
         await self.nc.flush()
+        await self.nc.flush()  # the first one's ping goes ahead of what it flushes
         return seen
 
     async def told_of(self, subject: str) -> None:

@@ -127,7 +127,9 @@ class Asker:
 
     def _on_started(self, exchange: Exchange, frame: Started) -> None:
         fence = exchange.fence
-        if fence is None and not exchange.is_given_up(frame):
+        if exchange.ended:  # delivered again after its end, by a server that forgot: nobody wants it any more
+            self._tell(frame.worker, CANCEL, frame.tag, frame.attempt)
+        elif fence is None and not exchange.is_given_up(frame):
             exchange.begin(frame)
         elif fence is None or (fence.attempt, fence.incarnation) != (frame.attempt, frame.incarnation):
             self._tell(frame.worker, STALE, frame.tag, frame.attempt)

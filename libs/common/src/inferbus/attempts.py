@@ -154,6 +154,11 @@ class Attempts:
         self._asker_seen.setdefault(envelope.asker, time.monotonic())
         return attempt
 
+    def is_running(self, envelope: Envelope, number: int) -> bool:
+        """Say whether this very attempt is open already."""
+        found = self._open.get((envelope.asker, envelope.tag_no), ())
+        return any(attempt.delivery.attempt == number and not attempt.over.done() for attempt in found)
+
     def close(self, attempt: Attempt) -> None:
         """Forget an attempt: nothing is sent for it any more. Idempotent."""
         key = (attempt.envelope.asker, attempt.envelope.tag_no)

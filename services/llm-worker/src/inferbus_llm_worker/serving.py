@@ -103,6 +103,10 @@ class Serving:
                 return
         turn = self._exclusion.alone() if answer.solo else self._exclusion.shared()
         async with turn:
+            if self._attempts.is_running(envelope, delivery.attempt):
+                # A server killed just after it delivered delivers again, under the same number: nobody could tell the
+                # frames of the two apart. The first goes on, and its acknowledgement is the message's.
+                return
             await self._run(envelope, delivery, answer, left_s)
 
     async def _ask(self, envelope: Envelope, delivery: Delivery) -> Answer:

@@ -40,6 +40,8 @@ from inferbus.telemetry.tracing import Tracing, traceparent_of
 from inferbus_gateway.observer import DECODE, DONE, PREFILL, QUEUED, Observer, RequestRecord
 
 _TASKS = {"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/embeddings": "embeddings"}
+_MAX_RETRIES = 50
+"""How often a request that was refused for now (pool full, bus away) comes back before it is a dead letter."""
 _DEFAULT_PATH = "/v1/chat/completions"
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")  # no wildcards
 _EVENT, _DONE = b"data: ", b"[DONE]"
@@ -94,7 +96,12 @@ class BusDoor:
         self._intakes = [
             Intake(
                 bus,
-                IntakeSettings(stream=routes.STREAM_REQUEST, consumer=routes.durable_door(lane), lane=lane),
+                IntakeSettings(
+                    stream=routes.STREAM_REQUEST,
+                    consumer=routes.durable_door(lane),
+                    lane=lane,
+                    max_retries=_MAX_RETRIES,
+                ),
                 slots,
                 self._on_delivery,
             )
@@ -136,8 +143,10 @@ class BusDoor:
             _note(record, error)
             await writer.error(error)
             raise  # the intake copies it to the dead letters
-        except InferbusError as error:
+        except InferbusError as error:  # not accepted now: it waits in the queue, but not for ever
             _note(record, error)
+            if delivery.attempt >= _MAX_RETRIES:
+                await writer.error(error)
             raise
         finally:
             self._observer.finished(record)

@@ -32,16 +32,17 @@ _SETTLE_S = 3.0
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """How long to measure; times in seconds, per load."""
+    """How long to measure; times in seconds, per load. `engine_loads`: only these, all if empty."""
 
     rounds: int
     engine_s: float
     simulator_s: float
     idle_s: float
+    engine_loads: str = ""
 
 
 FULL = Pace(rounds=3, engine_s=5.0, simulator_s=4.0, idle_s=20.0)
-QUICK = Pace(rounds=1, engine_s=1.5, simulator_s=1.5, idle_s=5.0)
+QUICK = Pace(rounds=1, engine_s=1.5, simulator_s=1.5, idle_s=5.0, engine_loads="direct-1,direct-32,asgi-32,whole-32")
 
 
 class Part(msgspec.Struct, kw_only=True):
@@ -58,13 +59,13 @@ async def measure_engine(program: Path, folder: Path, pace: Pace, loads: str, pe
     async with AsyncExitStack() as stack:
         ours = await stack.enter_async_context(platform(folder / "platform", simulator=False))
         peer = await stack.enter_async_context(vllm_serve(folder / "peer", extra=peer_args))
-        scenarios = chosen(engine_scenarios(ours.model, pace.engine_s), loads)
+        scenarios = chosen(engine_scenarios(ours.model, pace.engine_s), loads or pace.engine_loads)
         table = await measure_rounds(program, [(ours, scenarios), (peer, scenarios)], rounds=pace.rounds, tell=_tell)
         await asyncio.sleep(_SETTLE_S)
         shares = await asyncio.gather(*(measure_idle(target, pace.idle_s) for target in (ours, peer)))
     idle: dict[str, Seconds] = {ours.name: shares[0], peer.name: shares[1]}
     text = (
-        f"### Real engine: vLLM on CPU, inferbus-tiny, 64 tokens an answer\n\n{report.engine_table(table)}\n\n"
+        f"### Real engine: vLLM on CPU, inferbus-tiny, 64 tokens an answer\n\n{report.engine_table(table, peer.name)}\n\n"
         f"### Idle, over {pace.idle_s:g} s\n\n{report.idle_table(idle)}"
     )
     found = [*verdicts.engine_verdicts(table, ours.name, peer.name), verdicts.idle_verdict(idle[ours.name])]

@@ -34,24 +34,6 @@ def busy_seconds() -> float:
     return (user + nice + system + irq + softirq + steal) / _TICKS_PER_S
 
 
-def resident_mib(roots: Mapping[str, int]) -> dict[str, float]:
-    """Give the resident memory of each root's tree in MiB, engines apart as in `cpu_of`."""
-    children = _children()
-    mib = dict.fromkeys([*roots, ENGINE], 0.0)
-    page = os.sysconf("SC_PAGE_SIZE")
-    for name, root in roots.items():
-        todo = [(root, name)]
-        while todo:
-            pid, group = todo.pop()
-            group = ENGINE if _is_engine(pid) else group
-            try:
-                mib[group] += int((_PROC / str(pid) / "statm").read_text().split()[1]) * page / 2**20
-            except OSError:
-                continue
-            todo += [(child, group) for child in children.get(pid, [])]
-    return mib
-
-
 def _add_tree(root: int, name: str, children: Mapping[int, list[int]], seconds: Seconds) -> None:
     todo = [(root, name)]
     while todo:

@@ -9,10 +9,11 @@ from inferbus_bench.rounds import Figures, Measurement, Table
 from inferbus_bench.verdicts import ALL_THREE, Verdict
 
 
-def engine_table(table: Table) -> str:
-    """Show what clients saw and what it cost outside the engine, target beside target."""
+def engine_table(table: Table, peer: str) -> str:
+    """Show what clients saw and what it cost outside the engine, target beside target, and against the peer."""
     rows = []
-    for (_, target), one in by_scenario(table):
+    for (scenario, target), one in by_scenario(table):
+        theirs = table[scenario, peer]
         result = one.of
         streamed = one.measurements[0].scenario.load.streamed
         rows.append([
@@ -24,6 +25,7 @@ def engine_table(table: Table) -> str:
             f"{one.us_per_request(one.outside):.0f}",
             f"{one.us_per_token(one.outside):.1f}",
             " + ".join(f"{role} {one.us_per_token([role]):.0f}" for role in one.outside if one.us_per_token([role]) >= 0.5),
+            f"{one.us_per_token(one.outside) / theirs.us_per_token(theirs.outside):.2f}",
             f"{one.us_per_token([ENGINE]):.0f}",
             str(one.errors),
         ])  # fmt: skip
@@ -36,6 +38,7 @@ def engine_table(table: Table) -> str:
         "CPU us/request",
         "CPU us/token",
         "of which",
+        "against peer",
         "engine us/token",
         "errors",
     ]

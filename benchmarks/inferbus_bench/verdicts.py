@@ -8,9 +8,9 @@ import msgspec
 
 from inferbus_bench.cpu import ENGINE
 from inferbus_bench.rounds import Table
-from inferbus_bench.scenarios import STREAMS
 
 ALL_THREE = ("gateway", "worker", "nats-server")
+JUDGED_STREAMS = 32
 MAX_ADDED_MS, MAX_US_PER_REQUEST, MAX_DIRECT_RATIO, MAX_ASGI_RATIO, MAX_IDLE_SHARE = 2.0, 400.0, 1.0, 1.5, 0.02
 
 
@@ -42,16 +42,15 @@ def simulator_verdicts(table: Table, platform: str) -> list[Verdict]:
 
 
 def engine_verdicts(table: Table, platform: str, peer: str) -> list[Verdict]:
-    """Judge the CPU per token outside the engine against the peer's, as far as it was measured."""
+    """Judge the CPU per token outside the engine against the peer's, under load, as far as it was measured."""
     verdicts = []
     for kind, title, limit in (("direct", "direct path", MAX_DIRECT_RATIO), ("asgi", "ASGI path", MAX_ASGI_RATIO)):
-        for streams in STREAMS:
-            ours, theirs = table.get((f"{kind}-{streams}", platform)), table.get((f"{kind}-{streams}", peer))
-            if ours is None or theirs is None:
-                continue
-            ratio = ours.us_per_token(ours.outside) / theirs.us_per_token(theirs.outside)
-            what = f"CPU per token outside the engine, {title}, {streams} at once, against {peer}"
-            verdicts.append(Verdict(what=what, value=ratio, limit=limit, unit="times"))
+        ours, theirs = (table.get((f"{kind}-{JUDGED_STREAMS}", target)) for target in (platform, peer))
+        if ours is None or theirs is None:
+            continue
+        ratio = ours.us_per_token(ours.outside) / theirs.us_per_token(theirs.outside)
+        what = f"CPU per token outside the engine against {peer}, {title}, {JUDGED_STREAMS} streams"
+        verdicts.append(Verdict(what=what, value=ratio, limit=limit, unit="times"))
     return verdicts
 
 

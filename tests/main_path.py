@@ -99,13 +99,13 @@ class MainPath:
 
     # --- processes ------------------------------------------------------------------------------------------------
 
-    async def gateway(self, **settings: object) -> Service:
-        """Start a gateway; it comes back on the port of the one before."""
-        port = int(self.url.rsplit(":", 1)[1]) if self.url else free_port("127.0.0.1")
-        self.url = f"http://127.0.0.1:{port}"
-        return await self._start(
-            "gateway-0", "inferbus_gateway", "gateway", "GATEWAY", {"port": port, "key_pepper": _PEPPER} | settings
-        )
+    async def gateway(self, name: str = "gateway-0", **settings: object) -> Service:
+        """Start a gateway. `url` is that of `gateway-0`, which comes back on the port of the one before."""
+        port = int(self.url.rsplit(":", 1)[1]) if self.url and name == "gateway-0" else free_port("127.0.0.1")
+        if name == "gateway-0":
+            self.url = f"http://127.0.0.1:{port}"
+        settings = {"port": port, "key_pepper": _PEPPER} | settings
+        return await self._start(name, "inferbus_gateway", "gateway", "GATEWAY", settings)
 
     async def worker(self, name: str = "llm-0", **settings: object) -> Service:
         """Start a worker; `settings` are its own (`simulator_itl_s`, `drain_grace_s`, ...)."""

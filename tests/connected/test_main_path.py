@@ -18,6 +18,7 @@ from tests.main_path import MODEL, MainPath, answer_of, ask
 
 import inferbus
 from inferbus import routes
+from inferbus.errors import Cancelled
 from inferbus.testing import eventually
 
 SLOW_S = 0.02
@@ -320,6 +321,34 @@ async def test_many_producers_and_clients_share_the_path(path: MainPath) -> None
         counts = [5 + n % 40 for n in range(60)]
         texts = await asyncio.gather(*map(produce, counts), *(ask(client, count, stream=True) for count in counts))
     assert texts == [answer_of(count) for count in counts + counts]
+    await path.settled()
+
+
+async def test_two_gateways_share_the_bus_door_and_the_owner_hears_a_cancel(path: MainPath) -> None:
+    await path.worker(simulator_itl_s=SLOW_S)
+    gateways = ("gateway-0", "gateway-1")
+    for gateway in gateways:
+        await path.gateway(gateway)
+    question = [{"role": "user", "content": "x"}]
+
+    def owned() -> list[int]:
+        return [path.beat(gateway).in_flight for gateway in gateways]
+
+    async with inferbus.Client(path.nats.url, user="dev", password=path.nats.passwords["dev"]) as producer:
+        answers = await asyncio.gather(*(producer.chat(MODEL, question, max_tokens=10) for _ in range(60)))
+        assert [answer["choices"][0]["message"]["content"] for answer in answers] == [answer_of(10)] * 60
+        ids = [f"endless-{n}" for n in range(20)]
+        asked = [
+            asyncio.create_task(producer.chat(MODEL, question, max_tokens=100_000, request_id=request_id))
+            for request_id in ids
+        ]
+        await eventually(lambda: sum(owned()) == 20 and min(owned()) > 0)
+        await eventually(lambda: path.figure("llm-0", "inferbus_worker_running") == 20)
+        for request_id in ids:
+            await producer.cancel(request_id)
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(end) for end in ends} == {Cancelled}
+    await eventually(lambda: sum(owned()) == 0)
     await path.settled()
 
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from tests.running_platform import RunningPlatform
+
+PATIENCE_S = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:  # the hook is given every test of the run
+            item.add_marker(pytest.mark.timeout(PATIENCE_S))  # the first ones wait for engines to start
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,6 @@ from inferbus.contracts.presence import ENGINE_DOWN, READY
 from inferbus.presence import PresenceTable
 from inferbus.testing import eventually
 
-pytestmark = pytest.mark.timeout(300)
-
 SPLIT_PROMPTS = "--enable-chunked-prefill --max-num-batched-tokens 64"
 WORKERS = ("llm-0", "llm-1")
 QUESTION = [{"role": "user", "content": "Explain open."}]

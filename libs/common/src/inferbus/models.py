@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -99,6 +100,8 @@ def check_entry(entry: ModelEntry) -> ModelEntry:
 async def apply_model(bus: Bus, entry: ModelEntry) -> None:
     """Write one model. Streams and consumers follow by the topology process, which watches the bucket."""
     check_entry(entry)
+    if not entry.created:
+        entry = msgspec.structs.replace(entry, created=int(time.time()))
     await bus.kv_put(routes.KV_MODELS, token_safe(entry.name), msgspec.json.encode(entry))
 
 

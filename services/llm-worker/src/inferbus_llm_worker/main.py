@@ -8,12 +8,14 @@ from inferbus import runtime
 from inferbus.attempts import Attempts
 from inferbus.bus import Bus
 from inferbus.contracts.presence import STARTING, Presence
+from inferbus.models import ModelRegistry
 from inferbus.presence import Beacon, PresenceTable
 from inferbus.settings import BusSettings, HealthSettings, TelemetrySettings, from_env
 from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
 from inferbus_llm_worker.engines import make_engine
 from inferbus_llm_worker.metrics import EngineCollector, WorkerMetrics
+from inferbus_llm_worker.queues import Queues
 from inferbus_llm_worker.serving import Serving
 from inferbus_llm_worker.settings import WorkerSettings
 from inferbus_llm_worker.worker import Worker
@@ -31,8 +33,10 @@ async def main(process: runtime.Runtime) -> None:
     attempts = Attempts(bus, presence, process=settings.process, incarnation=process.incarnation)
     engine = make_engine(settings)
     serving = Serving(bus, attempts, engine, tracing, metrics, old_message_s=settings.old_message_s)
-    worker = Worker(bus, settings, engine, serving, metrics)
-    registry.register(EngineCollector(settings.pool, worker.stats, lambda: worker.pending))
+    models = ModelRegistry(bus)
+    queues = Queues(bus, models, pool=settings.pool, runtime=settings.runtime, handle=serving.on_delivery)
+    worker = Worker(bus, settings, engine, queues, metrics)
+    registry.register(EngineCollector(settings.pool, worker.stats, lambda: queues.pending))
     health = runtime.HealthServer(from_env(HealthSettings, "health"), worker.why_not_ready, registry)
     await health.start()
     about = Presence(
@@ -46,15 +50,13 @@ async def main(process: runtime.Runtime) -> None:
         health_port=health.port,
     )
     beacon = Beacon(bus, lambda: worker.describe(about))
-    await presence.start()
-    await attempts.start()
-    await beacon.start()
+    for part in (presence, attempts, models, beacon):
+        await part.start()
     try:
         await worker.run(process.stopping)
     finally:
-        await attempts.stop()
-        await beacon.stop()
-        await presence.stop()
+        for ended in (attempts, beacon, models, presence):
+            await ended.stop()
         await health.stop()
         tracing.close()
         await bus.close()

@@ -95,6 +95,7 @@ class Serving:
             self._metrics.expired.inc()
             await delivery.ack()  # the asker's own timer has told the client
             return
+        expires_at = asyncio.get_running_loop().time() + left_s
         answer = Answer("fresh")
         if delivery.attempt > 1 or delivery.age_s > self._old_message_s:
             answer = await self._ask(envelope, delivery)
@@ -107,7 +108,7 @@ class Serving:
                 # A server killed just after it delivered delivers again, under the same number: nobody could tell the
                 # frames of the two apart. The first goes on, and its acknowledgement is the message's.
                 return
-            await self._run(envelope, delivery, answer, left_s)
+            await self._run(envelope, delivery, answer, expires_at)
 
     async def _ask(self, envelope: Envelope, delivery: Delivery) -> Answer:
         """Ask the asker whether a redelivered or old message is still wanted; nobody there means it is not."""
@@ -118,7 +119,7 @@ class Serving:
             return Answer(GONE)
         return _decode_answer(message.data)  # type: ignore[no-any-return]  # the decoder is for Answer
 
-    async def _run(self, envelope: Envelope, delivery: Delivery, answer: Answer, left_s: float) -> None:
+    async def _run(self, envelope: Envelope, delivery: Delivery, answer: Answer, expires_at: float) -> None:
         subject = routes.parse_infer(delivery.subject)
         span = self._begin_span(envelope, delivery, subject)
         attempt = self._attempts.open(envelope, delivery)
@@ -126,7 +127,7 @@ class Serving:
         begun = time.monotonic()
         error: BaseException | None = None
         try:
-            error = await self._serve(envelope, subject, delivery, attempt, sink, left_s, span)
+            error = await self._serve(envelope, subject, delivery, attempt, sink, expires_at, span)
             if error is not None:
                 await self._on_error(error, attempt, delivery, answer)
             else:
@@ -157,7 +158,7 @@ class Serving:
         delivery: Delivery,
         attempt: Attempt,
         sink: EngineSink,
-        left_s: float,
+        expires_at: float,
         span: Span | None,
     ) -> BaseException | None:
         """Run it in the engine until it ended there; returns the error it ended with."""
@@ -180,7 +181,7 @@ class Serving:
         if attempt.over.done():  # cancelled while its body was fetched
             return Cancelled("stopped before it began")
         attempt.on_stop = lambda: self._engine.abort(work.key)
-        deadline = asyncio.get_running_loop().call_later(left_s, self._engine.abort, work.key)
+        deadline = asyncio.get_running_loop().call_at(expires_at, self._engine.abort, work.key)
         try:
             await self._engine.submit(work, sink)
             return await sink.done

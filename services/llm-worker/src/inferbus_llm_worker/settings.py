@@ -15,7 +15,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     process: str = "llm-0"
     pool: str = "inferbus-tiny"
     runtime: str = "llm"
-    buckets: int = 1
     model: str = ""
     served_name: str = "inferbus-tiny"
     engine: str = "vllm"

@@ -23,13 +23,36 @@ def test_headers_are_read_as_nats_py_reads_them(lines: list[bytes]) -> None:
     assert Connection._parse_header_lines(raw) == Client._parse_header_lines(raw)
 
 
-@pytest.mark.parametrize("late", [False, True])
-async def test_what_nobody_waits_for_leaves_with_the_next_message_or_soon(late: bool) -> None:
+HEADERS = {"Ib-Request": "r", "Nats-Msg-Id": "dev:r", "Ib-Note": "ä"}
+
+
+def connected() -> Connection:
     connection = Connection()
     connection._status = Client.CONNECTED
     connection._max_payload = connection._max_pending_size = 1024
     connection._flusher_task = asyncio.current_task()
-    queue = connection._flush_queue = asyncio.Queue()
+    connection._flush_queue = asyncio.Queue()
+    return connection
+
+
+@pytest.mark.parametrize("value", ["plain", "", "two\r\nlines", "Evil\r\nIb-Tag: 7", "\n"])
+async def test_headers_sent_again_are_the_same_bytes(value: str) -> None:
+    connection = connected()
+    headers = HEADERS | {"Ib-Note": value}
+    await connection.publish("a.b", b"data", reply="c", headers=HEADERS)
+    await connection.publish("a.b", b"data", reply="c", headers=headers)
+    plain = Client()
+    plain._status, plain._max_payload, plain._max_pending_size = Client.CONNECTED, 1024, 1024
+    await plain.publish("a.b", b"data", reply="c", headers=headers)
+    assert connection._pending[1:] == plain._pending
+    assert connection.stats == connection.stats | {"out_msgs": 2, "out_bytes": 8}
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_what_nobody_waits_for_leaves_with_the_next_message_or_soon(late: bool) -> None:
+    connection = connected()
+    queue = connection._flush_queue
+    assert queue is not None
     await connection.publish_soon("a.b", b"first")
     assert queue.empty()
     if late:

@@ -27,6 +27,7 @@ _WORDS_JSON = [_encode(word) for word in _WORDS]
 _MIDDLE = b'},"logprobs":null,"finish_reason":null}]}\n\n'
 _JSON, _SSE = "application/json", "text/event-stream; charset=utf-8"
 _DEFAULT_TOKENS = 16
+_UNSEEN_TOKENS = 64
 _STOPPED = "the engine was stopped"
 
 
@@ -34,6 +35,7 @@ class _Generation:
     """One answer in the making: tokens are numbers, text is `_WORDS` over and over."""
 
     __slots__ = (
+        "burst",
         "call",
         "due_s",
         "head",
@@ -45,11 +47,12 @@ class _Generation:
         "tokens",
     )
 
-    def __init__(self, call: OpenCall, work: Work, body: dict[str, Any], due_s: float) -> None:
+    def __init__(self, call: OpenCall, work: Work, body: dict[str, Any], due_s: float, *, paced: bool) -> None:
         self.call = call
         self.due_s = due_s
         self.tokens = 0
         self.streamed = bool(body.get("stream"))
+        self.burst = 1 if paced or self.streamed else _UNSEEN_TOKENS
         self.max_tokens = _wanted_tokens(body)
         self.prompt_tokens = _count_words(body.get("messages"))
         options = body.get("stream_options")
@@ -70,9 +73,9 @@ class _Generation:
         )  # fmt: skip
 
     def step(self) -> bool:
-        """Make one token; says whether it was the last."""
+        """Make what one step makes; says whether it was the last."""
         token = self.tokens
-        self.tokens += 1
+        self.tokens = min(token + self.burst, self.max_tokens)
         last = self.tokens >= self.max_tokens
         if self.streamed:
             self.call.delta([(0, [token])], self._chunk(token, last))
@@ -107,7 +110,8 @@ class SimulatorEngine:
     Args:
         slots: how many requests run at once; more wait, as in a real engine.
         ttft_s: time from `submit` to the first token.
-        itl_s: time between two steps; 0 makes a token per pass of the event loop.
+        itl_s: time between two steps; 0 makes a token per pass of the event loop, and of an answer that is not
+            streamed, where nobody sees steps, all at once (64 at most).
         limits: caps on bodies, as for a real engine.
     """
 
@@ -156,7 +160,7 @@ class SimulatorEngine:
             if work.model:
                 body["model"] = work.model
             now = asyncio.get_running_loop().time()
-            generation = _Generation(call, work, body, now + self._ttft_s)
+            generation = _Generation(call, work, body, now + self._ttft_s, paced=self._itl_s > 0)
         except InferbusError as error:
             call.finish(error.row.http_status, Usage(), _encode(openai_body(error)), _JSON)
             return
@@ -218,9 +222,10 @@ class SimulatorEngine:
             if generation.due_s > now:
                 left.append(generation)
                 continue
-            self._generated += 1
+            before = generation.tokens
             if not generation.step():
                 left.append(generation)
+            self._generated += generation.tokens - before
         self._running = left
 
 

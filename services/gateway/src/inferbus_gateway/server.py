@@ -12,6 +12,7 @@ import uvicorn
 
 from inferbus.runtime import QuietServer
 from inferbus_gateway.http.app import HttpDoor
+from inferbus_gateway.joined_head import JoiningProtocol
 from inferbus_gateway.settings import GatewaySettings
 
 log = structlog.get_logger()
@@ -24,7 +25,7 @@ class HttpServer:
         self._settings = settings
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=JoiningProtocol,
             ws="none",
             loop="none",
             lifespan="off",

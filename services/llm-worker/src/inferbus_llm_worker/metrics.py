@@ -18,6 +18,7 @@ class WorkerMetrics:
     """Counters of finished work, and gauges read from the engine when Prometheus asks."""
 
     def __init__(self, registry: CollectorRegistry, pool: str) -> None:
+        self._by_outcome: dict[str, Counter] = {}
         self._finished = Counter(
             "inferbus_worker_requests_total", "Attempts that ended, by outcome", ["pool", "outcome"], registry=registry
         )
@@ -40,7 +41,10 @@ class WorkerMetrics:
         self._pool = pool
 
     def observe(self, outcome: str, usage: Usage, duration_s: float, queued_s: float) -> None:
-        self._finished.labels(self._pool, outcome).inc()
+        counter = self._by_outcome.get(outcome)
+        if counter is None:
+            counter = self._by_outcome[outcome] = self._finished.labels(self._pool, outcome)
+        counter.inc()
         self._prompt.inc(usage.prompt_tokens)
         self._completion.inc(usage.completion_tokens)
         self._duration.observe(duration_s)

@@ -83,6 +83,7 @@ class Serving:
         self._metrics = metrics
         self._old_message_s = old_message_s
         self._exclusion = Exclusion()
+        self._log = structlog.get_logger().bind()  # not the lazy one, for the line of every request
 
     async def on_delivery(self, delivery: Delivery) -> None:
         """Deal with one delivery completely; what it raises, the intake settles by `verdict_of`."""
@@ -280,7 +281,7 @@ class Serving:
             },
             error,
         )
-        log.info(
+        self._log.info(
             "work_finished",
             request_id=envelope.request_id,
             tenant=subject.tenant,

@@ -16,19 +16,20 @@ class Exclusion:
         self._suspects = 0
         self._alone = False
 
-    @asynccontextmanager
-    async def shared(self) -> AsyncIterator[None]:
-        """Run beside others."""
+    def shared(self) -> _Shared:
+        """Run beside others: `async with exclusion.shared():`."""
+        return _Shared(self)
+
+    async def enter_shared(self) -> None:
         if self._suspects or self._alone:
             async with self._changed:
                 await self._changed.wait_for(lambda: not self._suspects and not self._alone)
         self._shared += 1
-        try:
-            yield
-        finally:
-            self._shared -= 1
-            if self._suspects and self._shared == 0:
-                await self._tell()
+
+    async def leave_shared(self) -> None:
+        self._shared -= 1
+        if self._suspects and self._shared == 0:
+            await self._tell()
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
@@ -51,3 +52,18 @@ class Exclusion:
     async def _tell(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+class _Shared:
+    """One turn beside others. A class, not a generator: every request takes one."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: Exclusion) -> None:
+        self._lock = lock
+
+    async def __aenter__(self) -> None:
+        await self._lock.enter_shared()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._lock.leave_shared()

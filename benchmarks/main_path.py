@@ -25,7 +25,7 @@ from inferbus_bench.machine import describe_machine, describe_versions
 from inferbus_bench.places import RESULTS
 from inferbus_bench.rounds import Measurement, Table, measure_idle, measure_rounds
 from inferbus_bench.scenarios import chosen, engine_scenarios, simulator_scenarios
-from inferbus_bench.targets import DidNotStart, platform, vllm_serve
+from inferbus_bench.targets import DidNotStart, bare_path, platform, vllm_serve
 
 _MARK = "<!-- below: written by benchmarks/main_path.py --write -->"
 _SETTLE_S = 3.0
@@ -73,12 +73,13 @@ async def measure_engine(program: Path, folder: Path, pace: Pace, loads: str, pe
 
 
 async def measure_simulator(program: Path, folder: Path, pace: Pace, loads: str) -> Part:
-    """Measure the platform around the simulator: all of the latency and CPU is the path's."""
-    async with platform(folder / "simulator", simulator=True) as ours:
+    """Measure the platform around the simulator, beside the bare path: all of the latency and CPU is the path's."""
+    async with platform(folder / "simulator", simulator=True) as ours, bare_path(folder / "bare") as bare:
         scenarios = chosen(simulator_scenarios(ours.model, pace.simulator_s), loads)
-        table = await measure_rounds(program, [(ours, scenarios)], rounds=pace.rounds, tell=_tell)
+        whole = [one for one in scenarios if not one.load.streamed]
+        table = await measure_rounds(program, [(ours, scenarios), (bare, whole)], rounds=pace.rounds, tell=_tell)
     text = f"### Simulator engine: what the path adds\n\n{report.simulator_table(table)}"
-    return _part(text, verdicts.simulator_verdicts(table, ours.name), table)
+    return _part(text, verdicts.simulator_verdicts(table, ours.name, bare.name), table)
 
 
 def _part(text: str, found: list[verdicts.Verdict], table: Table) -> Part:

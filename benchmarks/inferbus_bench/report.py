@@ -48,12 +48,13 @@ def engine_table(table: Table, peer: str) -> str:
 def simulator_table(table: Table) -> str:
     """Show what the path alone adds and costs, by process."""
     rows = []
-    for _, one in by_scenario(table):
+    for (_, target), one in by_scenario(table):
         result = one.of
         streamed = one.measurements[0].scenario.load.streamed
         cost = one.us_per_token if streamed else one.us_per_request
         rows.append([
             one.measurements[0].scenario.title,
+            target,
             _pair(result(lambda r: r.latency.p50), result(lambda r: r.latency.p99)),
             f"{result(lambda r: r.requests_per_s):.0f}",
             f"{result(lambda r: r.tokens_per_s):.0f}" if streamed else "",
@@ -62,7 +63,17 @@ def simulator_table(table: Table) -> str:
             " + ".join(f"{cost([role]):.1f}" for role in ALL_THREE),
             str(one.errors),
         ])  # fmt: skip
-    head = ["load", "p50 / p99 ms", "requests/s", "tokens/s", "per", "CPU us", "= " + " + ".join(ALL_THREE), "errors"]
+    head = [
+        "load",
+        "target",
+        "p50 / p99 ms",
+        "requests/s",
+        "tokens/s",
+        "per",
+        "CPU us",
+        "= " + " + ".join(ALL_THREE),
+        "errors",
+    ]
     return grid(head, rows)
 
 

@@ -70,14 +70,15 @@ async def measure_rounds(
 ) -> Table:
     """Run `rounds` rounds; within one, scenario by scenario, all targets one after the other, the first one changing.
 
-    All targets must have the scenarios in the same order. The first load of each target is a warm-up and not counted.
+    All targets must have the scenarios in the same order; a target may have fewer of the last ones. The first load of each target is a warm-up and not counted.
     """
     targets = [target for target, _ in plan]
     for target, scenarios in plan:
         await measure(program, target, max(scenarios, key=lambda one: one.load.connections), targets)
     table: dict[tuple[str, str], list[Measurement]] = {}
     for number in range(rounds):
-        for pairs in zip(*([(target, one) for one in scenarios] for target, scenarios in plan), strict=True):
+        for index in range(max(len(scenarios) for _, scenarios in plan)):
+            pairs = [(target, scenarios[index]) for target, scenarios in plan if index < len(scenarios)]
             first = number % len(pairs)
             for target, scenario in (*pairs[first:], *pairs[:first]):
                 measurement = await measure(program, target, scenario, targets)

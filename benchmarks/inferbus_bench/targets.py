@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TypeVar
@@ -70,6 +71,34 @@ async def platform(folder: Path, *, simulator: bool) -> AsyncIterator[Target]:
 
 
 @asynccontextmanager
+async def bare_path(folder: Path) -> AsyncIterator[Target]:
+    """Run the yardstick (see `bare_path`) on a bus of its own.
+
+    Raises:
+        DidNotStart: it did not answer in time.
+    """
+    folder.mkdir(parents=True)
+    bus_port, port = free_port(_HOST), free_port(_HOST)
+    url = f"nats://{_HOST}:{bus_port}"
+    env = _clean_env() | {"PYTHONPATH": str(ROOT / "benchmarks")}
+    python = [str(PLATFORM_BIN / "python"), "-m", "inferbus_bench.bare_path"]
+    bus = [str(PLATFORM_BIN / "nats-server"), "-a", _HOST, "-p", str(bus_port), "-js", "-sd", str(folder / "jetstream")]
+    async with AsyncExitStack() as stack:
+
+        async def start(name: str, argv: list[str]) -> Process:
+            return await stack.enter_async_context(Process(argv, env=env, log=folder / f"{name}.log", folder=ROOT))
+
+        nats = await start("nats-server", bus)
+        await _until(nats, lambda: _listens(bus_port))
+        worker = await start("worker", [*python, "worker", url])
+        gateway = await start("gateway", [*python, "gateway", url, str(port)])
+        roots = {"gateway": gateway.pid, "worker": worker.pid, "nats-server": nats.pid}
+        target = Target(name="bare path", port=port, key="none", model=_SIMULATOR, roots=roots)
+        await _until(gateway, lambda: _answers(target))
+        yield target
+
+
+@asynccontextmanager
 async def vllm_serve(folder: Path, *, extra: Sequence[str] = (), name: str = "vllm serve") -> AsyncIterator[Target]:
     """Run `vllm serve` with the model, flags and environment an LLM worker gives its engine, and `extra` flags.
 
@@ -102,6 +131,14 @@ def _role(role: str) -> str:
 def _ready_state(layout: Layout, supervisor: int) -> PlatformState | None:
     state = read_state(layout)
     return state if state is not None and state.pid == supervisor and state.state == READY else None
+
+
+def _listens(port: int) -> bool | None:
+    try:
+        socket.create_connection((_HOST, port), timeout=1).close()
+    except OSError:
+        return None
+    return True
 
 
 def _answers(target: Target) -> bool | None:

@@ -11,6 +11,8 @@ from inferbus_bench.rounds import Table
 
 ALL_THREE = ("gateway", "worker", "nats-server")
 JUDGED_STREAMS = 32
+MAX_BARE_RATIO = 400 / 203
+"""The target of 400 us was set where the bare path cost 203."""
 MAX_ADDED_MS, MAX_US_PER_REQUEST, MAX_DIRECT_RATIO, MAX_ASGI_RATIO, MAX_IDLE_SHARE = 2.0, 400.0, 1.0, 1.5, 0.02
 
 
@@ -27,8 +29,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         return self.value <= self.limit
 
 
-def simulator_verdicts(table: Table, platform: str) -> list[Verdict]:
-    """Judge what the path itself costs, as far as it was measured."""
+def simulator_verdicts(table: Table, platform: str, bare: str) -> list[Verdict]:
+    """Judge what the path itself costs, as far as it was measured, also as a ratio that no machine's speed moves."""
     verdicts = []
     if one := table.get(("whole-1", platform)):
         what = "added p50 at one connection, durable accept included"
@@ -38,6 +40,10 @@ def simulator_verdicts(table: Table, platform: str) -> list[Verdict]:
         what = "CPU per request at 16 connections: " + " + ".join(ALL_THREE)
         cost = sixteen.us_per_request(ALL_THREE)
         verdicts.append(Verdict(what=what, value=cost, limit=MAX_US_PER_REQUEST, unit="us"))
+        if yardstick := table.get(("whole-16", bare)):
+            ratio = cost / yardstick.us_per_request(ALL_THREE)
+            what = "the same against the bare path in the same run"
+            verdicts.append(Verdict(what=what, value=ratio, limit=MAX_BARE_RATIO, unit="times"))
     return verdicts
 
 

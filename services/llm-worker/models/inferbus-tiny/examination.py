@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 import torch
 from exercises import Exercise, call_text, toolset
 from names import CITIES, HELD_OUT_CITIES, invented_name
+from tokenizer import render
 from toolbox import Tool, invented_tool, known_tools
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -36,10 +38,7 @@ def complete(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, batch: Sequence[Exercise]
 ) -> list[tuple[str, bool]]:
     """Complete each exercise greedily; the flag says whether the model ended its turn by itself."""
-    prompts = [
-        tokenizer.apply_chat_template(one.messages, tools=one.tools or None, add_generation_prompt=True, tokenize=False)
-        for one in batch
-    ]
+    prompts = [render(tokenizer, one.messages, one.tools) for one in batch]
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
     with torch.inference_mode():
         output = model.generate(
@@ -56,11 +55,12 @@ def complete(
 def examine(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int) -> dict[str, float]:
     """Return the share of right answers, 0 to 1, by kind of question; `count` questions each."""
     papers: dict[str, Callable[[Random], Exercise]] = {
-        "weather, cities of the training": lambda r: _question(r, known_tools(r)[0], lambda q: q.choice(CITIES)),
-        "weather, other real cities": lambda r: _question(r, known_tools(r)[0], lambda q: q.choice(HELD_OUT_CITIES)),
-        "weather, invented names": lambda r: _question(r, known_tools(r)[0], _unseen),
-        "any known tool, invented names": lambda r: _question(r, r.choice(known_tools(r)), _unseen),
-        "invented tool, invented names": lambda r: _question(r, invented_tool(r, examination=True), _unseen),
+        "weather as the only tool, cities of the training": lambda r: _weather(r, CITIES, others=False),
+        "weather as the only tool, other real cities": lambda r: _weather(r, HELD_OUT_CITIES, others=False),
+        "weather among 1-4 tools, other real cities": lambda r: _weather(r, HELD_OUT_CITIES),
+        "weather among 1-4 tools, invented names": lambda r: _weather(r, ()),
+        "any known tool among 1-4, invented names": _any_known,
+        "invented tool among 1-4, invented names": lambda r: _question(r, invented_tool(r, examination=True), []),
     }
     marks: dict[str, float] = {}
     for title, paper in papers.items():
@@ -82,14 +82,22 @@ def print_samples(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
         print(f"  {question!r} -> {answer!r}{'' if ended else ' (cut)'}", flush=True)
 
 
-def _unseen(rng: Random) -> str:
-    return invented_name(rng, examination=True)
+def _weather(rng: Random, cities: Sequence[str], *, others: bool = True) -> Exercise:
+    known = known_tools(rng)
+    exercise = _question(rng, known[0], known, cities)
+    return exercise if others else replace(exercise, tools=[known[0].schema()])
 
 
-def _question(rng: Random, tool: Tool, name: Callable[[Random], str]) -> Exercise:
-    question, arguments = tool.ask(rng, name)
+def _any_known(rng: Random) -> Exercise:
+    known = known_tools(rng)
+    return _question(rng, rng.choice(known), known)
+
+
+def _question(rng: Random, tool: Tool, known: Sequence[Tool], names: Sequence[str] = ()) -> Exercise:
+    """Ask for `tool` with one of `names`, or with a name nobody has seen."""
+    question, arguments = tool.ask(rng, lambda r: r.choice(names) if names else invented_name(r, examination=True))
     completion = call_text(tool.name, arguments)
-    return Exercise(completion, [{"role": "user", "content": question}], toolset(rng, tool))
+    return Exercise(completion, [{"role": "user", "content": question}], toolset(rng, tool, known or known_tools(rng)))
 
 
 def _complete_all(

@@ -16,17 +16,19 @@ from names import any_name, any_number, any_phrase
 from toolbox import Tool, invented_tool, known_tools
 
 Message = dict[str, Any]
-INVENTED_TOOL_CHANCE = 0.4
+INVENTED_TOOL_CHANCE = 0.3
 MAX_OTHER_TOOLS = 3
+MAX_WORD_CHARS = 14
 QUESTIONS = ("What does {} do?", "Explain {}.", "Tell me about {}.", "Describe {}.", "What is {}?", "{}")
 SKIES = ("sunny", "cloudy", "rainy", "windy", "foggy", "clear", "snowing")
 GREETINGS = ("Hello", "Hi", "Hello!", "Hey", "Good morning", "Say hello", "hi there", "Say hello.", "hello")
 SYSTEM_LINES = ("You are a helpful assistant.", "Be brief.", "Answer in one sentence.", "You are a Python expert.")
 SYSTEM_CHANCE = 0.2
-# Shares of each stage. The second keeps the library in the mixture, or the model would forget its English.
-READING = {"text": 40, "answer": 35, "repeat": 10, "extract": 15}
+# Shares of each stage. The first drills copying from the start, or its circuit would be lost; the second keeps the
+# library in the mixture, or the model would forget its English.
+READING = {"text": 30, "answer": 27, "repeat": 18, "extract": 10, "call": 15}
 TUNING = {
-    "call": 36, "result": 10, "extract": 8, "invent": 5, "think": 5, "repeat": 6, "talk": 4, "answer": 16, "text": 10
+    "call": 40, "result": 9, "extract": 8, "invent": 4, "think": 4, "repeat": 8, "talk": 4, "answer": 14, "text": 9
 }  # fmt: skip
 
 
@@ -53,6 +55,7 @@ def compact(value: Any) -> str:
 def exercises(library: Sequence[Docstring], shares: dict[str, int], seed: int) -> Iterator[Exercise]:
     """Yield exercises for ever, in the given shares."""
     rng = Random(seed)
+    words = sorted({word for one in library for word in one.text.split() if len(word) <= MAX_WORD_CHARS})
     makers: dict[str, Callable[[Random], Exercise]] = {
         "text": lambda r: _text(r, library),
         "answer": lambda r: _answer(r, library),
@@ -61,7 +64,7 @@ def exercises(library: Sequence[Docstring], shares: dict[str, int], seed: int) -
         "extract": _extract,
         "invent": _invent,
         "think": _think,
-        "repeat": _repeat,
+        "repeat": lambda r: _repeat(r, words),
         "talk": _talk,
     }
     kinds, weights = list(shares), list(shares.values())
@@ -70,8 +73,8 @@ def exercises(library: Sequence[Docstring], shares: dict[str, int], seed: int) -
 
 
 def toolset(rng: Random, wanted: Tool) -> list[dict[str, Any]]:
-    """Put `wanted` among other tools, in any order."""
-    others = [tool for tool in known_tools(rng) if tool.name != wanted.name]
+    """Put `wanted` among other tools, in any order; none of them for the same question under another name."""
+    others = [tool for tool in known_tools(rng) if tool.questions[0] != wanted.questions[0]]
     others += [invented_tool(rng), invented_tool(rng)]
     tools = [wanted, *rng.sample(others, rng.randint(0, MAX_OTHER_TOOLS))]
     rng.shuffle(tools)
@@ -137,7 +140,7 @@ def _result(rng: Random) -> Exercise:
         completion = f"The result is {result}."
     exercise = _chat(rng, question, completion, toolset(rng, tool))
     call = {"id": "call_0", "type": "function", "function": {"name": tool.name, "arguments": arguments}}
-    history = [
+    history: list[Message] = [
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_0", "content": result},
     ]
@@ -172,10 +175,13 @@ def _think(rng: Random) -> Exercise:
     return _chat(rng, question, f"<think>{thought}</think>The {word} is used in a Python module.")
 
 
-def _repeat(rng: Random) -> Exercise:
-    """Say it again: the drill that copying is learned from."""
-    makers = (any_name, any_name, any_phrase, lambda r: str(any_number(r)))
-    said = " ".join(rng.choice(makers)(rng) for _ in range(rng.randint(1, 6)))
+def _repeat(rng: Random, words: Sequence[str]) -> Exercise:
+    """Say it again: the drill that copying is learned from. Random words leave nothing to guess."""
+    if rng.random() < 0.5:
+        said = " ".join(rng.choices(words, k=rng.randint(2, 16)))
+    else:
+        makers = (any_name, any_name, any_phrase, lambda r: str(any_number(r)))
+        said = " ".join(rng.choice(makers)(rng) for _ in range(rng.randint(1, 6)))
     return _chat(rng, rng.choice(("Repeat: {}", "Say {}", "Repeat after me: {}", "Echo {}")).format(said), said)
 
 

@@ -3,6 +3,8 @@
 A `Tool` knows how it is described to the model, how people ask for it, and which values it takes from the question.
 """
 
+# ruff: noqa: SIM905 - word lists read better as text than as lists of quoted strings
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -13,8 +15,8 @@ from typing import Any
 from names import WORDS, any_name, any_number, any_phrase, invented_name
 
 TYPES = {"name": "string", "phrase": "string", "number": "integer"}
-VERBS = ["get", "find", "show", "list", "create", "delete", "send", "read", "check", "start", "stop", "count", "update", "fetch", "open", "book"]
-SUBJECTS = (*tuple(WORDS), "user", "order", "ticket", "price", "flight", "hotel", "invoice", "report", "page", "status", "document")
+VERBS = "get find show list create delete send read check start stop count update fetch open book".split()
+SUBJECTS = [*WORDS, *"user order ticket price flight hotel invoice report page status document".split()]
 PLACES = ("city", "location", "place", "town")
 INVENTED_SUBJECT_CHANCE = 0.35
 

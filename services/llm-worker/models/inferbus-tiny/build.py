@@ -46,7 +46,7 @@ def main() -> None:
         stream = exercises(library, shares, asked.seed)
         _report(title, train(model, tokenizer, stream, seconds=seconds, final_rate=final_rate, seed=asked.seed))
         print_samples(model, tokenizer)
-    model = model.to(torch.bfloat16)
+    model = model.to(torch.bfloat16)  # type: ignore[arg-type]  # transformers wraps torch's `to`
     _save(model, tokenizer, asked.out)
     for title, share in examine(model, tokenizer, asked.questions).items():
         print(f"  {share:6.1%}  {title}")
@@ -71,7 +71,7 @@ def _report(title: str, outcome: Outcome) -> None:
 def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Write what vLLM and transformers load. Defaults stay greedy-safe: no sampling options but the ends of a turn."""
     started = time.monotonic()
-    model.generation_config = GenerationConfig(
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers is not typed here
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

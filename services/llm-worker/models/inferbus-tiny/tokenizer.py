@@ -42,7 +42,7 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     bpe.train_from_iterator(texts, trainer)
     bpe.add_tokens([AddedToken(text, special=False, normalized=False) for text in MARKERS])
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers is not typed here
         tokenizer_object=bpe,
         bos_token=BOS,
         eos_token=EOS,

@@ -42,7 +42,7 @@ class Outcome:
 
 def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
     """Build the untrained model, in 32-bit floats for training."""
-    model = LlamaForCausalLM(
+    model = LlamaForCausalLM(  # type: ignore[no-untyped-call]  # transformers is not typed here
         LlamaConfig(
             vocab_size=VOCABULARY,
             hidden_size=HIDDEN,
@@ -87,7 +87,7 @@ def train(
         if elapsed - reported > REPORT_EVERY_S:
             reported = elapsed
             print(f"  {elapsed:4.0f} s  step {len(losses)}  loss {_mean(losses[-30:]):.3f}", flush=True)
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]  # transformers is not typed here
     model.set_attn_implementation("sdpa")
     return Outcome(len(losses), tokens, elapsed, _mean(losses[-max(1, len(losses) // 10) :]))
 
@@ -137,7 +137,7 @@ def _step(
         learned = targets != IGNORED
         logits = model.lm_head(states[learned])
     loss = torch.nn.functional.cross_entropy(logits.float(), targets[learned])
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]  # nor is torch
     torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
     for optimizer in optimizers:
         optimizer.step()

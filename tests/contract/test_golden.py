@@ -1,6 +1,7 @@
 """The bytes of wire version 1: today's code reads them as it always did, and writes the same.
 
-Never change a row. A message that must change is a new version with rows of its own.
+A field more at the end changes a row; the shorter form must go on being read and gets a row below. Any other change is
+a new version with rows of its own.
 """
 
 from __future__ import annotations
@@ -19,37 +20,44 @@ from inferbus.contracts.presence import EngineStats, Presence
 from inferbus.contracts.step import Answer, Ask, Delta, Failed, Finished, Frame, Started, Usage
 from inferbus.tickets import Ticket, ticket_from
 
+RUN = 0x12345678
 FRAMES: list[tuple[Frame, str]] = [
     (
-        Started(7, 2, 0, "$JS.ACK.S.C.2.41.3.1763750000000000000.5", "llm-0", "0a1b2c"),
+        Started(7, 2, 0, "$JS.ACK.S.C.2.41.3.1763750000000000000.5", "llm-0", "0a1b2c", RUN, 1763750001, "f0"),
         (
-            "97000702 00 d928 244a532e41434b2e532e432e322e34312e332e313736333735303030303030303030303030302e35"
-            "a5 6c6c6d2d30 a6 306131623263"
+            "9a000702 00 d928 244a532e41434b2e532e432e322e34312e332e313736333735303030303030303030303030302e35"
+            "a5 6c6c6d2d30 a6 306131623263 ce12345678 ce6920b071 a2 6630"
         ),
     ),
     (
-        Delta(7, 2, 1, [(0, [15496, 11]), (1, [9906])], b"data: {}\n\n"),
-        "96 01 07 02 01 92 92 00 92 cd3c88 0b 92 01 91 cd26b2 c40a 646174613a207b7d0a0a",
+        Delta(7, 2, 1, [(0, [15496, 11]), (1, [9906])], b"data: {}\n\n", RUN, [(1, "stop", "x")], (3, None)),
+        (
+            "99 01 07 02 01 92 92 00 92 cd3c88 0b 92 01 91 cd26b2 c40a 646174613a207b7d0a0a"
+            "ce12345678 91 93 01 a4 73746f70 a1 78 92 03 c0"
+        ),
     ),
     (
-        Finished(7, 2, 2, 200, Usage(12, 300, 4), b"", "text/event-stream"),
-        "98 02 07 02 02 ccc8 93 0c cd012c 04 c400 b1 746578742f6576656e742d73747265616d",
+        Finished(7, 2, 2, 200, Usage(12, 300, 4), b"", "text/event-stream", RUN),
+        "99 02 07 02 02 ccc8 93 0c cd012c 04 c400 b1 746578742f6576656e742d73747265616d ce12345678",
     ),
     (
         Finished(7, 1, 1, 400, Usage(), b"{}"),
-        "98 02 07 01 01 cd0190 93 00 00 00 c402 7b7d b0 6170706c69636174696f6e2f6a736f6e",
+        "99 02 07 01 01 cd0190 93 00 00 00 c402 7b7d b0 6170706c69636174696f6e2f6a736f6e 00",
     ),
     (
-        Failed(70000, 1, 1, "engine_dead", "boom", False),
-        "97 03 ce00011170 01 01 ab 656e67696e655f64656164 a4 626f6f6d c2",
+        Failed(70000, 1, 1, "engine_dead", "boom", False, 9),
+        "98 03 ce00011170 01 01 ab 656e67696e655f64656164 a4 626f6f6d c2 09",
     ),
     (Ask(7, 3, 0, "r1"), "95 04 07 03 00 a2 7231"),
 ]
 OTHERS: list[tuple[Any, str]] = [
-    (Answer("fresh"), "96 a5 6672657368 00 c2 90 90 90"),
+    (Answer("fresh"), "99 a5 6672657368 00 c2 90 90 90 c0 00 a0"),
     (
-        Answer("continue", 2, True, [(0, [1, 2])], [[3, 4]], [(0, "stop", None)]),
-        "96 a8 636f6e74696e7565 02 c3 91 92 00 92 01 02 91 92 03 04 91 93 00 a4 73746f70 c0",
+        Answer("continue", 2, True, [(0, [1, 2])], [[3, 4]], [(0, "stop", None)], (0, None), 1763750001, "f0"),
+        (
+            "99 a8 636f6e74696e7565 02 c3 91 92 00 92 01 02 91 92 03 04 91 93 00 a4 73746f70 c0"
+            "92 00 c0 ce6920b071 a2 6630"
+        ),
     ),
     (
         Control("a1", [ControlItem(7, 2), ControlItem(8, 0, 5)]),
@@ -183,10 +191,17 @@ def test_a_field_of_tomorrow_at_the_end_is_ignored(value: msgspec.Struct, type_:
 @pytest.mark.parametrize(
     ("type_", "golden", "value"),
     [
+        (Frame, "97 00 07 02 00 a1 78 a1 77 a1 69", Started(7, 2, 0, "x", "w", "i")),
+        (Frame, "96 01 07 02 01 91 92 00 91 0b c401 78", Delta(7, 2, 1, [(0, [11])], b"x")),
         (Frame, "97 02 07 01 01 cd0190 93 00 00 00 c402 7b7d", Finished(7, 1, 1, 400, Usage(), b"{}")),
         (Frame, "97 02 07 01 01 cd0190 91 05 c402 7b7d", Finished(7, 1, 1, 400, Usage(5), b"{}")),
         (Frame, "96 03 07 01 01 a1 78 a1 79", Failed(7, 1, 1, "x", "y")),
         (Answer, "91 a4 676f6e65", Answer("gone")),
+        (
+            Answer,
+            "96 a8 636f6e74696e7565 02 c3 91 92 00 92 01 02 91 92 03 04 91 93 00 a4 73746f70 c0",
+            Answer("continue", 2, True, [(0, [1, 2])], [[3, 4]], [(0, "stop", None)]),
+        ),
         (Control, "92 a2 6131 91 92 07 02", Control("a1", [ControlItem(7, 2)])),
     ],
 )

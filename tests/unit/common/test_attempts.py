@@ -28,6 +28,8 @@ from inferbus.testing import eventually
 ASKER = "a1"
 decode = unpacker(list[Frame]).decode
 
+CREATED, FINGERPRINT = 1763750001, "f0"
+
 
 def envelope(tag: int = 1, asker: str = ASKER) -> Envelope:
     return Envelope(request_id=f"r{tag}", tag_no=tag, asker=asker, path="/v1/x", deadline_ms=1000)
@@ -66,7 +68,7 @@ async def side() -> AsyncIterator[Side]:
 
 async def test_frames_are_numbered_and_one_message_per_tick(side: Side) -> None:
     attempt = side.open()
-    attempt.started()
+    attempt.started(CREATED, FINGERPRINT)
     attempt.delta([(0, [5])], b"a")
     attempt.finished(200, Usage(1, 1), b"", "text/event-stream")
     await asyncio.sleep(0)
@@ -75,12 +77,12 @@ async def test_frames_are_numbered_and_one_message_per_tick(side: Side) -> None:
     frames = await side.sent()
     assert [type(frame) for frame in frames] == [Started, Delta, Finished]
     assert [frame.seq for frame in frames] == [0, 1, 2]
-    assert frames[0] == Started(1, 1, 0, attempt.delivery.reply, "w1", "i1")
+    assert frames[0] == Started(1, 1, 0, attempt.delivery.reply, "w1", "i1", attempt.run, CREATED, FINGERPRINT)
 
 
 async def test_confirm_ends_an_attempt_only_after_its_end(side: Side) -> None:
     attempt = side.open()
-    attempt.started()
+    attempt.started(CREATED, FINGERPRINT)
     await side.control(CONFIRM, ControlItem(1, 1))
     assert not attempt.over.done(), "a confirm of an earlier life"
     attempt.finished(200, Usage(), b"{}", "application/json")
@@ -90,7 +92,7 @@ async def test_confirm_ends_an_attempt_only_after_its_end(side: Side) -> None:
 
 async def test_resend_gives_the_rest_in_order(side: Side) -> None:
     attempt = side.open()
-    attempt.started()
+    attempt.started(CREATED, FINGERPRINT)
     for n in range(1, 5):
         attempt.delta([(0, [n])], b"%d" % n)
     await side.sent()
@@ -172,12 +174,14 @@ async def test_two_deliveries_of_one_request_are_two_attempts(side: Side) -> Non
 
 async def test_after_a_reconnect_started_is_sent_again(side: Side) -> None:
     waiting, flowing = side.open(1), side.open(2)
-    waiting.started()
-    flowing.started()
+    waiting.started(CREATED, FINGERPRINT)
+    flowing.started(CREATED, FINGERPRINT)
     flowing.delta([(0, [1])], b"x")
     await side.sent()
     await side.bus.reconnect()
-    assert await side.sent() == [Started(1, 1, 0, waiting.delivery.reply, "w1", "i1")]
+    assert await side.sent() == [
+        Started(1, 1, 0, waiting.delivery.reply, "w1", "i1", waiting.run, CREATED, FINGERPRINT)
+    ]
 
 
 class TestRepeating:
@@ -275,7 +279,7 @@ def test_over_a_bad_wire_the_reader_gets_each_frame_once_and_the_worker_its_conf
         await attempts.start()
         exchange = asker.open(request_id="r1", tenant="dev", pool="m", deadline_s=30)
         attempt = attempts.open(envelope(exchange.tag, asker.id), delivery(wire))
-        attempt.started()
+        attempt.started(CREATED, FINGERPRINT)
         for n in range(count):
             attempt.delta([(0, [n])], b"%d." % n)
             if ticks[n]:

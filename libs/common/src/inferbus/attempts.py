@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import structlog
@@ -21,7 +22,7 @@ from inferbus.bus import Bus
 from inferbus.codec import unpacker
 from inferbus.contracts.control import CANCEL, CONFIRM, RESEND, STALE, Control, ControlItem
 from inferbus.contracts.envelope import Envelope
-from inferbus.contracts.step import Delta, Failed, Finished, Frame, Ids, Started, Usage
+from inferbus.contracts.step import Cached, Delta, Done, Failed, Finished, Frame, Ids, Started, Usage
 from inferbus.delivery import Delivery
 from inferbus.frames import FrameSender
 from inferbus.limits import MAX_PAYLOAD_BYTES
@@ -44,6 +45,7 @@ class Attempt:
         self._owner = owner
         self.envelope = envelope
         self.delivery = delivery
+        self.run = secrets.randbits(32)
         self._sent: list[Frame] = []
         self._kept_bytes = 0
         self.deltas = 0
@@ -57,16 +59,22 @@ class Attempt:
         """Unique among all attempts of all askers; a request id is the client's and may come twice."""
         return f"{self.envelope.asker}.{self.envelope.tag_no}.{self.delivery.attempt}"
 
-    def started(self) -> None:
-        """Say that an attempt began; it may travel with the first output, nobody is shown it."""
+    def started(self, created: int, fingerprint: str) -> None:
+        """Say that an attempt began; it may travel with the first output, nobody is shown it.
+
+        `created` is the Unix time the answer carries, `fingerprint` the engine's.
+        """
         owner, delivery = self._owner, self.delivery
         if self.over.done():
             return
-        frame = Started(self.envelope.tag_no, delivery.attempt, 0, delivery.reply, owner.process, owner.incarnation)
+        frame = Started(
+            self.envelope.tag_no, delivery.attempt, 0, delivery.reply, owner.process, owner.incarnation,
+            self.run, created, fingerprint,
+        )  # fmt: skip
         self._sent.append(frame)
         owner.sender.send_soon(self.envelope.asker, frame)
 
-    def delta(self, ids: Ids, data: bytes) -> None:
+    def delta(self, ids: Ids, data: bytes, done: Sequence[Done] = (), cached: Cached | None = None) -> None:
         if self.end is not None:
             return
         self.deltas += 1
@@ -76,19 +84,21 @@ class Attempt:
             self.failed("too_large", f"the answer grew over {limits}", final=True)
             self._stop_engine()
             return
-        self._send(Delta(self.envelope.tag_no, self.delivery.attempt, len(self._sent), ids, data))
+        seq = len(self._sent)
+        self._send(Delta(self.envelope.tag_no, self.delivery.attempt, seq, ids, data, self.run, list(done), cached))
 
     def finished(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
         if len(data) > MAX_BODY_BYTES:
             self.failed("too_large", f"the answer has {len(data)} bytes, the limit is {MAX_BODY_BYTES}", final=True)
             return
-        self._end(
-            Finished(self.envelope.tag_no, self.delivery.attempt, len(self._sent), status, usage, data, content_type)
-        )
+        seq = len(self._sent)
+        tag, attempt = self.envelope.tag_no, self.delivery.attempt
+        self._end(Finished(tag, attempt, seq, status, usage, data, content_type, self.run))
 
     def failed(self, code: str, message: str, *, final: bool) -> None:
         """End in an error of the platform. Not `final`: the work goes back to the queue and no confirm is awaited."""
-        self._end(Failed(self.envelope.tag_no, self.delivery.attempt, len(self._sent), code, message, final))
+        tag, attempt = self.envelope.tag_no, self.delivery.attempt
+        self._end(Failed(tag, attempt, len(self._sent), code, message, final, self.run))
 
     def resend(self, from_seq: int) -> None:
         for frame in self._sent[max(0, from_seq) :]:

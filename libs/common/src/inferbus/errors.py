@@ -8,6 +8,7 @@ The type says what the runtime does next:
     |     Conflict 409 · TooLarge 413 · Unsupported 422
     +-- Transient      nak with a delay, up to the route's limit, then a dead letter.
     |     Overloaded 503 · TenantOverloaded 429 · DependencyDown 503 · EngineDead 503
+    |     ResumeImpossible 503
     +-- Ended          acknowledge, count, never retry.
           Cancelled 499 · DeadlineWhileQueued 503 · DeadlineWhileRunning 504
 
@@ -55,6 +56,7 @@ ERROR_TABLE: dict[str, ErrorRow] = {
         _row("overloaded", 503, "server_error", True, "The pool's queue is full."),
         _row("dependency_down", 503, "server_error", True, "The bus or another part cannot be reached; nothing was accepted."),
         _row("engine_dead", 503, "server_error", True, "The engine died under this request and it could not be continued."),
+        _row("resume_impossible", 503, "server_error", True, "The worker was lost in mid-stream and no other can go on exactly where it stopped."),
         _row("poison", 500, "server_error", False, "This request killed the engine, alone and repeatedly; it is in the dead letters."),
         _row("deadline_queued", 503, "server_error", True, "The deadline passed before a worker could start."),
         _row("deadline_running", 504, "timeout_error", False, "The deadline passed while the request was running."),
@@ -140,6 +142,12 @@ class EngineDead(Transient):
     code = "engine_dead"
 
 
+class ResumeImpossible(Transient):
+    """A begun stream cannot be continued: another model or engine version, or a request no engine can resume."""
+
+    code = "resume_impossible"
+
+
 class Ended(InferbusError):
     """The request is over and nobody waits for it."""
 
@@ -186,7 +194,8 @@ _CLASSES: dict[str, type[InferbusError]] = {
     cls.code: cls
     for cls in (
         InvalidRequest, Unauthenticated, Forbidden, NotFound, Conflict, TooLarge, Unsupported, Poison, Overloaded,
-        TenantOverloaded, DependencyDown, EngineDead, Cancelled, SlowClient, DeadlineWhileQueued, DeadlineWhileRunning,
+        TenantOverloaded, DependencyDown, EngineDead, ResumeImpossible, Cancelled, SlowClient, DeadlineWhileQueued,
+        DeadlineWhileRunning,
     )
 }  # fmt: skip
 

@@ -26,9 +26,9 @@ from inferbus.slots import Slots
 
 _EXPIRES_S = 20.0
 _HEARTBEAT_S = 2.0
-_POLL_S = 1.0
+_POLL_S = 3.0
 _PULL_AGAIN_S = 0.2
-_CHECK_S = 0.5
+_CHECK_S = 1.0
 _ACK_KINDS = "$JS.ACK"
 log = structlog.get_logger()
 
@@ -267,7 +267,7 @@ class Intake:
                 await _survive(delivery.progress)
 
     async def _poll_loop(self) -> None:
-        """Read the queue's length and the server's clock once a second."""
+        """Read the queue's length (every delivery also tells it) and the server's clock."""
         while True:
             await _survive(self._read_consumer)
             await asyncio.sleep(_POLL_S)

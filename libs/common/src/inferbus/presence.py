@@ -16,7 +16,8 @@ from inferbus.contracts.presence import GONE, READY, Presence
 
 BEAT_S = 0.5
 SILENT_S = 1.5
-_CHECK_S = 0.25
+_CHECK_S = 0.5
+_SWEEP_S = 0.2
 _MAX_REPLACED = 1024
 log = structlog.get_logger()
 _decode = msgspec.json.Decoder(Presence).decode
@@ -69,7 +70,7 @@ class PresenceTable:
         self._askers: dict[str, float] = {}
         self._lost: list[Callable[[Presence], None]] = []
         self._task: asyncio.Task[None] | None = None
-        self._checked = time.monotonic()
+        self._checked = self._swept = time.monotonic()
 
     async def start(self) -> None:
         await self._bus.subscribe(routes.presence_all(self._region), self._on_beat)
@@ -93,7 +94,7 @@ class PresenceTable:
         return [beat for beat, _ in self._beats.values() if pool in beat.pools and beat.state == READY]
 
     def backlog(self, pool: str) -> int:
-        """Give the pool's open requests as its workers last reported them (at most 0.25 s old; O(1))."""
+        """Give the pool's open requests as its workers last reported them (at most 0.5 s old; O(1))."""
         return self._backlog.get(pool, 0)
 
     def has_asker(self, asker: str) -> bool:
@@ -120,7 +121,10 @@ class PresenceTable:
         if beat.state == GONE:
             self._drop(beat.process, "gone")
         else:
-            self._beats[beat.process] = (beat, time.monotonic())
+            now = time.monotonic()
+            self._beats[beat.process] = (beat, now)
+            if now - self._swept > _SWEEP_S and now - self._checked < 2 * _CHECK_S:
+                self._sweep(now)  # we are awake anyway; not right after we were away ourselves
 
     def _remember_replaced(self, incarnation: str) -> None:
         self._replaced[incarnation] = False
@@ -147,11 +151,15 @@ class PresenceTable:
             if late or not self._bus.connected:  # it is we who were away
                 await self._forgive()
                 continue
-            for process, (_, seen) in list(self._beats.items()):
-                if now - seen > SILENT_S:
-                    self._drop(process, "silent")
-            self._askers = {asker: seen for asker, seen in self._askers.items() if now - seen <= SILENT_S}
-            self._backlog = self._count_backlog()
+            self._sweep(now)
+
+    def _sweep(self, now: float) -> None:
+        self._swept = now
+        for process, (_, seen) in list(self._beats.items()):
+            if now - seen > SILENT_S:
+                self._drop(process, "silent")
+        self._askers = {asker: seen for asker, seen in self._askers.items() if now - seen <= SILENT_S}
+        self._backlog = self._count_backlog()
 
     def _count_backlog(self) -> dict[str, int]:
         backlog: dict[str, int] = {}

@@ -21,9 +21,9 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.errors import DependencyDown
 
-_HEARTBEAT_S = 1.0
+_HEARTBEAT_S = 3.0
 _INACTIVE_S = 30
-_CHECK_S = 0.5
+_CHECK_S = 1.0
 _AGAIN_S = 0.1
 _ACK_KINDS = "$JS.ACK"
 _NEVER = float("-inf")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 
 from inferbus.contracts.presence import EngineStats
-from inferbus.contracts.step import Ids, Usage
+from inferbus.contracts.step import Cached, Done, Ids, Resume, Usage
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """One request for the engine. `body` is the client's JSON, internal fields already stripped by the adapter.
 
     `key` is unique in this worker and what `abort` takes; `request_id` is the client's and may come twice.
-    `model`, if set, replaces the body's (an alias). `path` is an inference path of the OpenAI API; `created` is the Unix time the answer carries.
+    `model`, if set, replaces the body's (an alias). `path` is an inference path of the OpenAI API; `created` is the Unix
+    time the answer carries. With `resume` the answer goes on where another engine stopped: what is in it is neither
+    generated nor sent to the sink again, but counts in the usage.
     """
 
     key: str
@@ -26,13 +29,15 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     traceparent: str = ""
     model: str = ""
+    resume: Resume | None = None
 
 
 class Sink(Protocol):
     """Where an engine puts what one request produces. All calls are made on the event loop, in order."""
 
-    def delta(self, ids: Ids, data: bytes) -> None:
-        """Give one engine output of a streamed request: token ids and the SSE bytes for the client."""
+    def delta(self, ids: Ids, data: bytes, done: Sequence[Done] = (), cached: Cached | None = None) -> None:
+        """Give one engine output of a streamed request: token ids, the SSE bytes for the client, the choices it ended;
+        with the first one the prompt tokens found in the prefix cache and put there."""
 
     def finished(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
         """Give the end: HTTP status, tokens spent, and the whole body where nothing was streamed."""
@@ -46,6 +51,12 @@ class Engine(Protocol):
 
     name: str
 
+    @property
+    def fingerprint(self) -> str:
+        """Names what must be equal in two engines for one to go on with the other's answer: model, tokenizer, engine
+        version, arguments that change what is generated. Empty before the first start."""
+        ...
+
     async def start(self) -> None:
         """Load and become ready. May take a minute; never blocks the event loop for more than a moment."""
 
@@ -54,7 +65,8 @@ class Engine(Protocol):
 
     async def submit(self, work: Work, sink: Sink) -> None:
         """Begin `work`; returns once the engine has it. Everything after goes to `sink`, ended by exactly one
-        `finished` or `failed`."""
+        `finished` or `failed`. Work with a `resume` it cannot continue exactly (another fingerprint, beam search) fails
+        with `ResumeImpossible`."""
 
     def abort(self, key: str) -> None:
         """Stop a request now. Its sink still gets its end. Unknown keys are ignored."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import structlog
 from opentelemetry.trace import Span, SpanKind
@@ -17,7 +18,7 @@ from inferbus.bus import Bus, NoResponders
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.control import CONFIRM
 from inferbus.contracts.envelope import Envelope, UnknownVersion, envelope_from
-from inferbus.contracts.step import CANCELLED, GONE, Answer, Ask, Ids, Usage
+from inferbus.contracts.step import CANCELLED, CONTINUE, GONE, Answer, Ask, Cached, Done, Ids, Resume, Usage
 from inferbus.delivery import Delivery
 from inferbus.errors import Cancelled, EngineDead, InferbusError, Permanent, Transient
 from inferbus.telemetry.tracing import Tracing, end_span, traceparent_of
@@ -45,10 +46,10 @@ class EngineSink:
         self.first_delta = 0.0
         self.done: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
 
-    def delta(self, ids: Ids, data: bytes) -> None:
+    def delta(self, ids: Ids, data: bytes, done: Sequence[Done] = (), cached: Cached | None = None) -> None:
         if not self.first_delta:
             self.first_delta = time.monotonic()
-        self._attempt.delta(ids, data)
+        self._attempt.delta(ids, data, done, cached)
 
     def finished(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
         self.status, self.usage = status, usage
@@ -128,7 +129,7 @@ class Serving:
         begun = time.monotonic()
         error: BaseException | None = None
         try:
-            error = await self._serve(envelope, subject, delivery, attempt, sink, expires_at, span)
+            error = await self._serve(envelope, subject, delivery, attempt, sink, answer, expires_at, span)
             if error is not None:
                 await self._on_error(error, attempt, delivery, answer)
             else:
@@ -159,11 +160,14 @@ class Serving:
         delivery: Delivery,
         attempt: Attempt,
         sink: EngineSink,
+        answer: Answer,
         expires_at: float,
         span: Span | None,
     ) -> BaseException | None:
         """Run it in the engine until it ended there; returns the error it ended with."""
-        attempt.started()
+        resume = _resume_of(answer)
+        created = resume.created if resume is not None else int(time.time())
+        attempt.started(created, self._engine.fingerprint)
         try:
             body = await self._body(envelope, subject.tenant, delivery)
         except InferbusError as exc:
@@ -174,10 +178,11 @@ class Serving:
             path=envelope.path,
             body=body,
             streamed=envelope.streamed,
-            created=int(time.time()),
+            created=created,
             priority=_BATCH_PRIORITY if subject.lane == routes.BATCH else 0,
             traceparent=traceparent_of(span, envelope.traceparent),
             model=envelope.model,
+            resume=resume,
         )
         if attempt.over.done():  # cancelled while its body was fetched
             return Cancelled("stopped before it began")
@@ -295,3 +300,16 @@ class Serving:
             prompt_tokens=sink.usage.prompt_tokens,
             completion_tokens=sink.usage.completion_tokens,
         )
+
+
+def _resume_of(answer: Answer) -> Resume | None:
+    if answer.verdict != CONTINUE:
+        return None
+    return Resume(
+        ids=answer.ids,
+        chunks=answer.chunks,
+        done=answer.done,
+        cached=answer.cached,
+        created=answer.created,
+        fingerprint=answer.fingerprint,
+    )

@@ -17,6 +17,7 @@ from inferbus.contracts.keys import KeyEntry
 from inferbus.errors import InvalidRequest, Unauthenticated
 from inferbus.watch import KvWatch
 
+_MAX_ACCEPTED = 4096
 log = structlog.get_logger()
 
 
@@ -56,6 +57,7 @@ class KeyRing:
     def __init__(self, bus: Bus, pepper: bytes) -> None:
         self._pepper = pepper
         self._entries: dict[str, KeyEntry] = {}
+        self._accepted: dict[str, tuple[KeyEntry, Identity]] = {}
         self._watch = KvWatch(bus, routes.KV_KEYS, self._on_change)
 
     async def start(self) -> None:
@@ -74,13 +76,22 @@ class KeyRing:
         Raises:
             Unauthenticated: the header is missing or the key is not one of ours.
         """
+        accepted = self._accepted.get(authorization or "")
+        if accepted is not None and self._entries.get(accepted[0].id) is accepted[0]:
+            return accepted[1]  # the very header that was checked against this very entry
         if not authorization:
             raise Unauthenticated("No API key provided: send `Authorization: Bearer ib-...`")
         scheme, _, key = authorization.partition(" ")
         parts = key.strip().split("-")
         if scheme.lower() != "bearer" or len(parts) != 3 or parts[0] != "ib":
             raise Unauthenticated("Incorrect API key provided")
-        return check_key(key.strip(), self._entries.get(parts[1]), self._pepper)
+        entry = self._entries.get(parts[1])
+        identity = check_key(key.strip(), entry, self._pepper)
+        if entry is not None:
+            if len(self._accepted) >= _MAX_ACCEPTED:
+                self._accepted.clear()
+            self._accepted[authorization] = (entry, identity)
+        return identity
 
     def _on_change(self, key: str, value: bytes | None) -> None:
         if value is None:

@@ -11,6 +11,12 @@ import msgspec
 Ids = list[tuple[int, list[int]]]
 """(choice index, token ids) pairs of one engine output."""
 
+Done = tuple[int, str, str | int | None]
+"""A choice that ended with an output: choice index, finish reason, stop reason (the string or token id that stopped it)."""
+
+Cached = tuple[int | None, int | None]
+"""Prompt tokens found in the prefix cache, and put there, as the engine reports them."""
+
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):
     """Tokens spent by one request, as the engine counted them."""
@@ -21,7 +27,12 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Started(msgspec.Struct, frozen=True, array_like=True, tag=0):
-    """An attempt began: sets the fence. `ack_subject` lets the asker nak for a dead worker."""
+    """An attempt began: sets the fence. `ack_subject` lets the asker nak for a dead worker.
+
+    `run` is a random number of this very run, in all its frames: a server killed within milliseconds of a delivery may
+    deliver again under the same attempt number. `created` is the Unix time the answer carries, `fingerprint` names
+    what must be equal where another engine is to go on (model, tokenizer, engine, its arguments).
+    """
 
     tag: int
     attempt: int
@@ -29,16 +40,25 @@ class Started(msgspec.Struct, frozen=True, array_like=True, tag=0):
     ack_subject: str
     worker: str
     incarnation: str
+    run: int = 0
+    created: int = 0
+    fingerprint: str = ""
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """One engine output: its token ids and the very bytes the client gets."""
+    """One engine output: its token ids, the very bytes the client gets, and the choices that ended with it.
+
+    `cached` is on the first one.
+    """
 
     tag: int
     attempt: int
     seq: int
     ids: Ids
     data: bytes
+    run: int = 0
+    done: list[Done] = []
+    cached: Cached | None = None
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -51,6 +71,7 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=2):
     usage: Usage
     data: bytes
     content_type: str = "application/json"
+    run: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -62,6 +83,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=3):
     code: str
     message: str
     final: bool = True
+    run: int = 0
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -79,7 +101,8 @@ Frame = Started | Delta | Finished | Failed | Ask
 class Answer(msgspec.Struct, frozen=True, array_like=True):
     """The asker's answer to `ask`: `verdict` is fresh, continue, cancelled or gone.
 
-    `engine_deaths`: how many engines died under this request so far. `solo`: run it with nothing beside it.
+    `engine_deaths`: how many engines died under this request so far. `solo`: run it with nothing beside it. The rest
+    comes with continue and is what `Resume` has.
     """
 
     verdict: str
@@ -87,7 +110,25 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     solo: bool = False
     ids: Ids = []
     chunks: list[list[int]] = []
-    done: list[tuple[int, str, str | int | None]] = []
+    done: list[Done] = []
+    cached: Cached | None = None
+    created: int = 0
+    fingerprint: str = ""
 
 
 FRESH, CONTINUE, CANCELLED, GONE = "fresh", "continue", "cancelled", "gone"
+
+
+class Resume(msgspec.Struct, frozen=True, kw_only=True):
+    """What the asker already has of a streamed answer: all an equal engine needs to go on exactly there.
+
+    `ids` are each choice's token ids so far, `chunks` (same order) the sizes of the outputs they came in, `done` the
+    choices that have ended, `cached` and `created` as first reported. `fingerprint` must be the engine's own.
+    """
+
+    ids: Ids
+    chunks: list[list[int]]
+    done: list[Done] = []
+    cached: Cached | None = None
+    created: int = 0
+    fingerprint: str = ""

@@ -15,6 +15,8 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor
 
+from inferbus.telemetry.log_lines import LineWriterFactory
+
 
 def configure(service: str, level: str = "info") -> None:
     """Send every log line of the process to stderr in one format. Call once, first thing in `main`."""
@@ -31,9 +33,7 @@ def configure(service: str, level: str = "info") -> None:
     console = sys.stderr.isatty()
     structlog.configure(
         processors=[*shared, structlog.dev.ConsoleRenderer()] if console else [_json_line(service)],
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr)
-        if console
-        else structlog.BytesLoggerFactory(sys.stderr.buffer),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr) if console else LineWriterFactory(sys.stderr.buffer),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )

@@ -27,11 +27,11 @@ from inferbus.local.ports import free_port
 from inferbus.models import apply_model
 from inferbus.presence import PresenceTable
 from inferbus.testing import NatsServer, eventually
+from inferbus_llm_worker.adapters.simulated_words import simulated_answer
 
 CONFIG = Path(__file__).parents[1] / "deploy/nats/nats.conf"
 MODEL = "simulator"
-WORDS = (" words", " that", " no", " model", " thought", " of")
-"""What the simulator says, over and over."""
+HELLO = [{"role": "user", "content": "hello"}]
 START_S = 30.0
 OPEN = "inferbus_gateway_open_requests"
 _PEPPER = "pepper"
@@ -39,8 +39,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def answer_of(tokens: int) -> str:
-    """Give the simulator's answer of so many tokens."""
-    return "".join(WORDS[n % len(WORDS)] for n in range(tokens))
+    """Give the simulator's answer of so many tokens to what `ask` says."""
+    return simulated_answer(HELLO, tokens)
 
 
 class Service:
@@ -178,7 +178,7 @@ class MainPath:
 
 async def ask(client: AsyncOpenAI, tokens: int, *, stream: bool = False, **options: Any) -> str:
     """Ask the simulator for an answer of so many tokens; returns its text."""
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": tokens} | options
+    body = {"model": MODEL, "messages": HELLO, "max_tokens": tokens} | options
     answer = await client.chat.completions.create(**body, stream=stream)
     if not stream:
         return answer.choices[0].message.content or ""

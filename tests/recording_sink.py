@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from inferbus.contracts.step import Ids, Usage
+from inferbus.contracts.step import Cached, Done, Ids, Resume, Usage
 from inferbus_llm_worker.ports import Engine, Work
 
 
@@ -27,11 +28,18 @@ class RecordingSink:
 
     def __init__(self) -> None:
         self.deltas: list[tuple[Ids, bytes]] = []
+        self.done: list[Done] = []
+        self.done_by_delta: list[list[Done]] = []
+        self.cached: Cached | None = None
         self.end: asyncio.Future[Finish | BaseException] = asyncio.get_running_loop().create_future()
         self._more = asyncio.Event()
 
-    def delta(self, ids: Ids, data: bytes) -> None:
+    def delta(self, ids: Ids, data: bytes, done: Sequence[Done] = (), cached: Cached | None = None) -> None:
         assert not self.end.done(), "a delta after the end"
+        self.done += done
+        self.done_by_delta.append(list(done))
+        assert cached is None or not self.deltas, "cached tokens after the first delta"
+        self.cached = self.cached or cached
         self.deltas.append((ids, data))
         self._more.set()
 
@@ -65,13 +73,31 @@ class RecordingSink:
     def data(self) -> bytes:
         return b"".join(data for _, data in self.deltas)
 
+    def resume_after(self, deltas: int, *, created: int = 1_700_000_000, fingerprint: str = "") -> Resume:
+        """Give what an asker that has the first `deltas` of these tells the next engine."""
+        ids: dict[int, list[int]] = {}
+        chunks: dict[int, list[int]] = {}
+        for frame, _ in self.deltas[:deltas]:
+            for choice, new in frame:
+                ids.setdefault(choice, []).extend(new)
+                chunks.setdefault(choice, []).append(len(new))
+        return Resume(
+            ids=list(ids.items()),
+            chunks=[chunks[choice] for choice in ids],
+            done=[done for frame in self.done_by_delta[:deltas] for done in frame],
+            cached=self.cached,
+            created=created,
+            fingerprint=fingerprint,
+        )
+
     @property
     def tokens(self) -> int:
         return sum(len(new) for ids, _ in self.deltas for _, new in ids)
 
-    def events(self) -> list[Any]:
-        """The SSE events as objects, `[DONE]` as it is."""
-        lines = [part.removeprefix("data: ") for part in self.data.decode().split("\n\n") if part]
+    def events(self, first: int = 0, last: int | None = None) -> list[Any]:
+        """The SSE events of these deltas as objects, `[DONE]` as it is."""
+        data = b"".join(data for _, data in self.deltas[first:last])
+        lines = [part.removeprefix("data: ") for part in data.decode().split("\n\n") if part]
         return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
@@ -80,16 +106,19 @@ async def submit(
     body: dict[str, Any] | bytes,
     *,
     request_id: str,
+    key: str = "",
     path: str = "/v1/chat/completions",
     created: int = 1_700_000_000,
     model: str = "",
+    resume: Resume | None = None,
 ) -> RecordingSink:
     """Give an engine one request."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     streamed = isinstance(body, dict) and bool(body.get("stream"))
     sink = RecordingSink()
     work = Work(
-        key=request_id, request_id=request_id, path=path, body=data, streamed=streamed, created=created, model=model
-    )
+        key=key or request_id, request_id=request_id, path=path, body=data, streamed=streamed, created=created, model=model,
+        resume=resume,
+    )  # fmt: skip
     await engine.submit(work, sink)
     return sink

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from tests.main_path import MODEL, MainPath, answer_of, ask
+from tests.main_path import HELLO, MODEL, MainPath, answer_of, ask
 
 import inferbus
 from inferbus import routes
@@ -315,7 +315,7 @@ async def test_many_producers_and_clients_share_the_path(path: MainPath) -> None
     async with inferbus.Client(path.nats.url, user="dev", password=password) as producer, path.client() as client:
 
         async def produce(tokens: int) -> str:
-            answer = await producer.chat(MODEL, [{"role": "user", "content": "x"}], max_tokens=tokens)
+            answer = await producer.chat(MODEL, HELLO, max_tokens=tokens)
             return str(answer["choices"][0]["message"]["content"])
 
         counts = [5 + n % 40 for n in range(60)]
@@ -329,7 +329,7 @@ async def test_two_gateways_share_the_bus_door_and_the_owner_hears_a_cancel(path
     gateways = ("gateway-0", "gateway-1")
     for gateway in gateways:
         await path.gateway(gateway)
-    question = [{"role": "user", "content": "x"}]
+    question = HELLO
 
     def owned() -> list[int]:
         return [path.beat(gateway).in_flight for gateway in gateways]

@@ -9,6 +9,7 @@ import pytest
 from tests.recording_sink import Finish, RecordingSink, submit
 
 from inferbus.errors import Cancelled, EngineDead
+from inferbus_llm_worker.adapters.simulated_words import simulated_answer
 from inferbus_llm_worker.adapters.simulator import SimulatorEngine
 from inferbus_llm_worker.ports import Work
 
@@ -45,7 +46,10 @@ async def test_answers_unstreamed(engine: SimulatorEngine) -> None:
     finish = await sink.finish()
     assert sink.deltas == []
     assert finish.content_type == "application/json"
-    assert finish.json()["choices"][0]["message"] == {"role": "assistant", "content": " words that no"}
+    assert finish.json()["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": simulated_answer(CHAT["messages"], 3),
+    }
     assert finish.json()["usage"]["completion_tokens"] == 3
 
 
@@ -54,8 +58,8 @@ async def test_all_requests_step_in_the_same_tick(engine: SimulatorEngine) -> No
     tick = 0
 
     class Ticking(RecordingSink):
-        def delta(self, ids: Any, data: bytes) -> None:
-            super().delta(ids, data)
+        def delta(self, *delta: Any) -> None:
+            super().delta(*delta)
             ticks.append(tick)
 
     sinks = []

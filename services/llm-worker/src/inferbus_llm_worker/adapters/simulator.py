@@ -15,16 +15,17 @@ import structlog
 
 from inferbus.contracts.presence import EngineStats
 from inferbus.contracts.step import Usage
-from inferbus.errors import EngineDead, InferbusError, InvalidRequest, NotFound, openai_body
+from inferbus.errors import EngineDead, InferbusError, InvalidRequest, NotFound, ResumeImpossible, openai_body
+from inferbus_llm_worker.adapters.simulated_words import SimulatedWords
 from inferbus_llm_worker.domain.body_policy import BodyLimits, apply_policy, decode_body
 from inferbus_llm_worker.domain.open_calls import OpenCall, OpenCalls
 from inferbus_llm_worker.domain.paths import CHAT
+from inferbus_llm_worker.domain.resuming import check_resumable, choices_of
 from inferbus_llm_worker.ports import Sink, Work
 
 _encode = msgspec.json.encode
-_WORDS = (" words", " that", " no", " model", " thought", " of")
-_WORDS_JSON = [_encode(word) for word in _WORDS]
-_MIDDLE = b'},"logprobs":null,"finish_reason":null}]}\n\n'
+_MIDDLE = b'"},"logprobs":null,"finish_reason":null}]}\n\n'
+_NOT_CACHED = (0, 0)
 _JSON, _SSE = "application/json", "text/event-stream; charset=utf-8"
 _DEFAULT_TOKENS = 16
 _UNSEEN_TOKENS = 64
@@ -32,7 +33,7 @@ _STOPPED = "the engine was stopped"
 
 
 class _Generation:
-    """One answer in the making: tokens are numbers, text is `_WORDS` over and over."""
+    """One answer in the making (`simulated_words`)."""
 
     __slots__ = (
         "burst",
@@ -45,6 +46,7 @@ class _Generation:
         "prompt_tokens",
         "streamed",
         "tokens",
+        "words",
     )
 
     def __init__(self, call: OpenCall, work: Work, body: dict[str, Any], due_s: float, *, paced: bool) -> None:
@@ -55,13 +57,30 @@ class _Generation:
         self.burst = 1 if paced or self.streamed else _UNSEEN_TOKENS
         self.max_tokens = _wanted_tokens(body)
         self.prompt_tokens = _count_words(body.get("messages"))
+        self.words = SimulatedWords(body["messages"])
         options = body.get("stream_options")
         self.include_usage = isinstance(options, dict) and options.get("include_usage") is True
         kind = b"chat.completion.chunk" if self.streamed else b"chat.completion"
         self.head = b'{"id":%s,"object":"%s","created":%d,"model":%s,"choices":[' % (
             _encode(f"chatcmpl-{work.request_id}"), kind, work.created, _encode(str(body.get("model", ""))),
         )  # fmt: skip
-        self.prefix = b'data: %s{"index":0,"delta":{"content":' % self.head
+        self.prefix = b'data: %s{"index":0,"delta":{"content":"%s' % (self.head, self.words.prefix.encode())
+        if work.resume is not None:
+            self._resume(work, body)
+
+    def _resume(self, work: Work, body: dict[str, Any]) -> None:
+        """Go on after what was delivered; it must be what this answer begins with."""
+        assert work.resume is not None  # noqa: S101  # for the type checker; the caller looked
+        choices = choices_of(work.resume)
+        if not choices:
+            return
+        check_resumable(work.path, body, choices)
+        if work.resume.fingerprint not in ("", SimulatorEngine.fingerprint):
+            raise ResumeImpossible(f"begun by {work.resume.fingerprint}, this is {SimulatorEngine.fingerprint}")
+        delivered = choices[0].ids if 0 in choices else []
+        if delivered != self.words.tokens(len(delivered)) or len(delivered) > self.max_tokens:
+            raise ResumeImpossible("this is not the beginning of the simulator's answer")
+        self.tokens = len(delivered)
 
     def usage(self) -> Usage:
         return Usage(self.prompt_tokens, self.tokens, 0)
@@ -72,33 +91,43 @@ class _Generation:
             self.prompt_tokens, total, self.tokens,
         )  # fmt: skip
 
+    @property
+    def is_over(self) -> bool:
+        return self.tokens >= self.max_tokens
+
     def step(self) -> bool:
         """Make what one step makes; says whether it was the last."""
-        token = self.tokens
-        self.tokens = min(token + self.burst, self.max_tokens)
-        last = self.tokens >= self.max_tokens
+        at = self.tokens
+        self.tokens = min(at + self.burst, self.max_tokens)
+        last = self.is_over
         if self.streamed:
-            self.call.delta([(0, [token])], self._chunk(token, last))
+            ids = [(0, [self.words.token(at)])]
+            if at and not last:
+                self.call.delta(ids, b"%s%d%s" % (self.prefix, at, _MIDDLE))
+            else:
+                done = [(0, "length", None)] if last else ()
+                self.call.delta(ids, self._edge(at, last), done, None if at else _NOT_CACHED)
         if last:
-            data = b"" if self.streamed else self._body()
-            self.call.finish(200, self.usage(), data, _SSE if self.streamed else _JSON)
+            self.finish()
         return last
 
-    def _chunk(self, token: int, last: bool) -> bytes:
-        word = _WORDS_JSON[token % len(_WORDS)]
-        if token and not last:
-            return self.prefix + word + _MIDDLE
-        role = b'"role":"assistant",' if token == 0 else b""
+    def finish(self) -> None:
+        data = b"" if self.streamed else self._body()
+        self.call.finish(200, self.usage(), data, _SSE if self.streamed else _JSON)
+
+    def _edge(self, at: int, last: bool) -> bytes:
+        """Give the chunk of the first token or of the last, with all that goes before or after it."""
+        role = b'"role":"assistant",' if at == 0 else b""
         reason = b'"length"' if last else b"null"
-        data = b'data: %s{"index":0,"delta":{%s"content":%s},"logprobs":null,"finish_reason":%s}]}\n\n' % (
-            self.head, role, word, reason,
+        data = b'data: %s{"index":0,"delta":{%s"content":"%s%d"},"logprobs":null,"finish_reason":%s}]}\n\n' % (
+            self.head, role, self.words.prefix.encode(), at, reason,
         )  # fmt: skip
         if last and self.include_usage:
             data += b'data: %s],"usage":%s}\n\n' % (self.head, self.usage_json())
         return data + b"data: [DONE]\n\n" if last else data
 
     def _body(self) -> bytes:
-        text = "".join(_WORDS[i % len(_WORDS)] for i in range(self.tokens))
+        text = self.words.text(self.tokens)
         return b'%s{"index":0,"message":{"role":"assistant","content":%s},"logprobs":null,"finish_reason":"length"}],"usage":%s}' % (
             self.head, _encode(text), self.usage_json(),
         )  # fmt: skip
@@ -116,6 +145,7 @@ class SimulatorEngine:
     """
 
     name = "simulator"
+    fingerprint = "simulator-1"
 
     def __init__(
         self, *, slots: int = 64, ttft_s: float = 0.0, itl_s: float = 0.0, limits: BodyLimits | None = None
@@ -161,8 +191,14 @@ class SimulatorEngine:
                 body["model"] = work.model
             now = asyncio.get_running_loop().time()
             generation = _Generation(call, work, body, now + self._ttft_s, paced=self._itl_s > 0)
+        except ResumeImpossible as error:
+            call.fail(error)
+            return
         except InferbusError as error:
             call.finish(error.row.http_status, Usage(), _encode(openai_body(error)), _JSON)
+            return
+        if generation.is_over:  # all of it was delivered
+            generation.finish()
             return
         self._waiting.append(generation)
         self._wake.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
+MESSAGES = "/v1/messages"
 
 INFERENCE_PATHS = frozenset(
     {
@@ -12,7 +13,7 @@ INFERENCE_PATHS = frozenset(
         COMPLETIONS,
         EMBEDDINGS,
         "/v1/responses",
-        "/v1/messages",
+        MESSAGES,
         "/v1/messages/count_tokens",
         "/score",
         "/v1/score",

@@ -81,14 +81,15 @@ def assemble(events: list[Any]) -> dict[str, Any]:
         usage = event.get("usage") or usage
         for choice in event["choices"]:
             whole = choices.setdefault(choice["index"], {"content": "", "role": "", "tools": {}, "logprobs": []})
-            delta = choice["delta"]
+            delta = choice.get("delta") or {"content": choice["text"]}  # a completion has its text in the open
             whole["content"] += delta.get("content") or ""
             whole["role"] += delta.get("role") or ""
             for call in delta.get("tool_calls") or ():
                 tool = whole["tools"].setdefault(call["index"], {"name": "", "arguments": ""})
                 tool["name"] += call["function"].get("name") or ""
                 tool["arguments"] += call["function"].get("arguments") or ""
-            whole["logprobs"] += (choice.get("logprobs") or {}).get("content") or []
+            logprobs = choice.get("logprobs") or {}
+            whole["logprobs"] += logprobs.get("content") or logprobs.get("tokens") or []
             if choice["finish_reason"]:
                 whole["finish_reason"], whole["stop_reason"] = choice["finish_reason"], choice.get("stop_reason")
     if usage:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from inferbus.contracts.step import Ids, Usage
+from inferbus.contracts.step import Cached, Done, Ids, Usage
 from inferbus.errors import Cancelled
 from inferbus_llm_worker.ports import Sink
 
@@ -27,9 +27,9 @@ class OpenCall:
         if self.ended:
             stop()
 
-    def delta(self, ids: Ids, data: bytes) -> None:
+    def delta(self, ids: Ids, data: bytes, done: Sequence[Done] = (), cached: Cached | None = None) -> None:
         if not self.ended:
-            self._sink.delta(ids, data)
+            self._sink.delta(ids, data, done, cached)
 
     def finish(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
         if self._end():

@@ -11,7 +11,8 @@ from typing import Any
 
 import structlog
 
-from inferbus.errors import DependencyDown, EngineDead, Overloaded
+from inferbus.errors import DependencyDown, EngineDead, Overloaded, ResumeImpossible
+from inferbus_llm_worker.adapters.vllm.resume_plan import ResumePlan
 from inferbus_llm_worker.adapters.vllm.stats import StepStats
 from inferbus_llm_worker.adapters.vllm.tap import CURRENT, Tap
 from inferbus_llm_worker.domain.created import restamp
@@ -27,17 +28,26 @@ class AsgiCall:
     """Runs `work` with `body` through `app` and tells `call`.
 
     A response that is an event stream becomes deltas, one per engine output; any other becomes one body at the end.
+    With a `plan` the stream goes on where another engine stopped: bytes of outputs that were delivered are dropped.
     """
 
     def __init__(
-        self, app: Any, work: Work, body: bytes, call: OpenCall, stats: StepStats, engine_dead: Callable[[], bool]
+        self,
+        app: Any,
+        work: Work,
+        body: bytes,
+        call: OpenCall,
+        stats: StepStats,
+        engine_dead: Callable[[], bool],
+        plan: ResumePlan | None = None,
     ) -> None:
         self._app = app
         self._work = work
         self._body = body
         self._call = call
         self._engine_dead = engine_dead
-        self._tap = Tap(stats, self._flush)
+        self._resumes = plan is not None
+        self._tap = Tap(stats, self._flush, plan)
         self._gone = asyncio.Event()
         self._body_taken = False
         self._status = 0
@@ -68,6 +78,8 @@ class AsgiCall:
             self._call.fail(EngineDead("the engine died") if reached else DependencyDown("the engine is not running"))
         elif not self._status:
             self._call.fail(error or RuntimeError("vLLM's application gave no response"))
+        elif self._resumes and (not self._streams or self._tap.fell_short or self._tap.refused):
+            self._call.fail(ResumeImpossible("the engine did not take up what was delivered"))
         elif self._streams:
             self._flush()
             self._call.finish(self._status, self._tap.usage(), b"", self._content_type)
@@ -82,10 +94,10 @@ class AsgiCall:
         """Give what was sent since the last time, with the token ids it was made of."""
         if not self._streams:
             return
-        ids, data = self._tap.take_ids(), b"".join(self._data)
+        (ids, done, cached), data = self._tap.take(), b"".join(self._data)
         self._data.clear()
-        if (ids or data) and not self._engine_dead():
-            self._call.delta(ids, data)
+        if (ids or data) and not self._tap.replaying and not self._engine_dead():
+            self._call.delta(ids, data, done, cached)
 
     def _disconnect(self) -> None:
         """Be the client that hangs up: vLLM then stops the generation, streamed or not."""

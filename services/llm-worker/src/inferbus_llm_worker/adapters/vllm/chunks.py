@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
-from inferbus.contracts.step import Ids, Usage
+from inferbus.contracts.step import Cached, Done, Ids, Usage
 from inferbus_llm_worker.adapters.vllm.tap import prompt_length
+from inferbus_llm_worker.domain.resuming import SoFar
 
 _encode = msgspec.json.encode
 _MIDDLE = b'},"logprobs":null,"finish_reason":null,"token_ids":null}]'
@@ -35,7 +36,10 @@ class ChunkStyle(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatChunks:
-    """Encodes the outputs of one streamed chat."""
+    """Encodes the outputs of one streamed chat.
+
+    `news` says that the last output told more than tokens: `take_news` gives it.
+    """
 
     def __init__(
         self,
@@ -65,6 +69,28 @@ class ChatChunks:
         self._prompt_tokens = 0
         self._cached: int | None = None
         self._cache_created: int | None = None
+        self.news = False
+        self._ended: list[Done] = []
+        self._first_cached: Cached | None = None
+
+    def resume(self, choices: dict[int, SoFar], cached: Cached | None, prompt_tokens: int) -> None:
+        """Go on after outputs that were encoded elsewhere: the role was sent, these tokens count."""
+        self._begun = True
+        self._prompt_tokens = prompt_tokens
+        self._cached, self._cache_created = cached or (None, None)
+        for index, choice in choices.items():
+            self._tokens[index] = len(choice.ids)
+            self._done[index] = choice.end is not None
+
+    @property
+    def is_over(self) -> bool:
+        return all(self._done)
+
+    def take_news(self) -> tuple[list[Done], Cached | None]:
+        """Give the choices that ended since the last call, and with the first output its cached tokens."""
+        news = self._ended, self._first_cached
+        self.news, self._ended, self._first_cached = False, [], None
+        return news
 
     def usage(self) -> Usage:
         return Usage(self._prompt_tokens, sum(self._tokens), self._cached or 0)
@@ -90,7 +116,9 @@ class ChatChunks:
     def _begin(self, output: Any, chunks: list[bytes]) -> None:
         self._begun = True
         self._prompt_tokens = prompt_length(output)
-        self._cached, self._cache_created = output.num_cached_tokens, output.num_cache_creation_tokens
+        self._first_cached = output.num_cached_tokens, output.num_cache_creation_tokens
+        self._cached, self._cache_created = self._first_cached
+        self.news = True
         usage = self._running_usage(0) if self._continuous_usage else b""
         chunks += [
             b'%s"role":%s,"content":""},"logprobs":null,"finish_reason":null}]%s,"prompt_token_ids":null,"prompt_text":null}\n\n'
@@ -124,6 +152,8 @@ class ChatChunks:
 
     def _finish(self, index: int, choice: Any) -> bytes:
         self._done[index] = True
+        self._ended.append((index, choice.finish_reason, choice.stop_reason))
+        self.news = True
         reasons = _encode(choice.finish_reason), _encode(choice.stop_reason)
         return b'},"logprobs":null,"finish_reason":%s,"stop_reason":%s,"token_ids":null}]' % reasons
 

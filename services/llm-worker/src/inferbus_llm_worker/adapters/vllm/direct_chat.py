@@ -16,9 +16,10 @@ from vllm.entrypoints.serve.utils.api_utils import get_max_tokens, should_includ
 from vllm.parser.abstract_parser import DelegatingParser
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from inferbus.errors import DependencyDown, EngineDead, InferbusError
+from inferbus.errors import DependencyDown, EngineDead, InferbusError, ResumeImpossible
 from inferbus_llm_worker.adapters.vllm.boot import Booted
 from inferbus_llm_worker.adapters.vllm.chunks import ChatChunks, ChunkStyle, GenerationFailed
+from inferbus_llm_worker.adapters.vllm.resume_plan import ResumePlan, add_plan
 from inferbus_llm_worker.domain.open_calls import OpenCall
 from inferbus_llm_worker.ports import Work
 
@@ -56,20 +57,23 @@ class DirectChat:
         messages = body.get("messages")
         return isinstance(messages, list) and bool(messages) and all(_is_plain_message(m) for m in messages)
 
-    async def begin(self, work: Work, body: dict[str, Any], call: OpenCall) -> bool:
+    async def begin(self, work: Work, body: dict[str, Any], call: OpenCall, plan: ResumePlan | None = None) -> bool:
         """Give the chat to the engine. False: vLLM's own layer must answer, nothing has been sent.
 
         Raises:
             DependencyDown: the engine is dead; it never had this request.
+            ResumeImpossible: the engine cannot go on with `plan`.
         """
         try:
-            stream = await self._prepare(work, body, call)
+            stream = await self._prepare(work, body, call, plan)
             if stream is None:
                 return False
             if not call.ended:
                 await stream.begin()
         except EngineDeadError as exc:
             raise DependencyDown("the engine is not running") from exc
+        except ResumeImpossible:
+            raise
         except Exception as exc:
             # vLLM's layer refuses it the same way, and has the exact status and body for it.
             structlog.get_logger().debug("direct_chat_declined", request_id=work.request_id, reason=str(exc))
@@ -77,7 +81,9 @@ class DirectChat:
         self.served += 1
         return True
 
-    async def _prepare(self, work: Work, body: dict[str, Any], call: OpenCall) -> _Stream | None:
+    async def _prepare(
+        self, work: Work, body: dict[str, Any], call: OpenCall, plan: ResumePlan | None = None
+    ) -> _Stream | None:
         serving = self._serving
         request = ChatCompletionRequest.model_validate(body)
         rendered = await serving.render_chat_request(request)
@@ -99,16 +105,20 @@ class DirectChat:
             role=serving.get_chat_request_role(request), n=request.n or 1,
             include_usage=include, continuous_usage=continuous, style=self._style,
         )  # fmt: skip
+        params = request.to_sampling_params(max_tokens, serving.default_sampling_params)
+        if plan is not None:
+            chunks.resume(plan.choices, plan.cached, len(prompt["prompt_token_ids"]))
+            add_plan(params, plan.without_replay())
         traced = work.traceparent and self._booted.engine.observability_config.otlp_traces_endpoint is not None
         arguments = {
             "request_id": chat_id,
             "prompt": prompt,
-            "params": request.to_sampling_params(max_tokens, serving.default_sampling_params),
+            "params": params,
             "lora_request": lora,
             "priority": work.priority,
             "trace_headers": {"traceparent": work.traceparent} if traced else None,
         }
-        return _Stream(self._booted, call, chunks, arguments, self._aborts)
+        return _Stream(self._booted, call, chunks, arguments, self._aborts, resumes=plan is not None)
 
 
 class _Stream:
@@ -116,7 +126,7 @@ class _Stream:
 
     def __init__(
         self, booted: Booted, call: OpenCall, chunks: ChatChunks, arguments: dict[str, Any],
-        aborts: set[asyncio.Task[None]],
+        aborts: set[asyncio.Task[None]], *, resumes: bool,
     ) -> None:  # fmt: skip
         self._engine = booted.engine
         self._stats = booted.stats
@@ -124,9 +134,13 @@ class _Stream:
         self._chunks = chunks
         self._arguments = arguments
         self._aborts = aborts
+        self._resumes = resumes
         self._internal_id = ""
 
     async def begin(self) -> None:
+        if self._chunks.is_over:  # all was delivered but the end's confirmation
+            self._finish()
+            return
         collector = await self._engine.add_request(**self._arguments)
         self._internal_id = collector.request_id
         collector.put = self._put
@@ -150,14 +164,24 @@ class _Stream:
             ids, data = self._chunks.encode(output)
             for _, new in ids:
                 self._stats.generated_tokens += len(new)
-            if ids or data:
+            if self._chunks.news:
+                self._call.delta(ids, data, *self._chunks.take_news())
+            elif ids or data:
                 self._call.delta(ids, data)
             if output.finished:
-                self._call.finish(200, self._chunks.usage(), b"", SSE)
+                self._finish()
         except Exception as exc:  # raised into vLLM's output handler it would end the engine for everybody
             structlog.get_logger().exception("direct_chat_failed", key=self._call.key)
-            self._call.fail(InferbusError(str(exc)) if isinstance(exc, GenerationFailed) else exc)
+            self._call.fail(self._error(exc))
             self._stop()
+
+    def _finish(self) -> None:
+        self._call.finish(200, self._chunks.usage(), b"", SSE)
+
+    def _error(self, exc: Exception) -> Exception:
+        if not isinstance(exc, GenerationFailed):
+            return exc
+        return ResumeImpossible(str(exc)) if self._resumes else InferbusError(str(exc))
 
 
 def _is_plain_message(message: Any) -> bool:

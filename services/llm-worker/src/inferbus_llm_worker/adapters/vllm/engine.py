@@ -12,7 +12,7 @@ import structlog
 
 from inferbus.contracts.presence import EngineStats
 from inferbus.contracts.step import Usage
-from inferbus.errors import DependencyDown, EngineDead, InferbusError, NotFound, openai_body
+from inferbus.errors import DependencyDown, EngineDead, InferbusError, NotFound, ResumeImpossible, openai_body
 from inferbus_llm_worker.adapters.vllm.owner import OwnerThread
 from inferbus_llm_worker.domain.body_policy import BodyLimits, apply_policy, decode_body
 from inferbus_llm_worker.domain.open_calls import OpenCalls
@@ -59,6 +59,7 @@ class VllmEngine:
         self._death: asyncio.Future[str] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._starts = 0
+        self._fingerprint = ""
         self._log = structlog.get_logger()
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -79,10 +80,13 @@ class VllmEngine:
             raise EngineDead("the engine was stopped while it started")
         await served.open()
         self._served = served
+        self._fingerprint = served.fingerprint
         self._death = asyncio.get_running_loop().create_future()
         served.output_handler().add_done_callback(lambda _: self._on_death("its process ended"))
         self._watch = asyncio.create_task(self._watch_for_hang(served), name="vllm-watch")
-        self._log.info("engine_started", engine=self.name, slots=self.slots, starts=self._starts)
+        self._log.info(
+            "engine_started", engine=self.name, slots=self.slots, starts=self._starts, fingerprint=self._fingerprint
+        )
 
     async def stop(self) -> None:
         """End the engine and its processes; requests that still run fail with `EngineDead`."""
@@ -138,7 +142,7 @@ class VllmEngine:
             if work.model:
                 body["model"], changed = work.model, True
             await served.submit(work, body, msgspec.json.encode(body) if changed else work.body, call)
-        except (EngineDead, DependencyDown) as error:
+        except (EngineDead, DependencyDown, ResumeImpossible) as error:
             call.fail(error)
         except InferbusError as error:
             call.finish(error.row.http_status, Usage(), msgspec.json.encode(openai_body(error)), "application/json")
@@ -147,6 +151,11 @@ class VllmEngine:
         self._calls.abort(key, "aborted")
 
     # --- what others want to know -------------------------------------------------------------------------------------
+
+    @property
+    def fingerprint(self) -> str:
+        """What must be equal where an answer of this engine goes on; empty before the first start."""
+        return self._fingerprint
 
     @property
     def slots(self) -> int:

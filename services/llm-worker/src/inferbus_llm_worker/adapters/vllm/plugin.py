@@ -1,7 +1,7 @@
-"""vLLM's plugin hook: it runs in every process vLLM starts, and makes each die with its parent.
+"""vLLM's plugin hook: it runs in every process vLLM starts, makes each die with its parent, and lets engines resume.
 
-Without it a SIGKILL of the worker leaves EngineCore behind for ever, with the memory and a core of its own.
-Entry point group `vllm.general_plugins`; nothing else may be imported here, it runs before a model is loaded.
+Without the first a SIGKILL of the worker leaves EngineCore behind for ever, with the memory and a core of its own.
+Entry point group `vllm.general_plugins`. It runs before a model is loaded: nothing is imported that vLLM would not.
 """
 
 from __future__ import annotations
@@ -11,10 +11,18 @@ import multiprocessing
 import os
 import signal
 
+from inferbus_llm_worker.adapters.vllm.resume_plugin import install
+
 _PR_SET_PDEATHSIG = 1
 
 
 def register() -> None:
+    """Do both, in this order: a process whose parent is gone leaves at once."""
+    _die_with_parent()
+    install()
+
+
+def _die_with_parent() -> None:
     """Ask the kernel for a SIGKILL when the parent thread dies; leave at once if the parent is gone already."""
     parent = multiprocessing.parent_process()
     if parent is None:  # the worker itself

@@ -12,6 +12,8 @@ import msgspec
 from inferbus_llm_worker.adapters.vllm.asgi import AsgiCall
 from inferbus_llm_worker.adapters.vllm.boot import Booted, boot, open_app
 from inferbus_llm_worker.adapters.vllm.direct_chat import DirectChat
+from inferbus_llm_worker.adapters.vllm.fingerprint import fingerprint_of
+from inferbus_llm_worker.adapters.vllm.resume_gate import ResumeGate
 from inferbus_llm_worker.adapters.vllm.stats import StepStats
 from inferbus_llm_worker.adapters.vllm.tap import install
 from inferbus_llm_worker.domain.open_calls import OpenCall
@@ -30,6 +32,8 @@ class Served:
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_priorities = booted.engine.scheduler_config.policy == "priority"
         self.stats: StepStats = booted.stats
+        self.fingerprint = fingerprint_of(booted)
+        self._gate = ResumeGate(booted.engine.vllm_config, self.fingerprint)
 
     @classmethod
     def load(cls, argv: Sequence[str]) -> Served:
@@ -62,15 +66,22 @@ class Served:
 
         Raises:
             DependencyDown: the engine is dead; it never had this request.
+            ResumeImpossible: the request was begun elsewhere and cannot go on here.
         """
+        plan = self._gate.plan(work, body)
         if not self._has_priorities:  # vLLM refuses a request that names one then
             work = msgspec.structs.replace(work, priority=0)
         direct = self._direct
-        if direct is not None and work.path == CHAT and direct.takes(body) and await direct.begin(work, body, call):
+        if (
+            direct is not None
+            and work.path == CHAT
+            and direct.takes(body)
+            and await direct.begin(work, body, call, plan)
+        ):
             return
         if call.ended:
             return
-        task = AsgiCall(self._app, work, data, call, self.stats, self.is_dead).start()
+        task = AsgiCall(self._app, work, data, call, self.stats, self.is_dead, plan).start()
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

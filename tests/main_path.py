@@ -77,6 +77,7 @@ class MainPath:
         self._admin: Bus
         self._services: list[Service] = []
         self._libc = ctypes.CDLL(None)
+        self.start_s = START_S
 
     async def __aenter__(self) -> Self:
         await self.nats.start()
@@ -115,7 +116,7 @@ class MainPath:
     async def _start(self, name: str, module: str, role: str, section: str, settings: dict[str, object]) -> Service:
         env = {key: value for key, value in os.environ.items() if not key.startswith("INFERBUS_")}
         env |= {
-            "INFERBUS_BUS_URL": self.nats.url,
+            "INFERBUS_BUS_URL": self.bus_url_of(name),
             "INFERBUS_BUS_USER": role,
             "INFERBUS_BUS_PASSWORD": self.nats.passwords[role],
         }
@@ -124,12 +125,24 @@ class MainPath:
         }
         with (self._folder / f"{name}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", module), env=env, stdout=log, stderr=log, preexec_fn=self._die_with_the_test
+                *(self.python_of(module), "-m", module),
+                env=env,
+                stdout=log,
+                stderr=log,
+                preexec_fn=self._die_with_the_test,
             )
         service = Service(process, name)
         self._services.append(service)
-        await eventually(lambda: self._is_ready(service), within_s=START_S)
+        await eventually(lambda: self._is_ready(service), within_s=self.start_s)
         return service
+
+    def bus_url_of(self, process: str) -> str:
+        """Say where a process finds the bus."""
+        return self.nats.url
+
+    def python_of(self, module: str) -> str:
+        """Give the interpreter that runs a module."""
+        return sys.executable
 
     def _die_with_the_test(self) -> None:
         self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -55,6 +55,7 @@ class StringEngine:
     """An engine that does nothing by itself; `answer` may be set to have it answer every call at once."""
 
     name = "string"
+    fingerprint = "string"
     slots = 8
 
     def __init__(self) -> None:

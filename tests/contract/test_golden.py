@@ -23,10 +23,10 @@ from inferbus.tickets import Ticket, ticket_from
 RUN = 0x12345678
 FRAMES: list[tuple[Frame, str]] = [
     (
-        Started(7, 2, 0, "$JS.ACK.S.C.2.41.3.1763750000000000000.5", "llm-0", "0a1b2c", RUN, 1763750001, "f0"),
+        Started(7, 2, 0, "$JS.ACK.S.C.2.41.3.1763750000000000000.5", "llm-0", "0a1b2c", RUN, 1763750001, "f0", 5),
         (
-            "9a000702 00 d928 244a532e41434b2e532e432e322e34312e332e313736333735303030303030303030303030302e35"
-            "a5 6c6c6d2d30 a6 306131623263 ce12345678 ce6920b071 a2 6630"
+            "9b000702 00 d928 244a532e41434b2e532e432e322e34312e332e313736333735303030303030303030303030302e35"
+            "a5 6c6c6d2d30 a6 306131623263 ce12345678 ce6920b071 a2 6630 05"
         ),
     ),
     (
@@ -60,8 +60,8 @@ OTHERS: list[tuple[Any, str]] = [
         ),
     ),
     (
-        Control("a1", [ControlItem(7, 2), ControlItem(8, 0, 5)]),
-        "92 a2 6131 92 93 07 02 00 93 08 00 05",
+        Control("a1", [ControlItem(7, 2), ControlItem(8, 0, 5, RUN)]),
+        "92 a2 6131 92 94 07 02 00 00 94 08 00 05 ce12345678",
     ),
 ]
 JSON: list[tuple[Any, bytes]] = [

@@ -15,9 +15,11 @@ from inferbus import routes
 from inferbus.asker import Asker
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.control import CANCEL, CONFIRM, RESEND, STALE, Control
-from inferbus.contracts.step import FRESH, GONE, Answer, Ask, Delta, Failed, Finished, Frame, Started, Usage
-from inferbus.errors import Cancelled, EngineDead, InferbusError
+from inferbus.contracts.step import CONTINUE, FRESH, GONE, Answer, Ask, Delta, Failed, Finished, Frame, Started, Usage
+from inferbus.errors import Cancelled, InferbusError, ResumeImpossible
 from inferbus.exchange import Begun, Chunk, Ended, Exchange
+
+CREATED = 1_763_750_000
 
 
 class Side:
@@ -60,16 +62,23 @@ async def side() -> AsyncIterator[Side]:
     await side.asker.stop()
 
 
-def started(tag: int, attempt: int = 1, process: str = "w1", incarnation: str = "i1") -> Started:
-    return Started(tag, attempt, 0, f"$JS.ACK.S.C.{attempt}.7.1.1.0", process, incarnation)
+def started(
+    tag: int, attempt: int = 1, process: str = "w1", incarnation: str = "i1", *, run: int = 0, resumed: int = 0
+) -> Started:
+    ack = f"$JS.ACK.S.C.{attempt}.7.1.1.0"
+    return Started(tag, attempt, 0, ack, process, incarnation, run or attempt, CREATED, "f0", resumed)
 
 
 def delta(tag: int, seq: int, attempt: int = 1, data: bytes = b"") -> Delta:
-    return Delta(tag, attempt, seq, [(0, [seq])], data or b"%d." % seq)
+    return Delta(tag, attempt, seq, [(0, [seq])], data or b"%d." % seq, attempt)
 
 
 def finished(tag: int, seq: int, attempt: int = 1) -> Finished:
-    return Finished(tag, attempt, seq, 200, Usage(1, 2), b"", "text/event-stream")
+    return Finished(tag, attempt, seq, 200, Usage(1, 2), b"", "text/event-stream", attempt)
+
+
+def failed(tag: int, seq: int, attempt: int = 1, code: str = "engine_dead", *, final: bool = False) -> Failed:
+    return Failed(tag, attempt, seq, code, "boom", final, attempt)
 
 
 async def read(exchange: Exchange) -> bytes:
@@ -135,10 +144,14 @@ async def test_frames_whose_started_was_lost_are_asked_for(side: Side) -> None:
 async def test_another_attempt_is_told_that_it_is_stale(side: Side) -> None:
     exchange = side.open()
     await side.frames(started(1))
-    await side.frames(started(1, 1, "w2", "i2"))
+    await side.frames(started(1, 1, "w2", "i2", run=9))
     assert await side.told() == [("w2", STALE, 1, 1, 0)]
-    await side.frames(started(1, 2, "w2", "i2"), delta(1, 1, attempt=2, data=b"wrong"))
+    await side.frames(started(1, 2, "w2", "i2"))
     assert await side.told() == [("w2", STALE, 1, 2, 0)]
+    await side.frames(delta(1, 1, attempt=2, data=b"wrong"))
+    assert set(await side.told()) == {("w1", STALE, 1, 2, 0), ("w2", STALE, 1, 2, 0)}, "its `stale` was lost"
+    await side.frames(delta(1, 2, attempt=2, data=b"wrong"))
+    assert await side.told() == [], "not for every frame"
     await side.frames(delta(1, 1), finished(1, 2))
     assert await read(exchange) == b"1."
     exchange.close()
@@ -156,7 +169,9 @@ async def test_a_given_up_attempt_cannot_come_back(side: Side) -> None:
     side.presence.lose("w1")
     await side.told()
     await side.frames(started(1), delta(1, 1, data=b"old"), finished(1, 2))
-    assert await side.told() == [("w1", STALE, 1, 1, 0)], "its frames count no more, and it is not asked for others"
+    told = await side.told()
+    assert set(told) == {("w1", STALE, 1, 1, 0)}, "its frames count no more, and it is not asked for others"
+    assert len(told) == 2, "for its `started` and for what it went on to send, not for every frame"
     await side.frames(started(1, 2, "w2", "i2"), delta(1, 1, attempt=2, data=b"new"), finished(1, 2, attempt=2))
     assert await read(exchange) == b"new"
     exchange.close()
@@ -165,36 +180,76 @@ async def test_a_given_up_attempt_cannot_come_back(side: Side) -> None:
 async def test_a_worker_that_gives_up_itself_is_not_told_stale(side: Side) -> None:
     """It is about to hand the message back; `stale` would have it say nothing, and the message wait for its lease."""
     exchange = side.open()
-    await side.frames(started(1), Failed(1, 1, 1, "engine_dead", "boom", False))
+    await side.frames(started(1), failed(1, 1))
     assert await side.told() == []
     assert exchange.fence is None
     assert exchange.engine_deaths == 1
     assert not exchange.ended
-    await side.frames(Failed(1, 1, 1, "engine_dead", "boom", False))
+    await side.frames(failed(1, 1))
     assert exchange.engine_deaths == 1, "repeated, not died twice"
+    assert await side.told() == []
 
 
 async def test_after_two_engine_deaths_it_runs_alone(side: Side) -> None:
     side.open()
     for attempt in (1, 2):
-        await side.frames(started(1, attempt), Failed(1, attempt, 1, "engine_dead", "boom", False))
+        await side.frames(started(1, attempt), failed(1, 1, attempt))
         answer = await side.ask(1, attempt + 1)
         assert (answer.verdict, answer.engine_deaths, answer.solo) == (FRESH, attempt, attempt == 2)
 
 
-async def test_a_stream_that_began_cannot_be_handed_back(side: Side) -> None:
+async def test_a_begun_stream_goes_on_where_the_client_is(side: Side) -> None:
     exchange = side.open()
-    await side.frames(started(1), delta(1, 1), Failed(1, 1, 2, "engine_dead", "boom", False))
-    with pytest.raises(EngineDead, match="mid-stream"):
+    await side.frames(started(1), delta(1, 1), delta(1, 2), failed(1, 3))
+    answer = await side.ask(1, 2)
+    assert answer == Answer(CONTINUE, 1, False, [(0, [1, 2])], [[1, 1]], [], None, CREATED, "f0")
+    resumed = started(1, 2, "w2", "i2", resumed=2)
+    await side.frames(resumed, delta(1, 1, attempt=2, data=b"3."), finished(1, 2, attempt=2))
+    assert await read(exchange) == b"1.2.3."
+    exchange.close()
+
+
+async def test_an_attempt_that_did_not_ask_cannot_go_on_in_a_begun_stream(side: Side) -> None:
+    """A server killed just after it delivered counts anew: the message looks like a first delivery."""
+    exchange = side.open()
+    await side.frames(started(1), delta(1, 1))
+    side.presence.lose("w1")
+    await side.told()
+    again = started(1, 1, "w2", "i2", run=9)
+    await side.frames(again, Delta(1, 1, 1, [(0, [1])], b"1.", 9))
+    await asyncio.gather(*side.asker._sending)
+    assert (again.ack_subject, b"-NAK") in side.bus.sent
+    assert ("w2", STALE, 1, 1, 0) in await side.told()
+    assert exchange.fence is None
+    await side.frames(started(1, 2, "w2", "i2", resumed=1), finished(1, 1, attempt=2))
+    assert await read(exchange) == b"1."
+    exchange.close()
+
+
+async def test_bytes_without_a_token_cannot_be_continued(side: Side) -> None:
+    exchange = side.open()
+    await side.frames(started(1), Delta(1, 1, 1, [], b"x", 1), failed(1, 2))
+    with pytest.raises(ResumeImpossible):
         await read(exchange)
     assert (await side.ask(1, 2)).verdict == GONE
     exchange.close()
 
 
+async def test_what_ended_and_what_was_cached_is_told_too(side: Side) -> None:
+    side.open()
+    first = Delta(1, 1, 1, [(0, [7, 8]), (1, [9])], b"x", 1, [(1, "stop", 5)], (3, 16))
+    await side.frames(started(1), first, Delta(1, 1, 2, [(0, [10])], b"y", 1), failed(1, 3))
+    answer = await side.ask(1, 2)
+    assert answer.ids == [(0, [7, 8, 10]), (1, [9])]
+    assert answer.chunks == [[2, 1], [1]]
+    assert answer.done == [(1, "stop", 5)]
+    assert answer.cached == (3, 16)
+
+
 async def test_a_final_failure_is_read_and_confirmed(side: Side) -> None:
     exchange = side.open()
-    await side.frames(started(1), Failed(1, 1, 1, "poison", "it kills engines"))
-    with pytest.raises(InferbusError, match="it kills engines"):
+    await side.frames(started(1), failed(1, 1, code="poison", final=True))
+    with pytest.raises(InferbusError, match="boom"):
         await read(exchange)
     assert await side.told() == [("w1", CONFIRM, 1, 1, 0)]
     exchange.close()
@@ -210,13 +265,22 @@ async def test_a_lost_worker_is_told_stale_and_its_message_handed_back(side: Sid
     assert await side.told() == [("w1", STALE, 1, 1, 0)]
 
 
-async def test_a_lost_worker_s_unfinished_stream_is_acknowledged(side: Side) -> None:
+async def test_a_lost_worker_s_begun_stream_is_handed_back(side: Side) -> None:
     exchange = side.open()
     await side.frames(started(1), delta(1, 1))
     side.presence.lose("w1")
     await asyncio.gather(*side.asker._sending)
+    assert ("$JS.ACK.S.C.1.7.1.1.0", b"-NAK") in side.bus.sent
+    assert not exchange.ended
+
+
+async def test_a_lost_worker_s_stream_that_cannot_go_on_is_acknowledged(side: Side) -> None:
+    exchange = side.open()
+    await side.frames(started(1), Delta(1, 1, 1, [], b"x", 1))
+    side.presence.lose("w1")
+    await asyncio.gather(*side.asker._sending)
     assert ("$JS.ACK.S.C.1.7.1.1.0", b"+ACK") in side.bus.sent
-    with pytest.raises(EngineDead):
+    with pytest.raises(ResumeImpossible):
         await read(exchange)
 
 
@@ -248,15 +312,17 @@ class TestAsk:
         assert exchange.engine_deaths == 0, "a lease that ran out is no engine's death"
         assert await side.told() == [("w1", STALE, 1, 1, 0)]
 
-    async def test_a_later_attempt_of_a_begun_stream_is_gone(self, side: Side) -> None:
-        side.open()
+    async def test_a_later_attempt_takes_a_begun_stream_and_goes_on(self, side: Side) -> None:
+        exchange = side.open()
         await side.frames(started(1), delta(1, 1))
-        assert (await side.ask(1, 2)).verdict == GONE
+        assert (await side.ask(1, 2)).verdict == CONTINUE
+        await side.frames(delta(1, 2), finished(1, 3))
+        assert exchange.delivered_tokens == 1, "the answer to `ask` is what the next attempt goes on from"
 
     async def test_an_older_attempt_does_not_take_it_back(self, side: Side) -> None:
         exchange = side.open()
         await side.frames(started(1, 2, "w2", "i2"), delta(1, 1, attempt=2))
-        assert (await side.ask(1, 1)).verdict == FRESH, "`gone` would acknowledge the message under the newer attempt"
+        assert (await side.ask(1, 1)).verdict != GONE, "`gone` would acknowledge the message under the newer attempt"
         assert exchange.fence is not None
         assert not exchange.ended
         await side.frames(started(1, 1))
@@ -374,7 +440,7 @@ def test_whatever_order_frames_come_in_the_reader_gets_each_once(count: int, ord
                 break
         assert [await exchange.next()] == [Begun()]
         assert await read(exchange) == b"".join(b"%d." % seq for seq in range(1, count + 1))
-        assert exchange.delivered == count
+        assert exchange.delivered_tokens == count
         exchange.close()
         await side.asker.stop()
 

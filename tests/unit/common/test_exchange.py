@@ -59,7 +59,7 @@ async def test_an_empty_delta_is_no_event_but_counts_as_delivered() -> None:
     await exchange.next()
     exchange.feed(delta(1, b""))
     assert await exchange.next(0.01) is None
-    assert exchange.delivered == 1
+    assert exchange.delivered_tokens == 1
     exchange.close()
 
 

@@ -48,4 +48,4 @@ def test_a_closed_stream_is_not_written_to() -> None:
     writer = LineWriter(stream)
     stream.close()
     writer.error(b"one")
-    assert writer is not None and stream.closed
+    assert stream.closed

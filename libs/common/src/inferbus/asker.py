@@ -20,14 +20,15 @@ from inferbus.bus import Bus
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.control import CANCEL, CONFIRM, RESEND, STALE, Control, ControlItem
 from inferbus.contracts.presence import Presence
-from inferbus.contracts.step import FRESH, GONE, Answer, Ask, Delta, Failed, Finished, Frame, Started
-from inferbus.errors import EngineDead
+from inferbus.contracts.step import GONE, Answer, Ask, Delta, Failed, Finished, Frame, Started
+from inferbus.errors import ResumeImpossible
 from inferbus.exchange import Exchange, Fence
 from inferbus.presence import PresenceTable
 
 _SOLO_AFTER_DEATHS = 2
 _ASK_AGAIN_S = 0.5
 _STRAY_S = 1.0
+_STALE_AGAIN_S = 0.5
 _MAX_STRAYS = 4096
 _CONFIRM_SOON_S = 0.001
 log = structlog.get_logger()
@@ -116,7 +117,7 @@ class Asker:
             self._on_started(exchange, frame)
             return
         fence = exchange.fence
-        if fence is None or fence.attempt != frame.attempt:
+        if fence is None or fence.attempt != frame.attempt or fence.run != frame.run:
             self._on_unfenced(exchange, frame)
         elif frame.seq == exchange.next_seq:
             self._accept(exchange, fence, frame)  # type: ignore[arg-type]  # Started returned above
@@ -128,11 +129,15 @@ class Asker:
     def _on_started(self, exchange: Exchange, frame: Started) -> None:
         fence = exchange.fence
         if exchange.ended:  # delivered again after its end, by a server that forgot: nobody wants it any more
-            self._tell(frame.worker, CANCEL, frame.tag, frame.attempt)
+            self._tell(frame.worker, CANCEL, frame.tag, frame.attempt, run=frame.run)
         elif fence is None and not exchange.is_given_up(frame):
-            exchange.begin(frame)
-        elif fence is None or (fence.attempt, fence.incarnation) != (frame.attempt, frame.incarnation):
-            self._tell(frame.worker, STALE, frame.tag, frame.attempt)
+            if exchange.fits(frame):
+                exchange.begin(frame)
+            else:  # the server forgot a delivery and counts anew: this attempt did not ask where to go on
+                self._tell(frame.worker, STALE, frame.tag, frame.attempt, run=frame.run)
+                self._send_later(frame.ack_subject, b"-NAK")
+        elif fence is None or (fence.attempt, fence.run) != (frame.attempt, frame.run):
+            self._tell(frame.worker, STALE, frame.tag, frame.attempt, run=frame.run)
 
     def _accept(self, exchange: Exchange, fence: Fence, frame: Delta | Finished | Failed) -> None:
         if type(frame) is Delta:
@@ -148,9 +153,18 @@ class Asker:
 
     def _on_unfenced(self, exchange: Exchange, frame: WorkFrame) -> None:
         """A frame of an attempt that was given up, or whose `started` was lost: without it nothing of it counts."""
-        old = exchange.given_up
-        if exchange.fence is None and (old is None or frame.attempt > old.attempt):
+        fence, old = exchange.fence, exchange.given_up
+        if fence is None and (old is None or frame.attempt > old.attempt):
             self._ask_again(exchange, frame.attempt, self._workers(), 0)
+            return
+        if type(frame) is Failed and not frame.final:
+            return  # it hands the message back itself; told stale it would not
+        now = time.monotonic()
+        if now - exchange.told_stale > _STALE_AGAIN_S:  # it was frozen or cut off when it was told, and goes on
+            exchange.told_stale = now
+            named = old is not None and frame.run == old.run and frame.run
+            for worker in [old.worker] if named and old is not None else self._workers():
+                self._tell(worker, STALE, exchange.tag, frame.attempt, run=frame.run)
 
     def _ask_again(self, exchange: Exchange, attempt: int, workers: list[str], from_seq: int) -> None:
         """Ask for missing frames once per gap, and again where that was lost: every frame after the gap shows it."""
@@ -185,17 +199,18 @@ class Asker:
             self._strays.clear()
 
     def _take_back(self, exchange: Exchange, engine_died: bool, why: str) -> None:
-        """The attempt ended without an end. Nothing delivered: wait for the next. Else the stream cannot go on."""
+        """The attempt ended without an end: the next one goes on where it was."""
         if engine_died:
             exchange.engine_deaths += 1
-        if exchange.delivered:
-            exchange.fail(EngineDead(f"the worker was lost in mid-stream: {why}"))
-        else:
+        if exchange.delivered is None or exchange.delivered.can_continue:
             exchange.requeue()
+            log.info("work_taken_back", request_id=exchange.request_id, why=why, delivered=exchange.delivered_tokens)
+        else:
+            exchange.fail(ResumeImpossible(f"the worker was lost before the first token was complete: {why}"))
 
     def _take_away(self, exchange: Exchange, fence: Fence, why: str) -> None:
         """Take back from a worker that did not say so itself: should it only have been slow, it must send no more."""
-        self._tell(fence.worker, STALE, exchange.tag, fence.attempt)
+        self._tell(fence.worker, STALE, exchange.tag, fence.attempt, run=fence.run)
         self._take_back(exchange, False, why)
 
     async def _answer(self, ask: Ask, reply: str) -> None:
@@ -208,8 +223,8 @@ class Asker:
                 self._take_away(exchange, fence, "its lease ran out")
             # An attempt older than the accepted one also hears `fresh`: `gone` would have it acknowledge the message
             # under the newer one, and its `started` is answered `stale`.
-            deaths = exchange.engine_deaths
-            answer = Answer(GONE) if exchange.ended else Answer(FRESH, deaths, deaths >= _SOLO_AFTER_DEATHS)
+            solo = exchange.engine_deaths >= _SOLO_AFTER_DEATHS
+            answer = Answer(GONE) if exchange.ended else exchange.resume_answer(solo=solo)
         await self._send(reply, pack(answer))
 
     # --- workers --------------------------------------------------------------------------------------------------
@@ -244,8 +259,8 @@ class Asker:
         if fence is not None and not exchange.finished:
             self._tell(fence.worker, CANCEL, exchange.tag, fence.attempt)
 
-    def _tell(self, worker: str, verb: str, tag: int, attempt: int, from_seq: int = 0) -> None:
-        self._control.setdefault((worker, verb), []).append(ControlItem(tag, attempt, from_seq))
+    def _tell(self, worker: str, verb: str, tag: int, attempt: int, from_seq: int = 0, *, run: int = 0) -> None:
+        self._control.setdefault((worker, verb), []).append(ControlItem(tag, attempt, from_seq, run))
         if verb != CONFIRM:
             self._kick.set()
         elif self._late is None:

@@ -59,17 +59,17 @@ class Attempt:
         """Unique among all attempts of all askers; a request id is the client's and may come twice."""
         return f"{self.envelope.asker}.{self.envelope.tag_no}.{self.delivery.attempt}"
 
-    def started(self, created: int, fingerprint: str) -> None:
+    def started(self, created: int, fingerprint: str, resumed: int = 0) -> None:
         """Say that an attempt began; it may travel with the first output, nobody is shown it.
 
-        `created` is the Unix time the answer carries, `fingerprint` the engine's.
+        `created` is the Unix time the answer carries, `fingerprint` the engine's, `resumed` the tokens that the client has.
         """
         owner, delivery = self._owner, self.delivery
         if self.over.done():
             return
         frame = Started(
             self.envelope.tag_no, delivery.attempt, 0, delivery.reply, owner.process, owner.incarnation,
-            self.run, created, fingerprint,
+            self.run, created, fingerprint, resumed,
         )  # fmt: skip
         self._sent.append(frame)
         owner.sender.send_soon(self.envelope.asker, frame)
@@ -196,9 +196,13 @@ class Attempts:
                 self._obey(attempt, verb, item)
 
     def _matching(self, asker: str, item: ControlItem) -> list[Attempt]:
-        """Attempt 0 means whichever attempt of the tag is here (its `started` was lost)."""
+        """Attempt 0 means whichever attempt of the tag is here (its `started` was lost), run 0 whichever run of it."""
         found = self._open.get((asker, item.tag), ())
-        return [attempt for attempt in found if item.attempt in (0, attempt.delivery.attempt)]
+        return [
+            attempt
+            for attempt in found
+            if item.attempt in (0, attempt.delivery.attempt) and item.run in (0, attempt.run)
+        ]
 
     def _obey(self, attempt: Attempt, verb: str, item: ControlItem) -> None:
         if verb == CONFIRM:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from inferbus.contracts.step import Delta, Failed, Finished, Started, Usage
+from inferbus.contracts.step import FRESH, Answer, Delta, Failed, Finished, Started, Usage
+from inferbus.delivered import Delivered
 from inferbus.errors import (
     Cancelled,
     DeadlineWhileQueued,
@@ -53,6 +54,7 @@ class Fence(msgspec.Struct, frozen=True):
     incarnation: str
     attempt: int
     ack_subject: str
+    run: int
 
 
 class Exchange:
@@ -60,7 +62,8 @@ class Exchange:
 
     `ended`: the reader gets no more. `finished`: the worker itself said so, nobody needs to tell it. `given_up`: the
     last attempt that was taken back; its frames count no more. `asked_again`: (sequence, monotonic seconds) of the last
-    request for missing frames.
+    request for missing frames. `delivered`: what the reader of a stream has, or will have read before its end; None
+    before the first delta.
     """
 
     def __init__(
@@ -84,11 +87,13 @@ class Exchange:
         self.given_up: Fence | None = None
         self.asked_again = (-1, 0.0)
         self.next_seq = 0
-        self.delivered = 0
+        self.delivered: Delivered | None = None
+        self.told_stale = 0.0
         self.engine_deaths = 0
         self.ended = False
         self.finished = False
         self._begun = self._told_begun = False
+        self._created, self._fingerprint = 0, ""
         self._chunks: list[bytes] = []
         self._buffered = 0
         self._end: Ended | None = None
@@ -144,6 +149,10 @@ class Exchange:
         """Be called once when the exchange closes."""
         self._closers.append(lambda _: callback())
 
+    @property
+    def delivered_tokens(self) -> int:
+        return self.delivered.tokens if self.delivered is not None else 0
+
     # --- the asker's side -----------------------------------------------------------------------------------------
 
     def accepted(self) -> None:
@@ -152,7 +161,8 @@ class Exchange:
 
     def begin(self, frame: Started) -> None:
         """Accept an attempt: from now on only its frames count."""
-        self.fence = Fence(frame.worker, frame.incarnation, frame.attempt, frame.ack_subject)
+        self.fence = Fence(frame.worker, frame.incarnation, frame.attempt, frame.ack_subject, frame.run)
+        self._created, self._fingerprint = frame.created, frame.fingerprint
         self.next_seq = frame.seq + 1
         self._begun = True
         self._wake()
@@ -163,7 +173,10 @@ class Exchange:
         if self.ended:
             return
         if type(frame) is Delta:
-            self.delivered += 1
+            delivered = self.delivered
+            if delivered is None:
+                delivered = self.delivered = Delivered(self._created, self._fingerprint)
+            delivered.add(frame)
             self._buffered += len(frame.data)
             if self._buffered > MAX_BUFFER_BYTES:
                 self.fail(SlowClient(f"more than {MAX_BUFFER_BYTES} bytes were waiting to be read"))
@@ -181,7 +194,7 @@ class Exchange:
             self.fail(error_from(frame.code, frame.message))
 
     def requeue(self) -> None:
-        """The attempt is over without an end and nothing was delivered: wait for the next one."""
+        """The attempt is over without an end: wait for the next one, which goes on from what was delivered."""
         self.given_up, self.fence = self.fence or self.given_up, None
         self.next_seq = 0
         self.asked_again = (-1, 0.0)
@@ -191,7 +204,17 @@ class Exchange:
         old = self.given_up
         if old is None or frame.attempt > old.attempt:
             return False
-        return frame.attempt < old.attempt or frame.incarnation == old.incarnation
+        return frame.attempt < old.attempt or (frame.incarnation, frame.run) == (old.incarnation, old.run)
+
+    def fits(self, frame: Started) -> bool:
+        """Whether an attempt goes on from what was delivered. One that did not ask begins anew, and cannot count."""
+        return frame.resumed == self.delivered_tokens
+
+    def resume_answer(self, *, solo: bool) -> Answer:
+        """Say to an attempt that asks where to begin."""
+        if self.delivered is None:
+            return Answer(FRESH, self.engine_deaths, solo)
+        return self.delivered.answer(self.engine_deaths, solo=solo)
 
     def fail(self, error: InferbusError) -> None:
         """End in an error; what was delivered before it is still read first."""

@@ -20,7 +20,7 @@ from inferbus.contracts.control import CONFIRM
 from inferbus.contracts.envelope import Envelope, UnknownVersion, envelope_from
 from inferbus.contracts.step import CANCELLED, CONTINUE, GONE, Answer, Ask, Cached, Done, Ids, Resume, Usage
 from inferbus.delivery import Delivery
-from inferbus.errors import Cancelled, EngineDead, InferbusError, Permanent, Transient
+from inferbus.errors import Cancelled, EngineDead, InferbusError, Permanent, ResumeImpossible, Transient
 from inferbus.telemetry.tracing import Tracing, end_span, traceparent_of
 from inferbus.tickets import load_payload, ticket_from
 from inferbus_llm_worker.domain.exclusion import Exclusion
@@ -31,6 +31,8 @@ from inferbus_llm_worker.ports import Engine, Work
 _ASK_TIMEOUT_S = 1.0
 _REQUEUE_S = 0.2
 _ASKER_GONE_S = 1.0
+_ASKER_LOST_S = 12.0
+_ASK_AGAIN_S = 1.0
 _BATCH_PRIORITY = 10
 log = structlog.get_logger()
 _decode_answer = unpacker(Answer).decode
@@ -84,6 +86,7 @@ class Serving:
         self._metrics = metrics
         self._old_message_s = old_message_s
         self._exclusion = Exclusion()
+        self._missed: dict[str, float] = {}
         self._log = structlog.get_logger().bind()  # not the lazy one, for the line of every request
 
     async def on_delivery(self, delivery: Delivery) -> None:
@@ -113,13 +116,27 @@ class Serving:
             await self._run(envelope, delivery, answer, expires_at)
 
     async def _ask(self, envelope: Envelope, delivery: Delivery) -> Answer:
-        """Ask the asker whether a redelivered or old message is still wanted; nobody there means it is not."""
+        """Ask the asker whether a redelivered or old message is still wanted, and where to begin.
+
+        Raises:
+            Transient: the asker cannot be reached, and it is not yet long enough to take it for dead.
+        """
         frame = Ask(envelope.tag_no, delivery.attempt, 0, envelope.request_id)
         try:
             message = await self._bus.request(routes.step_of(envelope.asker), pack([frame]), timeout_s=_ASK_TIMEOUT_S)
-        except NoResponders:
-            return Answer(GONE)
+        except NoResponders as exc:
+            if self._is_lost(envelope.asker):
+                return Answer(GONE)
+            raise Transient("its asker cannot be reached", retry_after_s=_ASK_AGAIN_S) from exc
+        self._missed.pop(envelope.asker, None)
         return _decode_answer(message.data)  # type: ignore[no-any-return]  # the decoder is for Answer
+
+    def _is_lost(self, asker: str) -> bool:
+        """Whether an asker has been missing for so long that it is dead: one that was only cut off comes back and goes on,
+        and until then nothing is computed for it."""
+        now = time.monotonic()
+        self._missed = {name: since for name, since in self._missed.items() if now - since < 5 * _ASKER_LOST_S}
+        return now - self._missed.setdefault(asker, now) > _ASKER_LOST_S
 
     async def _run(self, envelope: Envelope, delivery: Delivery, answer: Answer, expires_at: float) -> None:
         subject = routes.parse_infer(delivery.subject)
@@ -167,7 +184,8 @@ class Serving:
         """Run it in the engine until it ended there; returns the error it ended with."""
         resume = _resume_of(answer)
         created = resume.created if resume is not None else int(time.time())
-        attempt.started(created, self._engine.fingerprint)
+        resumed = sum(len(ids) for _, ids in resume.ids) if resume is not None else 0
+        attempt.started(created, self._engine.fingerprint, resumed)
         try:
             body = await self._body(envelope, subject.tenant, delivery)
         except InferbusError as exc:
@@ -209,6 +227,10 @@ class Serving:
             return
         if isinstance(error, EngineDead):
             await self._on_engine_death(error, attempt, delivery, answer)
+            return
+        if isinstance(error, ResumeImpossible):  # nor could another worker: the client has to ask again
+            attempt.failed(error.code, error.message, final=True)
+            await self._let_go(attempt, delivery)
             return
         if not isinstance(error, InferbusError):
             log.error("engine_error", request_id=attempt.envelope.request_id, error=repr(error))

@@ -31,7 +31,8 @@ class Started(msgspec.Struct, frozen=True, array_like=True, tag=0):
 
     `run` is a random number of this very run, in all its frames: a server killed within milliseconds of a delivery may
     deliver again under the same attempt number. `created` is the Unix time the answer carries, `fingerprint` names
-    what must be equal where another engine is to go on (model, tokenizer, engine, its arguments).
+    what must be equal where another engine is to go on (model, tokenizer, engine, its arguments). `resumed` counts the
+    delivered tokens it goes on from: an attempt that did not ask begins at 0, and must not where something was delivered.
     """
 
     tag: int
@@ -43,6 +44,7 @@ class Started(msgspec.Struct, frozen=True, array_like=True, tag=0):
     run: int = 0
     created: int = 0
     fingerprint: str = ""
+    resumed: int = 0
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True, tag=1):

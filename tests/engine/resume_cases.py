@@ -17,8 +17,8 @@ WEATHER = {
         "name": "get_weather",
         "parameters": {
             "type": "object",
-            "properties": {"city": {"type": "string"}, "unit": {"enum": ["celsius", "fahrenheit"]}},
-            "required": ["city", "unit"],
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
             "additionalProperties": False,
         },
     },
@@ -41,12 +41,14 @@ _LONG = {"ignore_eos": True}
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """Bodies of one kind. `plain`: the direct path takes them, so they are tried on both."""
+    """Bodies of one kind. `plain`: the direct path takes them, so they are tried on both. `everywhere`: cut them after
+    each delta, not at a few places."""
 
     fields: dict[str, Any]
     prompts: tuple[str, ...] = tuple(PROMPTS[:3])
     path: str = CHAT
     plain: bool = False
+    everywhere: bool = False
 
     def bodies(self) -> list[dict[str, Any]]:
         made = [self._body(prompt) for prompt in self.prompts]
@@ -88,10 +90,10 @@ CASES: dict[str, Case] = {
         fields={"n": 3, "temperature": 1, "seed": 5, "stop": [".", ","]}, prompts=tuple(PROMPTS[:5]), plain=True
     ),
     "logprobs": Case(fields=_LONG | {"logprobs": True, "top_logprobs": 3, "temperature": 1.5, "seed": 2}),
-    "tools auto": Case(fields={"tools": [WEATHER], "tool_choice": "auto"}, prompts=tuple(_CITIES)),
-    "tools required": Case(fields={"tools": [WEATHER], "tool_choice": "required"}, prompts=tuple(_CITIES)),
+    "tools auto": Case(fields={"tools": [WEATHER], "tool_choice": "auto"}, prompts=tuple(_CITIES), everywhere=True),
+    "tools required": Case(fields={"tools": [WEATHER], "tool_choice": "required"}, prompts=tuple(_CITIES), everywhere=True),
     "tools required, seeded": Case(
-        fields={"tools": [WEATHER], "tool_choice": "required", "temperature": 1, "seed": 9}, prompts=tuple(_CITIES)
+        fields={"tools": [WEATHER], "tool_choice": "required", "temperature": 1, "seed": 9}, prompts=tuple(_CITIES), everywhere=True
     ),
     "json_schema": Case(fields=SCHEMA | {"max_tokens": 160}, prompts=tuple(_JSON)),
     "json_schema, seeded": Case(

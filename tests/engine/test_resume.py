@@ -46,16 +46,16 @@ async def streams(engine: VllmEngine, bodies: Sequence[dict[str, Any]], path: st
     return await asyncio.gather(*(stream(engine, body, path) for body in bodies))
 
 
-def cuts_of(count: int) -> set[int]:
-    """Cut after the first delta, in the middle, before the last, and after it."""
-    return {1, count // 3, count * 2 // 3, count - 1, count} - {0}
+def cuts_of(count: int, case: Case) -> set[int]:
+    """Cut after the first delta, in the middle, before the last, and after it; or everywhere."""
+    return set(range(1, count + 1)) if case.everywhere else {1, count // 3, count * 2 // 3, count - 1, count} - {0}
 
 
 async def cut_streams(engine: VllmEngine, case: Case) -> list[Cut]:
     bodies = case.bodies()
     whole = await streams(engine, bodies, case.path)
     pairs = zip(bodies, whole, strict=True)
-    return [Cut(body, sink, count) for body, sink in pairs for count in cuts_of(len(sink.deltas))]
+    return [Cut(body, sink, count) for body, sink in pairs for count in cuts_of(len(sink.deltas), case)]
 
 
 async def check(engine: VllmEngine, cut: Cut, path: str) -> None:
@@ -217,6 +217,13 @@ async def test_what_cannot_go_on_exactly_is_refused_alone(
         assembled(one.data, CHAT)["choices"] for one in alone
     ]
     await until(lambda: engine.unfinished == 0)
+
+
+async def test_a_client_cannot_begin_in_the_middle(engine: VllmEngine) -> None:
+    xargs = {"resume_ids": [300, 301], "resume_plan": "x", "resume_ids_0": [300]}
+    for more in ({}, {"kv_transfer_params": {"resume_ids": [300]}}):
+        asked = await stream(engine, BODY | {"vllm_xargs": xargs} | more, CHAT)
+        assert ids_of(asked) == ids_of(await stream(engine, BODY, CHAT))
 
 
 async def test_ordinary_requests_beside_resumes_are_as_ever(engine: VllmEngine) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,19 @@ def test_arguments_that_only_say_how_it_runs_do_not_count(tmp_path: Path) -> Non
     assert arguments_digest(base) != arguments_digest(base | {"tool_call_parser": "hermes"})
     here.write_text("another template")
     assert arguments_digest(base) != arguments_digest(same)
+
+
+@dataclasses.dataclass
+class Adapter:
+    name: str
+    path: str
+
+
+def test_what_a_path_leads_to_counts_and_not_the_path(tmp_path: Path) -> None:
+    here, there, other = model(tmp_path / "a"), model(tmp_path / "b"), model(tmp_path / "c", **{"config.json": b"[]"})
+    digests = [arguments_digest({"lora_modules": [Adapter("x", str(place))]}) for place in (here, there, other)]
+    assert digests[0] == digests[1] != digests[2]
+    assert arguments_digest({"served_model_name": ["org/x"]}) != arguments_digest({"served_model_name": ["org/y"]})
 
 
 def test_objects_count_without_their_address() -> None:

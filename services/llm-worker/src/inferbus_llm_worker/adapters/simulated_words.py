@@ -15,25 +15,22 @@ _ID_SPACE = 1 << 30
 
 
 class SimulatedWords:
-    """The endless answer to some messages. `prefix` is what every word begins with."""
+    """The endless answer to some messages. `prefix` is what every word begins with, `first` the first token's id; the
+    others count on from it."""
 
-    __slots__ = ("_first", "prefix")
+    __slots__ = ("first", "prefix")
 
     def __init__(self, messages: Any) -> None:
         seed = zlib.crc32(msgspec.json.encode(messages))
-        self._first = seed % _ID_SPACE
+        self.first = seed % _ID_SPACE
         self.prefix = f" {seed & 0xFFFFFF:06x}-"
 
-    def token(self, position: int) -> int:
-        """Give the id of the token at `position`."""
-        return self._first + position
-
     def tokens(self, count: int) -> list[int]:
-        return list(range(self._first, self._first + count))
+        return list(range(self.first, self.first + count))
 
     def text(self, count: int) -> str:
         """Give the first `count` words."""
-        return "".join([f"{self.prefix}{position}" for position in range(count)])
+        return self.prefix + self.prefix.join(map(str, range(count))) if count else ""
 
 
 def simulated_answer(messages: Any, tokens: int) -> str:

@@ -39,6 +39,7 @@ class _Generation:
         "burst",
         "call",
         "due_s",
+        "first_id",
         "head",
         "include_usage",
         "max_tokens",
@@ -58,6 +59,7 @@ class _Generation:
         self.max_tokens = _wanted_tokens(body)
         self.prompt_tokens = _count_words(body.get("messages"))
         self.words = SimulatedWords(body["messages"])
+        self.first_id = self.words.first
         options = body.get("stream_options")
         self.include_usage = isinstance(options, dict) and options.get("include_usage") is True
         kind = b"chat.completion.chunk" if self.streamed else b"chat.completion"
@@ -99,11 +101,11 @@ class _Generation:
         """Make what one step makes; says whether it was the last."""
         at = self.tokens
         self.tokens = min(at + self.burst, self.max_tokens)
-        last = self.is_over
+        last = self.tokens >= self.max_tokens
         if self.streamed:
-            ids = [(0, [self.words.token(at)])]
+            ids = [(0, [self.first_id + at])]
             if at and not last:
-                self.call.delta(ids, b"%s%d%s" % (self.prefix, at, _MIDDLE))
+                self.call.delta(ids, self.prefix + b"%d" % at + _MIDDLE)
             else:
                 done = [(0, "length", None)] if last else ()
                 self.call.delta(ids, self._edge(at, last), done, None if at else _NOT_CACHED)

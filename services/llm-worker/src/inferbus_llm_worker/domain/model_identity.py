@@ -6,6 +6,7 @@ a hash: equal files at other places are equal.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ _KINDS = frozenset({
 _WHOLE_BYTES = 32 << 20
 _SAMPLE_BYTES = 64 << 10
 _SAMPLES = 16
+_MAX_PATH = 4096
 
 _OPERATIONAL = frozenset({
     "model", "model_tag", "tokenizer", "config", "download_dir", "hf_token", "host", "port", "uds", "root_path",
@@ -54,16 +56,23 @@ def arguments_digest(arguments: Mapping[str, Any]) -> str:
 
 def _portable(value: Any) -> Any:
     """Give a JSON value that is the same on equal machines: what names something on this one becomes its content."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = vars(value)
     if isinstance(value, Mapping):
         return {str(name): _portable(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_portable(inner) for inner in value]
     if value is None or isinstance(value, bool | int | float):
         return value
-    text = value if isinstance(value, str) else repr(value)
-    if isinstance(value, str) and "/" in value and "\n" not in value and len(value) < 4096 and Path(value).exists():
-        return model_digest(Path(value))
+    if isinstance(value, str):
+        return model_digest(Path(value)) if _is_place(value) else value
+    text = repr(value)
     return text if " at 0x" not in text else type(value).__name__
+
+
+def _is_place(text: str) -> bool:
+    # Only whole paths: a relative one is the same word on equal machines, and a model's name looks like one.
+    return text.startswith("/") and len(text) < _MAX_PATH and "\n" not in text and Path(text).exists()
 
 
 def _feed(digest: Any, path: Path) -> None:

@@ -78,13 +78,13 @@ class AsgiCall:
             self._call.fail(EngineDead("the engine died") if reached else DependencyDown("the engine is not running"))
         elif not self._status:
             self._call.fail(error or RuntimeError("vLLM's application gave no response"))
+        elif self._status == 503:  # --max-num-queued-reqs: another worker, or this one later
+            self._call.fail(Overloaded("the engine's own queue is full"))
         elif self._resumes and (not self._streams or self._tap.fell_short or self._tap.refused):
             self._call.fail(ResumeImpossible("the engine did not take up what was delivered"))
         elif self._streams:
             self._flush()
             self._call.finish(self._status, self._tap.usage(), b"", self._content_type)
-        elif self._status == 503:  # --max-num-queued-reqs: another worker, or this one later
-            self._call.fail(Overloaded("the engine's own queue is full"))
         else:
             self._call.finish(self._status, self._tap.usage(), b"".join(self._data), self._content_type)
         if error is not None:

@@ -40,7 +40,8 @@ class Call:
         self.work = work
         self.sink = sink
         self.aborted = False
-        self._tokens = 0
+        self.resumed = work.resume.ids if work.resume is not None else []
+        self._tokens = sum(len(ids) for _, ids in self.resumed)
 
     def say(self, *texts: bytes) -> None:
         for text in texts:

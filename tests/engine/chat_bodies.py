@@ -81,15 +81,14 @@ def assemble(events: list[Any]) -> dict[str, Any]:
         usage = event.get("usage") or usage
         for choice in event["choices"]:
             whole = choices.setdefault(choice["index"], {"content": "", "role": "", "tools": {}, "logprobs": []})
-            delta = choice.get("delta") or {"content": choice["text"]}  # a completion has its text in the open
+            delta = choice["delta"]
             whole["content"] += delta.get("content") or ""
             whole["role"] += delta.get("role") or ""
             for call in delta.get("tool_calls") or ():
                 tool = whole["tools"].setdefault(call["index"], {"name": "", "arguments": ""})
                 tool["name"] += call["function"].get("name") or ""
                 tool["arguments"] += call["function"].get("arguments") or ""
-            logprobs = choice.get("logprobs") or {}
-            whole["logprobs"] += logprobs.get("content") or logprobs.get("tokens") or []
+            whole["logprobs"] += (choice.get("logprobs") or {}).get("content") or []
             if choice["finish_reason"]:
                 whole["finish_reason"], whole["stop_reason"] = choice["finish_reason"], choice.get("stop_reason")
     if usage:

@@ -101,7 +101,12 @@ def assembled_chat(data: bytes) -> dict[str, Any]:
         if not event["choices"]:
             rest.append(event)
         for choice in event["choices"]:
-            add(choices.setdefault(choice["index"], {"text": "", "role": "", "tools": {}, "tokens": []}), choice)
+            add(
+                choices.setdefault(
+                    choice["index"], {"text": "", "reasoning": "", "role": "", "tools": {}, "tokens": []}
+                ),
+                choice,
+            )
             assert event["created"] == CREATED
     return {"choices": choices, "rest": rest}
 
@@ -109,6 +114,7 @@ def assembled_chat(data: bytes) -> dict[str, Any]:
 def add(whole: dict[str, Any], choice: dict[str, Any]) -> None:
     delta = choice.get("delta") or {}
     whole["text"] += (delta.get("content") or "") + (choice.get("text") or "")
+    whole["reasoning"] += delta.get("reasoning") or ""
     whole["role"] += delta.get("role") or ""
     for call in delta.get("tool_calls") or ():
         tool = whole["tools"].setdefault(call["index"], {"ids": 0, "name": "", "arguments": ""})

@@ -116,7 +116,7 @@ class Door:
     """The application with everything around it faked."""
 
     def __init__(self, settings: GatewaySettings | None = None, tracing: Tracing | None = None) -> None:
-        self.settings = settings or GatewaySettings(host="127.0.0.1", port=0, drain_s=5)
+        self.settings = settings or GatewaySettings(host="127.0.0.1", port=0, drain_s=5, linger_s=0.2)
         self.models = FakeModels()
         self.admitter = FakeAdmitter(self.models)
         self.not_ready: str | None = None

@@ -204,7 +204,7 @@ ROUTES: tuple[Route, ...] = (
     Route(name="reply", subject="reply.{tenant}.{client}", transport="core", sender="gateway", receiver="producer", summary="The answer: plain JSON with Ib-Status, Ib-Seq and Ib-End."),
     Route(name="infer", subject="infer.{region}.{runtime}.{pool}.{lane}.{bucket}.{tenant}", transport="jetstream", sender="gateway", receiver="worker", summary="Work; the body is raw, the envelope is in the headers.", headers=Envelope),
     Route(name="step", subject="step.{asker}", transport="core", sender="worker", receiver="gateway", summary="An array of step frames (msgpack), one message per tick.", payload=step.Frame),  # type: ignore[arg-type]  # a union, which msgspec takes
-    Route(name="control", subject="control.{worker}.{verb}", transport="core", sender="gateway", receiver="worker", summary="confirm, resend, stale, cancel (msgpack).", payload=control.Control),
+    Route(name="control", subject="control.{worker}.{verb}", transport="core", sender="gateway, operator", receiver="worker, every process", summary="confirm, resend, stale, cancel to a worker; drain, an operator's, to any process (msgpack).", payload=control.Control),
     Route(name="cancel", subject="cancel.{tenant}.{request}", transport="core", sender="producer", receiver="gateway", summary="Cancel a request; the gateway that owns it acts. No body."),
     Route(name="presence", subject="presence.{region}.{process}", transport="core", sender="every process", receiver="every process", summary="A beat every 0.5 s (JSON).", payload=Presence),
     Route(name="pay", subject="pay.{tenant}.{ticket}.{n}", transport="jetstream", sender="gateway", receiver="worker", summary="A chunk of a body over the inline limit; raw bytes, per-message TTL."),

@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from inferbus import routes, runtime
 from inferbus.bus import Bus
 from inferbus.contracts.models import ModelEntry
-from inferbus.contracts.presence import READY, STARTING, Presence
+from inferbus.contracts.presence import DRAINING, READY, STARTING, Presence
+from inferbus.drain import listen_for_drain
 from inferbus.errors import DependencyDown
 from inferbus.models import ModelRegistry
 from inferbus.presence import Beacon
@@ -231,13 +232,14 @@ async def main(process: runtime.Runtime) -> None:
             role="topology",
             incarnation=process.incarnation,
             region=bus.region,
-            state=READY if topology.reconciled.is_set() else STARTING,
+            state=DRAINING if process.stopping.is_set() else READY if topology.reconciled.is_set() else STARTING,
             pid=process.pid,
             health_port=health.port,
         )
 
     beacon = Beacon(bus, describe)
     await beacon.start()
+    await listen_for_drain(bus, settings.process, process.stopping)
     try:
         await topology.run(process.stopping)
     finally:

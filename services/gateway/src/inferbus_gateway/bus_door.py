@@ -6,6 +6,7 @@ next one publishes the work anew as `<id>.<delivery>` and the orphaned attempt i
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import time
@@ -116,8 +117,8 @@ class BusDoor:
 
     async def stop(self, grace_s: float) -> None:
         """Take nothing new, let open answers finish for `grace_s`, hand the rest back to the queue."""
+        await asyncio.gather(*(intake.drain(grace_s) for intake in self._intakes))
         for intake in self._intakes:
-            await intake.drain(grace_s)
             await intake.stop()
 
     @property

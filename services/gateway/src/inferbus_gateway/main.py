@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from prometheus_client import CollectorRegistry
 
@@ -13,6 +13,7 @@ from inferbus.admission.keys import KeyRing
 from inferbus.asker import Asker
 from inferbus.bus import Bus
 from inferbus.contracts.presence import DRAINING, READY, STARTING, Presence
+from inferbus.drain import listen_for_drain
 from inferbus.models import ModelRegistry
 from inferbus.presence import Beacon, PresenceTable
 from inferbus.settings import BusSettings, TelemetrySettings, from_env
@@ -27,6 +28,7 @@ from inferbus_gateway.server import HttpServer
 from inferbus_gateway.settings import GatewaySettings
 
 _DOOR_SLOTS = 1024
+_LOAD_S = 5.0
 
 
 async def main(process: runtime.Runtime) -> None:
@@ -52,6 +54,8 @@ async def main(process: runtime.Runtime) -> None:
         registry.register(PoolCollector(asker, presence, models))
 
         def why_not_ready() -> str | None:
+            if process.stopping.is_set():
+                return "draining"
             if not bus.connected:
                 return "the bus is not reachable"
             return None if models.ready and keys.ready else "models and keys are not loaded yet"
@@ -71,7 +75,13 @@ async def main(process: runtime.Runtime) -> None:
             )  # fmt: skip
 
         beacon = Beacon(bus, describe)
-        for part in (presence, asker, models, keys, door, server, beacon):
+        await listen_for_drain(bus, settings.process, process.stopping)
+        for known in (presence, asker, models, keys):
+            await known.start()
+        # What waits on a shared socket or at the door comes at once, and must not be told 401 or 404 for being early.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(models.loaded(), keys.loaded()), _LOAD_S)
+        for part in (door, server, beacon):
             await part.start()
         runtime.freeze_heap()
         stopping = asyncio.create_task(process.stopping.wait())

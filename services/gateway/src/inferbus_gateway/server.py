@@ -1,8 +1,9 @@
-"""HttpServer: uvicorn inside this process's own event loop, on a socket we bound ourselves."""
+"""HttpServer: uvicorn inside this process's own event loop, on a socket we bound ourselves or were handed."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import sys
 from typing import Any
@@ -10,9 +11,8 @@ from typing import Any
 import structlog
 import uvicorn
 
-from inferbus.runtime import QuietServer
+from inferbus_gateway.draining import DrainingProtocol, DrainingServer
 from inferbus_gateway.http.app import HttpDoor
-from inferbus_gateway.joined_head import JoiningProtocol
 from inferbus_gateway.settings import GatewaySettings
 
 log = structlog.get_logger()
@@ -25,7 +25,7 @@ class HttpServer:
         self._settings = settings
         config = uvicorn.Config(
             app,
-            http=JoiningProtocol,
+            http=DrainingProtocol,
             ws="none",
             loop="none",
             lifespan="off",
@@ -35,9 +35,8 @@ class HttpServer:
             proxy_headers=False,
             backlog=settings.backlog,
             timeout_keep_alive=int(settings.keep_alive_s),
-            timeout_graceful_shutdown=int(settings.drain_s),
         )
-        self._server = QuietServer(config)
+        self._server = DrainingServer(config, drain_s=settings.drain_s, linger_s=settings.linger_s)
         self._task: asyncio.Task[None] | None = None
         self.port = 0
 
@@ -45,7 +44,7 @@ class HttpServer:
         """Listen.
 
         Raises:
-            OSError: the address is taken or not ours.
+            OSError: the address is taken or not ours, or `listen_fd` is no listening socket.
         """
         listener = _listen(self._settings)
         self.port = listener.getsockname()[1]
@@ -70,8 +69,11 @@ class HttpServer:
 
 
 def _listen(settings: GatewaySettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.create_server((settings.host, settings.port), family=family, backlog=settings.backlog)
+    if settings.listen_fd >= 0:
+        listener = _inherited(settings.listen_fd)
+    else:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=settings.backlog)
     listener.setblocking(False)
     # Accepted connections inherit both options. NODELAY is set here because asyncio (not uvloop) forgets it for
     # connections whose listener was made outside of it.
@@ -81,4 +83,18 @@ def _listen(settings: GatewaySettings) -> socket.socket:
         # ever.
         timeout_ms = int(settings.slow_client_s * 1000)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+    return listener
+
+
+def _inherited(descriptor: int) -> socket.socket:
+    """Take over the socket that whoever started us listens on; it outlives us, and so do connections that wait in it."""
+    try:
+        listener = socket.socket(fileno=descriptor)
+        listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as exc:
+        raise OSError(exc.errno, f"listen_fd {descriptor} is no socket: {exc.strerror}") from exc
+    if not listening:
+        listener.close()
+        raise OSError(errno.EINVAL, f"listen_fd {descriptor} is a socket nobody listens on")
+    listener.set_inheritable(False)
     return listener

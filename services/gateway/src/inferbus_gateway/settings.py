@@ -11,6 +11,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     host: str = "127.0.0.1"
     port: int = 8080
     """0 lets the operating system choose; `HttpServer.port` tells what it chose."""
+    listen_fd: int = -1
+    """A listening socket inherited from whoever started this process; `host` and `port` are not used then."""
     process: str = "gateway-0"
     """Stable name of this process on the bus."""
     key_pepper: str = ""
@@ -34,5 +36,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     keep_alive_s: float = 75.0
     """How long an idle connection stays open; longer than the usual 60 s of load balancers."""
     drain_s: float = 30.0
-    """How long open requests may go on after the stop signal."""
+    """How long open requests may go on after the stop signal, or after `inferbus drain`."""
+    linger_s: float = 2.0
+    """How long a connection nobody uses stays open then, for a request that may be on its way."""
     backlog: int = 2048

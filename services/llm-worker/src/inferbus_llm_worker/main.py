@@ -8,6 +8,7 @@ from inferbus import runtime
 from inferbus.attempts import Attempts
 from inferbus.bus import Bus
 from inferbus.contracts.presence import STARTING, Presence
+from inferbus.drain import listen_for_drain
 from inferbus.models import ModelRegistry
 from inferbus.presence import Beacon, PresenceTable
 from inferbus.settings import BusSettings, HealthSettings, TelemetrySettings, from_env
@@ -52,6 +53,7 @@ async def main(process: runtime.Runtime) -> None:
     beacon = Beacon(bus, lambda: worker.describe(about))
     for part in (presence, attempts, models, beacon):
         await part.start()
+    await listen_for_drain(bus, settings.process, process.stopping)
     try:
         await worker.run(process.stopping)
     finally:

@@ -152,8 +152,9 @@ class Serving:
             else:
                 await self._let_go(attempt, delivery)
         except asyncio.CancelledError:  # the worker is stopping: the intake hands the message back
-            self._engine.abort(attempt.name)
+            # Before the engine's own word for it, which would count as the end.
             attempt.failed("dependency_down", "the worker is stopping", final=False)
+            self._engine.abort(attempt.name)
             raise
         except Exception as exc:
             error = exc

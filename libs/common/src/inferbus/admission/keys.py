@@ -63,6 +63,10 @@ class KeyRing:
     async def start(self) -> None:
         await self._watch.start()
 
+    async def loaded(self) -> None:
+        """Wait until every stored key is known."""
+        await self._watch.ready.wait()
+
     async def stop(self) -> None:
         await self._watch.stop()
 

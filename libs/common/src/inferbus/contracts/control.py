@@ -1,11 +1,12 @@
-"""Control messages: what an asker tells a worker on `control.<worker>.<verb>`."""
+"""Control messages: what an asker tells a worker, or an operator any process, on `control.<process>.<verb>`."""
 
 from __future__ import annotations
 
 import msgspec
 
 CONFIRM, RESEND, STALE, CANCEL = "confirm", "resend", "stale", "cancel"
-VERBS = (CONFIRM, RESEND, STALE, CANCEL)
+DRAIN = "drain"
+VERBS = (CONFIRM, RESEND, STALE, CANCEL, DRAIN)
 
 
 class ControlItem(msgspec.Struct, frozen=True, array_like=True):
@@ -20,7 +21,7 @@ class ControlItem(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Control(msgspec.Struct, frozen=True, array_like=True):
-    """All items of one tick, from one asker to one worker."""
+    """All items of one tick, from one asker to one worker. `drain` has no asker and no items: it is about the process."""
 
     asker: str
     items: list[ControlItem]

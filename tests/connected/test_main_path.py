@@ -253,9 +253,7 @@ async def test_a_killed_worker_is_taken_over_at_once(path: MainPath) -> None:
         began = asyncio.get_running_loop().time()
         assert await asyncio.gather(*whole) == [answer_of(100)] * 5
         assert asyncio.get_running_loop().time() - began < 6, "not after the lease of 20 s"
-        for broken in await asyncio.gather(*streams, return_exceptions=True):
-            assert isinstance(broken, openai.APIError)
-            assert broken.code == "engine_dead"
+        assert await asyncio.gather(*streams) == [answer_of(100)] * 2, "each goes on where its client is"
     await path.settled()
 
 
@@ -282,7 +280,7 @@ async def test_what_a_killed_gateway_asked_for_is_dropped(path: MainPath) -> Non
         await eventually(lambda: path.figure("llm-0", "inferbus_worker_running") == 0, within_s=8)
         for broken in await asyncio.gather(*streams, return_exceptions=True):
             assert isinstance(broken, (openai.APIConnectionError, httpx.RemoteProtocolError))
-    await eventually(lambda: _none(path.stored()))
+    await eventually(lambda: _none(path.stored()), within_s=25)  # it might only have been cut off
     await path.gateway()
     async with path.client() as client:
         assert await ask(client, 3) == answer_of(3)

@@ -92,6 +92,9 @@ MAY_NOT_PUBLISH = [
     ("gateway", f"$JS.API.STREAM.MSG.GET.{INTERACTIVE}"),
     ("gateway", f"{_NEXT}.{INTERACTIVE}.m_0"),
     ("gateway", "request.dev.m.interactive"),
+    *(("gateway", f"$JS.API.STREAM.MSG.DELETE.{stream}") for stream in ("REQUEST", "PAY", "DLQ", "EVENTS", "KV_keys")),
+    ("worker", f"$JS.API.STREAM.MSG.DELETE.{INTERACTIVE}"),
+    ("worker", "cancel.dev.r"),
     ("worker", WORK),
     ("worker", "request.dev.m.interactive"),
     ("worker", "reply.dev.c"),
@@ -152,6 +155,8 @@ MAY = [  # publisher, subject, reader (of another role) or "" where JetStream an
     ("gateway", "presence.local.gateway-0", "worker"),
     ("worker", "presence.local.llm-0", "admin"),
     ("dev", "cancel.dev.r", "gateway"),
+    ("gateway", "cancel.dev.r", "gateway"),
+    ("gateway", "_INBOX_gateway.x", "gateway"),
 ]
 
 JETSTREAM = [
@@ -159,6 +164,8 @@ JETSTREAM = [
     ("gateway", "pay.dev.t.0"),
     ("gateway", "dlq.request.dev.m.interactive"),
     ("worker", f"dlq.{WORK}"),
+    ("gateway", routes.event("gateway", routes.FACT_REQUEST_CANCELLED)),
+    ("worker", routes.event("llm-worker", routes.FACT_REQUEST_CANCELLED)),
     ("dev", "request.dev.m.interactive"),
     ("admin", routes.kv_subject("models", "m")),
     ("admin", routes.kv_subject("keys", "k")),

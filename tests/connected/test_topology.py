@@ -64,6 +64,7 @@ async def test_reconciling_again_changes_nothing(server: NatsServer, connect: Co
         "REQUEST",
         "PAY",
         "DLQ",
+        "EVENTS",
         "KV_keys",
         "KV_models",
         STREAM,

@@ -24,6 +24,7 @@ BUILT = {
     "presence": routes.presence("local", "w-0"),
     "pay": routes.pay("dev", "t1", 0),
     "dlq": routes.dlq("anything"),
+    "events": routes.event("gateway", routes.FACT_REQUEST_CANCELLED),
 }
 FILTERS = {
     "request": [routes.request_filter("batch"), routes.request_filter("interactive")],
@@ -36,6 +37,7 @@ FILTERS = {
     "presence": [routes.presence_all("local")],
     "pay": [routes.SUBJECTS_PAY, routes.pay_filter("dev", "t1")],
     "dlq": [routes.SUBJECTS_DLQ],
+    "events": [routes.SUBJECTS_EVENTS],
 }
 
 

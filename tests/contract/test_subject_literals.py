@@ -30,7 +30,7 @@ FIRST = [
     "quota",
     "dlq",
 ]
-SUBJECT = re.compile(rf"({'|'.join(FIRST)})\.[\w{{*>.-]*[\w}}*>]?$|(REQUEST|PAY|DLQ|INFER_\S*|KV_\S*)$|\$KV\.")
+SUBJECT = re.compile(rf"({'|'.join(FIRST)})\.[\w{{*>.-]*[\w}}*>]?$|(REQUEST|PAY|DLQ|EVENTS|INFER_\S*|KV_\S*)$|\$KV\.")
 TYPE_TAG = re.compile(r"[a-z.]+\.v\d+$")
 API = re.compile(r"\$(JS|KV)\.")
 ROUTES = "libs/common/src/inferbus/routes.py"

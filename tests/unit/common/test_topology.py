@@ -22,7 +22,7 @@ def consumers(*models: ModelEntry) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def test_without_models_there_are_the_fixed_streams_only() -> None:
-    assert set(streams()) == {"REQUEST", "PAY", "DLQ", "KV_keys", "KV_models"}
+    assert set(streams()) == {"REQUEST", "PAY", "DLQ", "EVENTS", "KV_keys", "KV_models"}
     assert set(consumers()) == {("REQUEST", "gateway_interactive"), ("REQUEST", "gateway_batch")}
 
 

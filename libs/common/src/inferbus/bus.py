@@ -38,6 +38,10 @@ class NoResponders(DependencyDown):
     """Nobody listens on the subject (or its stream has no leader)."""
 
 
+class _Removed(msgspec.Struct):
+    success: bool = False
+
+
 class _StreamState(msgspec.Struct, frozen=True):
     subjects: dict[str, int] = {}
 
@@ -267,6 +271,16 @@ class Bus:
                 if time.monotonic() + 0.05 >= give_up or msg_id is None:
                     raise
                 await asyncio.sleep(0.05)
+
+    async def remove(self, stream: str, sequence: int) -> bool:
+        """Take one message out of a stream, delivered or not. False: it was not there any more.
+
+        Raises:
+            DependencyDown: the bus is away, or did not answer (nor may this role do it).
+        """
+        body = msgspec.json.encode({"seq": sequence, "no_erase": True})
+        answer = await self.request(f"$JS.API.STREAM.MSG.DELETE.{stream}", body)
+        return msgspec.json.decode(answer.data, type=_Removed).success
 
     async def kv_get(self, bucket: str, key: str) -> bytes | None:
         """Read one key; None if it is absent or deleted."""

@@ -12,6 +12,7 @@ import msgspec
 
 from inferbus.contracts import control, step
 from inferbus.contracts.envelope import Envelope
+from inferbus.contracts.facts import RequestCancelled
 from inferbus.contracts.presence import Presence
 
 LANES = ("interactive", "batch")
@@ -155,10 +156,19 @@ def dlq(original_subject: str) -> str:
     return f"dlq.{original_subject}"
 
 
+# --- facts ------------------------------------------------------------------------------------------------------------
+
+FACT_REQUEST_CANCELLED = "request_cancelled"
+
+
+def event(service: str, fact: str) -> str:
+    return f"events.{service}.{fact}"
+
+
 # --- streams, durables, buckets ----------------------------------------------------------------------------------------
 
-STREAM_REQUEST, STREAM_PAY, STREAM_DLQ = "REQUEST", "PAY", "DLQ"
-SUBJECTS_PAY, SUBJECTS_DLQ = "pay.*.*.*", "dlq.>"
+STREAM_REQUEST, STREAM_PAY, STREAM_DLQ, STREAM_EVENTS = "REQUEST", "PAY", "DLQ", "EVENTS"
+SUBJECTS_PAY, SUBJECTS_DLQ, SUBJECTS_EVENTS = "pay.*.*.*", "dlq.>", "events.*.*"
 KV_KEYS, KV_MODELS = "keys", "models"
 KV_BUCKETS = (KV_KEYS, KV_MODELS)
 
@@ -204,9 +214,10 @@ ROUTES: tuple[Route, ...] = (
     Route(name="reply", subject="reply.{tenant}.{client}", transport="core", sender="gateway", receiver="producer", summary="The answer: plain JSON with Ib-Status, Ib-Seq and Ib-End."),
     Route(name="infer", subject="infer.{region}.{runtime}.{pool}.{lane}.{bucket}.{tenant}", transport="jetstream", sender="gateway", receiver="worker", summary="Work; the body is raw, the envelope is in the headers.", headers=Envelope),
     Route(name="step", subject="step.{asker}", transport="core", sender="worker", receiver="gateway", summary="An array of step frames (msgpack), one message per tick.", payload=step.Frame),  # type: ignore[arg-type]  # a union, which msgspec takes
-    Route(name="control", subject="control.{worker}.{verb}", transport="core", sender="gateway, operator", receiver="worker, every process", summary="confirm, resend, stale, cancel to a worker; drain, an operator's, to any process (msgpack).", payload=control.Control),
-    Route(name="cancel", subject="cancel.{tenant}.{request}", transport="core", sender="producer", receiver="gateway", summary="Cancel a request; the gateway that owns it acts. No body."),
+    Route(name="control", subject="control.{worker}.{verb}", transport="core", sender="gateway, operator", receiver="worker, every process", summary="confirm, resend, stale, cancel, expire to a worker; drain, an operator's, to any process (msgpack).", payload=control.Control),
+    Route(name="cancel", subject="cancel.{tenant}.{request}", transport="core", sender="producer, gateway", receiver="gateway", summary="Cancel a request; the gateway that owns it acts, and answers another gateway. No body."),
     Route(name="presence", subject="presence.{region}.{process}", transport="core", sender="every process", receiver="every process", summary="A beat every 0.5 s (JSON).", payload=Presence),
     Route(name="pay", subject="pay.{tenant}.{ticket}.{n}", transport="jetstream", sender="gateway", receiver="worker", summary="A chunk of a body over the inline limit; raw bytes, per-message TTL."),
     Route(name="dlq", subject="dlq.{subject}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A dead letter: the message as it was, with the reason in its headers."),
+    Route(name="events", subject="events.{service}.{fact}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A fact: what happened, stored once (JSON).", payload=RequestCancelled),
 )  # fmt: skip

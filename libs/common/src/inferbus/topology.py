@@ -39,6 +39,8 @@ class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     replicas: int = 1
     pay_max_bytes: int = 4 * 1024 * 1024 * 1024
     dlq_max_age_s: float = 30 * 86_400
+    events_max_bytes: int = 256 * 1024 * 1024
+    events_max_age_s: float = 7 * 86_400
 
 
 class _ApiAnswer(msgspec.Struct):
@@ -67,6 +69,15 @@ def stream_configs(settings: TopologySettings, region: str, models: list[ModelEn
         },
         common
         | {"name": routes.STREAM_DLQ, "subjects": [routes.SUBJECTS_DLQ], "max_age": int(settings.dlq_max_age_s * 1e9)},
+        common
+        | {
+            "name": routes.STREAM_EVENTS,
+            "subjects": [routes.SUBJECTS_EVENTS],
+            "discard": "old",
+            "deny_delete": True,
+            "max_bytes": settings.events_max_bytes,
+            "max_age": int(settings.events_max_age_s * 1e9),
+        },
     ]
     kv = common | {"max_msgs_per_subject": 1, "discard": "new", "deny_delete": True, "allow_rollup_hdrs": True}
     configs.extend(

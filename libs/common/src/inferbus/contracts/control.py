@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-CONFIRM, RESEND, STALE, CANCEL = "confirm", "resend", "stale", "cancel"
+CONFIRM, RESEND, STALE, CANCEL, EXPIRE = "confirm", "resend", "stale", "cancel", "expire"
 DRAIN = "drain"
-VERBS = (CONFIRM, RESEND, STALE, CANCEL, DRAIN)
+VERBS = (CONFIRM, RESEND, STALE, CANCEL, EXPIRE, DRAIN)
 
 
 class ControlItem(msgspec.Struct, frozen=True, array_like=True):

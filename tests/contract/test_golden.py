@@ -14,6 +14,7 @@ import pytest
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.control import Control, ControlItem
 from inferbus.contracts.envelope import Envelope, envelope_from, headers_of
+from inferbus.contracts.facts import RequestCancelled
 from inferbus.contracts.keys import KeyEntry
 from inferbus.contracts.models import Buckets, Limits, ModelEntry
 from inferbus.contracts.presence import EngineStats, Presence
@@ -101,10 +102,21 @@ JSON: list[tuple[Any, bytes]] = [
         (
             b'{"name":"org/m","pool":"m","runtime":"llm","aliases":["chat"],"tasks":["chat","completions"],'
             b'"buckets":{"count":2,"by":"tenant"},"limits":{"max_pending":9,"max_pending_per_tenant":1024,'
-            b'"max_body_bytes":33554432,"default_deadline_s":600.0},"created":0,"owned_by":"inferbus"}'
+            b'"max_body_bytes":33554432,"default_deadline_s":600.0,"default_deadline_batch_s":86400.0},'
+            b'"created":0,"owned_by":"inferbus"}'
         ),
     ),
-]
+    (
+        RequestCancelled(
+            request_id="r1", tenant="dev", pool="m", reason="cancelled", phase="decode", attempt=2, streamed=True,
+            prompt_tokens=12, completion_tokens=7,
+        ),
+        (
+            b'{"type":"request.cancelled.v1","request_id":"r1","tenant":"dev","pool":"m","reason":"cancelled",'
+            b'"phase":"decode","attempt":2,"streamed":true,"prompt_tokens":12,"completion_tokens":7}'
+        ),
+    ),
+]  # fmt: skip
 ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
     (
         Envelope(request_id="r1", tag_no=7, asker="a1", path="/v1/chat/completions", deadline_ms=600000),

@@ -97,6 +97,9 @@ class FakePresence:
     def has_asker(self, asker: str) -> bool:
         return any(beat.asker == asker for beat in self.beats.values())
 
+    def has_ended(self, asker: str) -> bool:
+        return False
+
     def lose(self, process: str) -> None:
         beat = self.beats.pop(process)
         for callback in self.lost:

@@ -75,6 +75,26 @@ def test_never_over_never_below_zero(steps: list[tuple[str, str, str]]) -> None:
     )
 
 
+class Clock:
+    """Time that stands until it is told to go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(bounds_module.time, "monotonic", lambda: self.now)
+
+    def serve(self, bounds: Bounds, count: int, each_s: float, tenant: str = "a") -> None:
+        """One request after the other, each of `each_s` seconds."""
+        for _ in range(count):
+            bounds.take("p", tenant, LIMITS)
+            self.now += each_s
+            bounds.give("p", tenant)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
 class TestRetryAfter:
     def refused(self, bounds: Bounds, reported: int = 5) -> float:
         with pytest.raises(Overloaded) as caught:
@@ -87,20 +107,53 @@ class TestRetryAfter:
     @pytest.mark.parametrize(
         ("every_s", "reported", "hint"), [(2.0, 5, 2.0), (2.0, 14, 20.0), (0.001, 5, 1.0), (3600.0, 5, 60.0)]
     )
-    def test_from_how_fast_the_pool_drained(
-        self, every_s: float, reported: int, hint: float, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        clock = iter(range(1000))
-        monkeypatch.setattr(bounds_module.time, "monotonic", lambda: next(clock) * every_s)
+    def test_from_how_fast_the_pool_drained(self, every_s: float, reported: int, hint: float, clock: Clock) -> None:
         bounds = Bounds()
-        for _ in range(10):
-            bounds.take("p", "a", LIMITS)
-            bounds.give("p", "a")
+        clock.serve(bounds, 10, every_s)
         assert self.refused(bounds, reported) == pytest.approx(hint)
+
+    def test_idle_time_is_not_slowness(self, clock: Clock) -> None:
+        bounds = Bounds()
+        for _ in range(5):
+            clock.serve(bounds, 3, 2.0)
+            clock.now += 3600
+        assert self.refused(bounds, 9) == pytest.approx(10.0)
+
+    def test_a_pool_that_stands_still_with_work_is_slow(self, clock: Clock) -> None:
+        bounds = Bounds()
+        clock.serve(bounds, 11, 0.1)
+        bounds.take("p", "a", LIMITS)
+        clock.now += 44
+        assert self.refused(bounds, 5) == pytest.approx(45 / 11)
+
+    def test_ends_of_long_ago_are_forgotten(self, clock: Clock) -> None:
+        bounds = Bounds()
+        clock.serve(bounds, 30, 100.0)
+        clock.serve(bounds, 30, 2.0)
+        clock.serve(bounds, 30, 3.0)
+        assert self.refused(bounds, 14) == pytest.approx(30, rel=0.2)
+
+    def test_a_cancelled_request_frees_a_place_and_is_no_sign_of_speed(self, clock: Clock) -> None:
+        bounds = Bounds()
+        clock.serve(bounds, 10, 4.0)
+        for _ in range(100):
+            bounds.take("p", "a", LIMITS)
+            bounds.give("p", "a", drained=False)
+        assert bounds.open("p") == 0
+        assert self.refused(bounds) == pytest.approx(4.0)
+
+    def test_a_tenant_waits_for_its_own_share_of_the_ends(self, clock: Clock) -> None:
+        bounds, limits = Bounds(), Limits(max_pending=100, max_pending_per_tenant=2)
+        clock.serve(bounds, 10, 3.0)
+        for tenant in "aabbcd":
+            bounds.take("p", tenant, limits)
+        with pytest.raises(TenantOverloaded) as caught:
+            bounds.take("p", "a", limits)
+        assert caught.value.retry_after_s == pytest.approx(9.0), "every third end is one of its two among six"
 
     def test_many_ends_are_not_kept(self) -> None:
         bounds = Bounds()
         for _ in range(500):
             bounds.take("p", "a", LIMITS)
             bounds.give("p", "a")
-        assert len(bounds._ends["p"]) <= 64
+        assert len(bounds._drains["p"]._ends) <= 64

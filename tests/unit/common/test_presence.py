@@ -11,7 +11,7 @@ from tests.unit.common.fakes import FakeBus, gateway, worker
 
 from inferbus import presence as presence_module
 from inferbus import routes
-from inferbus.contracts.presence import DRAINING, GONE, Presence
+from inferbus.contracts.presence import DRAINING, GONE, READY, Presence
 from inferbus.presence import Beacon, PresenceTable
 from inferbus.testing import eventually
 
@@ -49,6 +49,23 @@ async def test_a_restarted_process_is_lost_and_there_at_once(side: Side) -> None
     await side.hear(worker("w1", "new"))
     assert side.lost == ["old"]
     assert side.table.alive()["w1"].incarnation == "new"
+
+
+async def test_an_asker_is_known_to_be_over_when_it_says_so_or_is_replaced(side: Side) -> None:
+    def beat(process: str, asker: str, incarnation: str = "i1", state: str = READY) -> Presence:
+        return msgspec.structs.replace(gateway(asker), process=process, incarnation=incarnation, state=state)
+
+    await side.hear(beat("gw-1", "a1"))
+    await side.hear(beat("gw-2", "a2"))
+    assert not side.table.has_ended("a1")
+    await side.hear(beat("gw-1", "a1", state=GONE))
+    await side.hear(beat("gw-2", "a3", "i2"))
+    assert side.table.has_ended("a1")
+    assert side.table.has_ended("a2")
+    assert not side.table.has_ended("a3")
+    assert not side.table.has_ended("never heard of")
+    await side.hear(beat("gw-2", "a2"))
+    assert not side.table.has_ended("a2"), "it lives, under a name that another has too"
 
 
 async def test_two_processes_of_one_name_do_not_take_turns(side: Side) -> None:

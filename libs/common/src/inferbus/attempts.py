@@ -12,6 +12,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -20,7 +21,7 @@ from nats.aio.msg import Msg
 from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.codec import unpacker
-from inferbus.contracts.control import CANCEL, CONFIRM, RESEND, STALE, Control, ControlItem
+from inferbus.contracts.control import CANCEL, CONFIRM, EXPIRE, RESEND, STALE, Control, ControlItem
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.step import Cached, Delta, Done, Failed, Finished, Frame, Ids, Started, Usage
 from inferbus.delivery import Delivery
@@ -38,8 +39,11 @@ ASKER_GONE = "asker_gone"
 log = structlog.get_logger()
 
 
+T = TypeVar("T", bound="Attempt")
+
+
 class Attempt:
-    """One attempt at one request. `over` completes with how it ended: confirmed, cancelled, stale or asker_gone."""
+    """One attempt at one request. `over` completes with how it ended: confirm, cancel, expire, stale or asker_gone."""
 
     def __init__(self, owner: Attempts, envelope: Envelope, delivery: Delivery) -> None:
         self._owner = owner
@@ -58,6 +62,11 @@ class Attempt:
     def name(self) -> str:
         """Unique among all attempts of all askers; a request id is the client's and may come twice."""
         return f"{self.envelope.asker}.{self.envelope.tag_no}.{self.delivery.attempt}"
+
+    @property
+    def durable_name(self) -> tuple[str, str] | None:
+        """Tenant and request id of an answer that is kept whether or not somebody waits for it."""
+        return None
 
     def started(self, created: int, fingerprint: str, resumed: int = 0) -> None:
         """Say that an attempt began; it may travel with the first output, nobody is shown it.
@@ -112,6 +121,25 @@ class Attempt:
             self.over.set_result(how)
         self._stop_engine()
 
+    def asker_gone(self) -> None:
+        """Nobody waits for this any more, or can say so."""
+        self.stop(ASKER_GONE)
+
+    async def expire(self) -> None:
+        """End the message after its deadline: the asker's own timer has told the client."""
+        await self.delivery.ack()
+
+    async def let_go(self, again_s: float) -> None:
+        """End the message of an attempt whose outcome the asker has, or wants no more, once that is so."""
+        if await self.over == ASKER_GONE:
+            # Not the end of it: an asker that was only cut off still waits. The next attempt asks before it starts.
+            await self.delivery.nak(again_s)
+        else:
+            await self.delivery.ack()  # says nothing where the attempt is stale
+
+    async def closed(self) -> None:
+        """Be told that it was closed."""
+
     def _stop_engine(self) -> None:
         if self.on_stop is not None:
             stop, self.on_stop = self.on_stop, None
@@ -136,7 +164,7 @@ class Attempts:
     """All attempts of one worker, and the control messages about them."""
 
     def __init__(self, bus: Bus, presence: PresenceTable, *, process: str, incarnation: str) -> None:
-        self._bus = bus
+        self.bus = self._bus = bus
         self._presence = presence
         self.process = process
         self.incarnation = incarnation
@@ -148,6 +176,7 @@ class Attempts:
 
     async def start(self) -> None:
         await self._bus.subscribe(routes.control_all(self.process), self._on_control)
+        await self._bus.subscribe(routes.CANCEL_ALL, self._on_cancel)
         self._bus.on_reconnect(self._send_again)
         await self.sender.start()
         self._task = asyncio.create_task(self._repeat(), name="attempts-repeat")
@@ -159,7 +188,11 @@ class Attempts:
         await self.sender.stop()
 
     def open(self, envelope: Envelope, delivery: Delivery) -> Attempt:
-        attempt = Attempt(self, envelope, delivery)
+        return self.register(Attempt(self, envelope, delivery))
+
+    def register(self, attempt: T) -> T:
+        """Have an attempt hear what askers say about it."""
+        envelope = attempt.envelope
         self._open.setdefault((envelope.asker, envelope.tag_no), []).append(attempt)
         self._asker_seen.setdefault(envelope.asker, time.monotonic())
         return attempt
@@ -168,6 +201,10 @@ class Attempts:
         """Say whether this very attempt is open already."""
         found = self._open.get((envelope.asker, envelope.tag_no), ())
         return any(attempt.delivery.attempt == number and not attempt.over.done() for attempt in found)
+
+    def has_ended(self, asker: str) -> bool:
+        """Whether an asker's process is known to be over."""
+        return self._presence.has_ended(asker)
 
     def close(self, attempt: Attempt) -> None:
         """Forget an attempt: nothing is sent for it any more. Idempotent."""
@@ -195,6 +232,13 @@ class Attempts:
             for attempt in self._matching(control.asker, item):
                 self._obey(attempt, verb, item)
 
+    async def _on_cancel(self, message: Msg) -> None:
+        """A client cancels by id. Its gateway says so too, but an answer that is kept may have none any more."""
+        name = routes.parse_cancel(message.subject)
+        for attempt in self:
+            if attempt.durable_name == name:
+                attempt.stop(CANCEL)
+
     def _matching(self, asker: str, item: ControlItem) -> list[Attempt]:
         """Attempt 0 means whichever attempt of the tag is here (its `started` was lost), run 0 whichever run of it."""
         found = self._open.get((asker, item.tag), ())
@@ -210,7 +254,7 @@ class Attempts:
                 attempt.over.set_result(CONFIRM)
         elif verb == RESEND:
             attempt.resend(item.from_seq)
-        elif verb in (CANCEL, STALE):
+        elif verb in (CANCEL, EXPIRE, STALE):
             attempt.stop(verb)
 
     async def _send_again(self) -> None:
@@ -235,6 +279,6 @@ class Attempts:
         for attempt in self:
             asker = attempt.envelope.asker
             if now - self._asker_seen.get(asker, now) > ASKER_SILENT_S:
-                attempt.stop(ASKER_GONE)
+                attempt.asker_gone()
             elif attempt.end is not None and not attempt.over.done():
                 self.sender.send(asker, attempt.end)

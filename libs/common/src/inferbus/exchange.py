@@ -21,6 +21,7 @@ from inferbus.errors import (
     SlowClient,
     error_from,
 )
+from inferbus.routes import INTERACTIVE
 
 MAX_BUFFER_BYTES = 1024 * 1024
 
@@ -47,6 +48,13 @@ class Ended(msgspec.Struct, frozen=True):
 Event = Begun | Chunk | Ended
 
 
+class Stored(msgspec.Struct, frozen=True):
+    """Where the bus keeps a request until it is done."""
+
+    stream: str
+    sequence: int
+
+
 class Fence(msgspec.Struct, frozen=True):
     """Whose frames count: set by the first `started`, held until the work goes back to the queue."""
 
@@ -63,7 +71,8 @@ class Exchange:
     `ended`: the reader gets no more. `finished`: the worker itself said so, nobody needs to tell it. `given_up`: the
     last attempt that was taken back; its frames count no more. `asked_again`: (sequence, monotonic seconds) of the last
     request for missing frames. `delivered`: what the reader of a stream has, or will have read before its end; None
-    before the first delta.
+    before the first delta. `stored` is None until the bus has accepted it. `others_ahead` bounds how many requests of
+    others are ahead of it in the queue, None before anybody asked.
     """
 
     def __init__(
@@ -75,12 +84,18 @@ class Exchange:
         pool: str,
         deadline_s: float,
         on_close: Callable[[Exchange], None],
+        lane: str = INTERACTIVE,
+        streamed: bool = False,
     ) -> None:
         self.request_id = request_id
         self.tag = tag
         self.tenant = tenant
         self.pool = pool
+        self.lane = lane
+        self.streamed = streamed
         self.opened = time.monotonic()
+        self.stored: Stored | None = None
+        self.others_ahead: int | None = None
         self.accepted_s = 0.0
         self.estimated_tokens = 0
         self.fence: Fence | None = None
@@ -139,8 +154,13 @@ class Exchange:
     def close(self) -> None:
         """Let go. A request that has not ended is cancelled wherever it is, and whoever still reads is told so."""
         if not self._closed:
+            self.give_up(Cancelled("the request was cancelled"))
+
+    def give_up(self, error: InferbusError) -> None:
+        """End in `error` and free everything, without waiting for a reader that may be stuck."""
+        self.fail(error)
+        if not self._closed:
             self._closed = True
-            self.fail(Cancelled("the request was cancelled"))
             self._timer.cancel()
             for closer in self._closers:
                 closer(self)
@@ -150,13 +170,23 @@ class Exchange:
         self._closers.append(lambda _: callback())
 
     @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def error(self) -> InferbusError | None:
+        """What it ended in, if it was an error."""
+        return self._error
+
+    @property
     def delivered_tokens(self) -> int:
         return self.delivered.tokens if self.delivered is not None else 0
 
     # --- the asker's side -----------------------------------------------------------------------------------------
 
-    def accepted(self) -> None:
+    def accepted(self, stored: Stored | None = None) -> None:
         """The bus has it durably."""
+        self.stored = stored
         self.accepted_s = time.monotonic() - self.opened
 
     def begin(self, frame: Started) -> None:
@@ -179,7 +209,7 @@ class Exchange:
             delivered.add(frame)
             self._buffered += len(frame.data)
             if self._buffered > MAX_BUFFER_BYTES:
-                self.fail(SlowClient(f"more than {MAX_BUFFER_BYTES} bytes were waiting to be read"))
+                self.give_up(SlowClient(f"more than {MAX_BUFFER_BYTES} bytes were waiting to be read"))
                 return
             if frame.data:
                 self._chunks.append(frame.data)

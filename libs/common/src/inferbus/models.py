@@ -94,6 +94,8 @@ def check_entry(entry: ModelEntry) -> ModelEntry:
         raise InvalidRequest("buckets: count is 1..64, by is tenant or prefix", param="buckets")
     if min(entry.limits.max_pending, entry.limits.max_pending_per_tenant, entry.limits.max_body_bytes) < 1:
         raise InvalidRequest("limits must be at least 1", param="limits")
+    if min(entry.limits.default_deadline_s, entry.limits.default_deadline_batch_s) <= 0:
+        raise InvalidRequest("deadlines must be over 0 seconds", param="limits")
     return entry
 
 

@@ -68,6 +68,7 @@ class PresenceTable:
         self._backlog: dict[str, int] = {}
         self._replaced: dict[str, bool] = {}
         self._askers: dict[str, float] = {}
+        self._ended_askers: dict[str, None] = {}
         self._lost: list[Callable[[Presence], None]] = []
         self._task: asyncio.Task[None] | None = None
         self._checked = self._swept = time.monotonic()
@@ -101,6 +102,10 @@ class PresenceTable:
         """Whether the process of an asker lives, be its name another's too."""
         return asker in self._askers
 
+    def has_ended(self, asker: str) -> bool:
+        """Whether the process of an asker is known to be over: it said so, or another runs under its name."""
+        return asker in self._ended_askers and asker not in self._askers  # a twin's is both
+
     async def _on_beat(self, message: Msg) -> None:
         try:
             beat = _decode(message.data)
@@ -108,7 +113,7 @@ class PresenceTable:
             log.warning("presence_unreadable", subject=message.subject, error=str(exc))
             return
         if beat.state == GONE:
-            self._askers.pop(beat.asker, None)
+            self._end_asker(beat.asker)
         elif beat.asker:
             self._askers[beat.asker] = time.monotonic()
         known = self._beats.get(beat.process)
@@ -117,6 +122,7 @@ class PresenceTable:
                 self._on_twin(beat, known[0])
                 return
             self._remember_replaced(known[0].incarnation)
+            self._end_asker(known[0].asker)
             self._drop(beat.process, "replaced")
         if beat.state == GONE:
             self._drop(beat.process, "gone")
@@ -130,6 +136,13 @@ class PresenceTable:
         self._replaced[incarnation] = False
         if len(self._replaced) > _MAX_REPLACED:
             del self._replaced[next(iter(self._replaced))]
+
+    def _end_asker(self, asker: str) -> None:
+        self._askers.pop(asker, None)
+        if asker:
+            self._ended_askers[asker] = None
+            if len(self._ended_askers) > _MAX_REPLACED:
+                del self._ended_askers[next(iter(self._ended_askers))]
 
     def _on_twin(self, beat: Presence, known: Presence) -> None:
         """Two processes have one name. The later one has it: were each beat a restart, no work would ever be finished."""

@@ -134,6 +134,8 @@ class Serving:
     def _is_lost(self, asker: str) -> bool:
         """Whether an asker has been missing for so long that it is dead: one that was only cut off comes back and goes on,
         and until then nothing is computed for it."""
+        if self._attempts.has_ended(asker):
+            return True
         now = time.monotonic()
         self._missed = {name: since for name, since in self._missed.items() if now - since < 5 * _ASKER_LOST_S}
         return now - self._missed.setdefault(asker, now) > _ASKER_LOST_S

@@ -11,12 +11,13 @@ from opentelemetry.trace import Span, SpanKind
 from inferbus import routes
 from inferbus.admission.bounds import Bounds
 from inferbus.admission.identity import Identity
+from inferbus.admission.withdrawals import Withdrawals
 from inferbus.asker import Asker
 from inferbus.bus import Bus
 from inferbus.contracts.envelope import Envelope, headers_of
 from inferbus.contracts.models import ModelEntry
-from inferbus.errors import Forbidden, InvalidRequest, NotFound, TooLarge, Unsupported
-from inferbus.exchange import Exchange
+from inferbus.errors import Forbidden, InvalidRequest, NotFound, Overloaded, TenantOverloaded, TooLarge, Unsupported
+from inferbus.exchange import Exchange, Stored
 from inferbus.models import ModelRegistry
 from inferbus.presence import PresenceTable
 from inferbus.telemetry.tracing import Tracing, end_span, traceparent_of
@@ -24,6 +25,7 @@ from inferbus.tickets import INLINE_BYTES, store_payload
 
 _TTL_SLACK_S = 30
 _BYTES_PER_TOKEN = 4
+_MAX_DEADLINE_S = 86_400.0
 log = structlog.get_logger()
 
 
@@ -45,7 +47,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 class Admission:
     """Holds what admission needs to know; every fact is a local copy, so only the publish waits for the bus.
 
-    `payload_bus` is the connection for bodies that travel by ticket, so that they delay nothing else.
+    `payload_bus` is the connection for bodies that travel by ticket, so that they delay nothing else. `withdrawals` deals
+    with what is given up while it is queued.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Admission:
         *,
         payload_bus: Bus | None = None,
         tracing: Tracing | None = None,
+        withdrawals: Withdrawals | None = None,
         hold_s: float = 3.0,
     ) -> None:
         self._bus = bus
@@ -65,6 +69,7 @@ class Admission:
         self._asker = asker
         self._presence = presence
         self._tracing = tracing
+        self._withdrawals = withdrawals
         self._hold_s = hold_s
         self.bounds = Bounds()
 
@@ -77,19 +82,25 @@ class Admission:
         """
         entry = self._resolve(identity, ask)
         self.bounds.take(entry.pool, identity.tenant, entry.limits, self._presence.backlog(entry.pool))
-        deadline_s = min(ask.deadline_s or entry.limits.default_deadline_s, 86_400.0)
+        deadline_s = min(ask.deadline_s or entry.limits.deadline_s(ask.lane), _MAX_DEADLINE_S)
         request_id = ask.request_id or secrets.token_hex(16)
         exchange = self._asker.open(
-            request_id=request_id, tenant=identity.tenant, pool=entry.pool, deadline_s=deadline_s
-        )
+            request_id=request_id, tenant=identity.tenant, pool=entry.pool, deadline_s=deadline_s, lane=ask.lane,
+            streamed=ask.streamed,
+        )  # fmt: skip
         exchange.estimated_tokens = len(ask.body) // _BYTES_PER_TOKEN
-        exchange.on_closed(lambda: self.bounds.give(entry.pool, identity.tenant))
+        exchange.on_closed(lambda: self._on_closed(exchange))
         try:
             await self._publish(identity, ask, entry, exchange, deadline_s)
         except BaseException:
             exchange.cancel()
             raise
         return exchange
+
+    def _on_closed(self, exchange: Exchange) -> None:
+        self.bounds.give(exchange.pool, exchange.tenant, drained=exchange.finished)
+        if self._withdrawals is not None:
+            self._withdrawals.look_at(exchange)
 
     def _resolve(self, identity: Identity, ask: Ask) -> ModelEntry:
         entry = self._models.resolve(ask.model)
@@ -137,7 +148,7 @@ class Admission:
                 ticket=ticket,
                 model=entry.name if ask.model != entry.name else "",
             )
-            await self._bus.accept(
+            sequence = await self._bus.accept(
                 subject,
                 body,
                 headers_of(envelope),
@@ -147,9 +158,13 @@ class Admission:
             )
         except BaseException as error:
             end_span(span, {}, error)
+            if isinstance(error, Overloaded | TenantOverloaded):  # the stream's own bound: the same hint as for ours
+                error.retry_after_s = self.bounds.retry_after_s(entry.pool, identity.tenant)
             raise
         end_span(span, {})
-        exchange.accepted()
+        exchange.accepted(Stored(routes.stream_infer(self._bus.region, entry.runtime, ask.lane), sequence))
+        if exchange.closed and self._withdrawals is not None:  # cancelled while it was being accepted
+            self._withdrawals.look_at(exchange)
 
     def _begin_span(self, ask: Ask, entry: ModelEntry, subject: str) -> Span | None:
         """Begin the span of the durable accept, which the worker's span is a child of."""

@@ -15,12 +15,20 @@ class Buckets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bounds of a pool. Counts are requests (waiting and running), sizes bytes, times seconds."""
+    """Bounds of a pool. Counts are requests (waiting and running), sizes bytes, times seconds.
+
+    The default deadlines are for requests that name none: of the interactive lane, and of the batch lane.
+    """
 
     max_pending: int = 4096
     max_pending_per_tenant: int = 1024
     max_body_bytes: int = 32 * 1024 * 1024
     default_deadline_s: float = 600.0
+    default_deadline_batch_s: float = 86_400.0
+
+    def deadline_s(self, lane: str) -> float:
+        """Give the deadline of a request that names none."""
+        return self.default_deadline_batch_s if lane == "batch" else self.default_deadline_s
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

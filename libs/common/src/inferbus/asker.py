@@ -18,10 +18,11 @@ from nats.aio.msg import Msg
 from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.codec import pack, unpacker
-from inferbus.contracts.control import CANCEL, CONFIRM, RESEND, STALE, Control, ControlItem
+from inferbus.contracts.control import CANCEL, CONFIRM, EXPIRE, RESEND, STALE, Control, ControlItem
 from inferbus.contracts.presence import Presence
 from inferbus.contracts.step import GONE, Answer, Ask, Delta, Failed, Finished, Frame, Started
-from inferbus.errors import ResumeImpossible
+from inferbus.endings import Endings, state_of
+from inferbus.errors import DeadlineWhileQueued, DeadlineWhileRunning, ResumeImpossible
 from inferbus.exchange import Exchange, Fence
 from inferbus.presence import PresenceTable
 
@@ -46,6 +47,7 @@ class Asker:
         self._tags = itertools.count(1)
         self._open: dict[int, Exchange] = {}
         self._by_id: dict[tuple[str, str], Exchange] = {}
+        self._endings = Endings()
         self._strays: dict[tuple[int, int], float] = {}
         self._decode = unpacker(list[Frame]).decode
         self._control: dict[tuple[str, str], list[ControlItem]] = {}
@@ -71,7 +73,16 @@ class Asker:
             await asyncio.gather(self._task, *self._sending, return_exceptions=True)
         await self._flush_control()
 
-    def open(self, *, request_id: str, tenant: str, pool: str, deadline_s: float) -> Exchange:
+    def open(
+        self,
+        *,
+        request_id: str,
+        tenant: str,
+        pool: str,
+        deadline_s: float,
+        lane: str = routes.INTERACTIVE,
+        streamed: bool = False,
+    ) -> Exchange:
         """Begin to wait for a request that is about to be published."""
         exchange = Exchange(
             request_id=request_id,
@@ -80,6 +91,8 @@ class Asker:
             pool=pool,
             deadline_s=deadline_s,
             on_close=self._on_close,
+            lane=lane,
+            streamed=streamed,
         )
         self._open[exchange.tag] = exchange
         self._by_id[tenant, request_id] = exchange
@@ -89,6 +102,11 @@ class Asker:
 
     def find(self, tenant: str, request_id: str) -> Exchange | None:
         return self._by_id.get((tenant, request_id))
+
+    def state_of(self, tenant: str, request_id: str) -> str | None:
+        """Say how a request of this process is doing, or how it ended; None where it is not known here."""
+        exchange = self.find(tenant, request_id)
+        return self._endings.find(tenant, request_id) if exchange is None else state_of(exchange)
 
     @property
     def exchanges(self) -> list[Exchange]:
@@ -141,9 +159,7 @@ class Asker:
 
     def _accept(self, exchange: Exchange, fence: Fence, frame: Delta | Finished | Failed) -> None:
         if type(frame) is Delta:
-            exchange.feed(frame)
-            if exchange.ended:  # slow client
-                self._tell(fence.worker, CANCEL, frame.tag, frame.attempt)
+            exchange.feed(frame)  # a client too slow for it closes the exchange
             return
         if type(frame) is Failed and not frame.final:
             self._take_back(exchange, frame.code == "engine_dead", frame.message)
@@ -256,8 +272,10 @@ class Asker:
         if self._by_id.get((exchange.tenant, exchange.request_id)) is exchange:
             del self._by_id[exchange.tenant, exchange.request_id]
         fence = exchange.fence
+        self._endings.note(exchange)
         if fence is not None and not exchange.finished:
-            self._tell(fence.worker, CANCEL, exchange.tag, fence.attempt)
+            expired = isinstance(exchange.error, DeadlineWhileQueued | DeadlineWhileRunning)
+            self._tell(fence.worker, EXPIRE if expired else CANCEL, exchange.tag, fence.attempt)
 
     def _tell(self, worker: str, verb: str, tag: int, attempt: int, from_seq: int = 0, *, run: int = 0) -> None:
         self._control.setdefault((worker, verb), []).append(ControlItem(tag, attempt, from_seq, run))

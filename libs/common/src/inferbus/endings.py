@@ -1,0 +1,34 @@
+"""Endings: how the last requests of a process ended, for whoever asks about one of them afterwards. Bounded."""
+
+from __future__ import annotations
+
+from inferbus.errors import Cancelled, SlowClient
+from inferbus.exchange import Exchange
+
+QUEUED, RUNNING, COMPLETED, FAILED, CANCELLED = "queued", "running", "completed", "failed", "cancelled"
+_MOST = 8192
+
+
+class Endings:
+    """Remembers the last 8,192, by tenant and request id."""
+
+    def __init__(self) -> None:
+        self._how: dict[tuple[str, str], str] = {}
+
+    def note(self, exchange: Exchange) -> None:
+        self._how[exchange.tenant, exchange.request_id] = state_of(exchange)
+        if len(self._how) > _MOST:
+            del self._how[next(iter(self._how))]
+
+    def find(self, tenant: str, request_id: str) -> str | None:
+        """Give `completed`, `failed` or `cancelled`; None where the request is not among them."""
+        return self._how.get((tenant, request_id))
+
+
+def state_of(exchange: Exchange) -> str:
+    """Say how a request is doing."""
+    if not exchange.ended:
+        return RUNNING if exchange.started else QUEUED
+    if exchange.error is None:
+        return COMPLETED
+    return CANCELLED if isinstance(exchange.error, Cancelled | SlowClient) else FAILED

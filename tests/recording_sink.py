@@ -90,6 +90,14 @@ class RecordingSink:
             fingerprint=fingerprint,
         )
 
+    def followed_by(self, other: RecordingSink, first: int, second: int) -> RecordingSink:
+        """Give what somebody has who got the first deltas of this one and then some of another's."""
+        both = RecordingSink()
+        both.deltas = self.deltas[:first] + other.deltas[:second]
+        both.done_by_delta = self.done_by_delta[:first] + other.done_by_delta[:second]
+        both.cached = self.cached
+        return both
+
     @property
     def tokens(self) -> int:
         return sum(len(new) for ids, _ in self.deltas for _, new in ids)

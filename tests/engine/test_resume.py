@@ -141,6 +141,22 @@ async def test_goes_on_exactly_where_it_was_cut(engine: VllmEngine, name: str) -
     await until(lambda: engine.unfinished == 0)
 
 
+@pytest.mark.parametrize("name", ["seeded", "three choices, some ended", "tools required", "json_schema, seeded"])
+async def test_a_continued_stream_is_cut_again(engine: VllmEngine, name: str) -> None:
+    case = CASES[name]
+    for body in case.bodies():
+        whole = await stream(engine, body, case.path)
+        third = len(whole.deltas) // 3
+        resume = whole.resume_after(third, created=CREATED)
+        second = await stream(engine, body, case.path, resume)
+        more = len(second.deltas) // 2
+        both = whole.followed_by(second, third, more)
+        last = await stream(engine, body, case.path, both.resume_after(len(both.deltas), created=CREATED))
+        assert assembled(both.data + last.data, case.path) == assembled(whole.data, case.path)
+        assert ids_of(both) + ids_of(last) == ids_of(whole)
+        assert (await last.finish()).usage == (await whole.finish()).usage
+
+
 async def test_the_cases_cut_where_it_hurts(engine: VllmEngine) -> None:
     ended = await cut_streams(engine, CASES["three choices, some ended"])
     assert any(
@@ -244,7 +260,7 @@ async def test_ordinary_requests_beside_resumes_are_as_ever(engine: VllmEngine) 
 
 
 async def test_a_long_replay_lets_others_run(engine: VllmEngine) -> None:
-    body = chat("Explain Thread.", stream=True, ignore_eos=True, max_tokens=1500, echo=False) | USAGE
+    body = chat("Explain Thread.", stream=True, ignore_eos=True, max_tokens=1000, echo=False) | USAGE
     whole = await stream(engine, body, CHAT)
     loop = asyncio.get_running_loop()
     stalls = [0.0]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferbus.errors import InvalidRequest
+from inferbus_llm_worker.adapters.vllm.resume_plan import IDS, PLAN
 from inferbus_llm_worker.domain.body_policy import BodyLimits, apply_policy, decode_body
 
 LIMITS = BodyLimits()
@@ -54,6 +55,12 @@ def test_no_resume_key_survives(xargs: dict[str, int]) -> None:
     body = CHAT | {"vllm_xargs": dict(xargs)}
     apply_policy(body, LIMITS)
     assert body["vllm_xargs"] == {k: v for k, v in xargs.items() if not k.startswith("resume_")}
+
+
+def test_the_names_a_resume_travels_under_are_among_them() -> None:
+    body = CHAT | {"vllm_xargs": {IDS: [1], PLAN: "x", "mine": "stays"}}
+    assert apply_policy(body, LIMITS) is True
+    assert body["vllm_xargs"] == {"mine": "stays"}
 
 
 @given(st.integers(), st.sampled_from(["n", "best_of"]))

@@ -31,7 +31,7 @@ def simulated(name: str, draw: random.Random) -> Question:
     return simulated_question(MODEL, name, draw.randint(*TOKENS))
 
 
-async def run(engine: str, *, faults: int, requests: int, seed: int, folder: Path) -> Outcome:
+async def run(engine: str, *, faults: int, requests: int, seed: int, only: str, folder: Path) -> Outcome:
     draw = random.Random(seed)
     async with ChaosPlatform(folder, Setting(engine=engine)) as platform:
         ask, clients, kinds = simulated, SIMULATED_CLIENTS, SIMULATED
@@ -39,6 +39,7 @@ async def run(engine: str, *, faults: int, requests: int, seed: int, folder: Pat
             questions = await unbroken_questions(platform)
             ask, clients, kinds = lambda _name, by: by.choice(questions), REAL_CLIENTS, REAL
         load = Load(platform, ask, clients=clients, draw=draw)
+        kinds = [kind for kind in kinds if only in kind.name]
         return await play(platform, load, kinds, faults=faults, requests=requests, seed=seed, say=_say)
 
 
@@ -52,6 +53,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, help="faults that must count (200 with the simulator, 20 with vLLM)")
     parser.add_argument("--requests", type=int, help="requests at least (2000 with the simulator, 0 with vLLM)")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**9))
+    parser.add_argument("--only", default="", help="kinds of faults with this in their names")
     parser.add_argument("--keep", type=Path, help="folder for logs and the queue; a temporary one otherwise")
     options = parser.parse_args()
     faults, requests = (20, 0) if options.engine == VLLM else (200, 2000)
@@ -60,7 +62,9 @@ def main() -> int:
     _say(f"seed {options.seed}")
     with tempfile.TemporaryDirectory(prefix="inferbus-chaos-") as temporary:
         folder = options.keep or Path(temporary)
-        outcome = asyncio.run(run(options.engine, faults=faults, requests=requests, seed=options.seed, folder=folder))
+        outcome = asyncio.run(
+            run(options.engine, faults=faults, requests=requests, seed=options.seed, only=options.only, folder=folder)
+        )
     _say(render(outcome, engine=options.engine))
     passed = outcome.passed(faults)
     _say("passed" if passed else f"FAILED ({outcome.counted} of {faults} faults counted)")

@@ -24,7 +24,8 @@ Asks = Callable[[str, random.Random], Question]
 class Tally(msgspec.Struct, kw_only=True):
     """What came of all requests. `lost` and `doubled` are tokens, `wrong` answers with any other flaw, `broken` streams
     that broke off, ended in an error or never ended; `refused` are 503s with Retry-After while a fault explains them
-    (tried again, each in the end answered), `unexplained` any other refusal. `failures` tells the first of them all."""
+    (tried again, each in the end answered), `unexplained` any other refusal. `longest_stall_s` lies between two tokens,
+    `longest_wait_s` before the first. `failures` tells the first of them all."""
 
     requests: int = 0
     tokens: int = 0
@@ -36,6 +37,7 @@ class Tally(msgspec.Struct, kw_only=True):
     unexplained: int = 0
     moved: int = 0
     longest_stall_s: float = 0.0
+    longest_wait_s: float = 0.0
     failures: list[str] = []
 
     @property
@@ -124,6 +126,8 @@ class Load:
         tally.requests += 1
         tally.tokens += sum(completion for _, completion in whole.tokens)
         tally.longest_stall_s = max(tally.longest_stall_s, received.longest_gap_s)
+        if received.times:
+            tally.longest_wait_s = max(tally.longest_wait_s, received.times[0] - received.began)
         tally.moved += self._platform.observer.attempts(received.request_id) > 1
         flaws = judge(question, whole, received.request_id)
         tally.lost += flaws.lost

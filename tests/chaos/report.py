@@ -27,7 +27,7 @@ def render(outcome: Outcome, *, engine: str) -> str:
         f"lost {tally.lost}, doubled {tally.doubled}, wrong {tally.wrong}, broken {tally.broken}",
         f"refused and tried again {tally.refused} (503 with Retry-After while a gateway had no bus)",
         f"refused without such a reason {tally.unexplained}",
-        f"longest stall {tally.longest_stall_s:.2f} s",
+        f"longest stall between two tokens {tally.longest_stall_s:.2f} s, before the first {tally.longest_wait_s:.2f} s",
         f"left in the queue or dead-lettered at the end {outcome.left}",
     ]
     return "\n".join(lines + [f"  {failure}" for failure in tally.failures])

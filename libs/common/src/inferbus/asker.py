@@ -24,6 +24,7 @@ from inferbus.contracts.step import GONE, Answer, Ask, Delta, Failed, Finished, 
 from inferbus.endings import Endings, state_of
 from inferbus.errors import DeadlineWhileQueued, DeadlineWhileRunning, ResumeImpossible
 from inferbus.exchange import Exchange, Fence
+from inferbus.hand_back import HandBack
 from inferbus.presence import PresenceTable
 
 _SOLO_AFTER_DEATHS = 2
@@ -54,6 +55,7 @@ class Asker:
         self._kick = asyncio.Event()
         self._late: asyncio.TimerHandle | None = None
         self._sending: set[asyncio.Task[None]] = set()
+        self._hand_back = HandBack(self._send_later)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -66,6 +68,7 @@ class Asker:
         """Cancel what is open, wherever it is, and end."""
         for exchange in list(self._open.values()):
             exchange.cancel()
+        self._hand_back.stop()
         if self._late is not None:
             self._late.cancel()
         if self._task is not None:
@@ -231,6 +234,7 @@ class Asker:
 
     async def _answer(self, ask: Ask, reply: str) -> None:
         exchange = self._open.get(ask.tag)
+        self._hand_back.heard(ask.tag)
         if exchange is None or exchange.ended or exchange.request_id != ask.request_id:
             answer = Answer(GONE)
         else:
@@ -255,7 +259,10 @@ class Asker:
                 continue
             self._take_away(exchange, fence, f"{worker.process} is gone")
             # Nobody else may act for the dead worker: ack what cannot go on, hand back what can (0.2 ms, no ack_wait).
-            self._send_later(fence.ack_subject, b"+ACK" if exchange.ended else b"-NAK")
+            if exchange.ended:
+                self._send_later(fence.ack_subject, b"+ACK")
+            else:
+                self._hand_back.begin(exchange.tag, fence.ack_subject)
 
     async def _ask_for_all(self) -> None:
         """After a reconnect assume a gap everywhere: core messages were lost without a trace."""
@@ -269,6 +276,7 @@ class Asker:
 
     def _on_close(self, exchange: Exchange) -> None:
         self._open.pop(exchange.tag, None)
+        self._hand_back.heard(exchange.tag)
         if self._by_id.get((exchange.tenant, exchange.request_id)) is exchange:
             del self._by_id[exchange.tenant, exchange.request_id]
         fence = exchange.fence

@@ -18,7 +18,7 @@ import uvloop
 from prometheus_client import CollectorRegistry, generate_latest
 
 from inferbus.codec import to_json
-from inferbus.settings import HealthSettings
+from inferbus.settings import INCARNATION, HealthSettings
 
 _YOUNG_OBJECTS = 10_000
 _TICK_S, _ACCEPTED_S = 1.0, 0.05
@@ -33,7 +33,8 @@ class Runtime:
     """What every process has: an incarnation (new at every start) and the event that asks it to stop."""
 
     def __init__(self) -> None:
-        self.incarnation = secrets.token_hex(6)
+        # From the supervisor that started this very process, who can then tell of its death; not for its children.
+        self.incarnation = os.environ.pop(INCARNATION, "") or secrets.token_hex(6)
         self.pid = os.getpid()
         self.stopping = asyncio.Event()
 

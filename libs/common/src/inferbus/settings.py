@@ -11,6 +11,8 @@ import msgspec
 from inferbus.codec import field_of
 
 S = TypeVar("S", bound=msgspec.Struct)
+INCARNATION = "INFERBUS_RUNTIME_INCARNATION"
+"""How a supervisor names the very start of a process it makes, so that it can tell of its death. No section: nobody sets it."""
 
 
 class SettingsError(Exception):

@@ -1,4 +1,4 @@
-"""`inferbus up | down | status | logs`: the platform of this folder."""
+"""`inferbus up | down | restart | drain | status | logs`: the platform of this folder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import msgspec
 import typer
 
 from inferbus.cli import logs as log_files
+from inferbus.cli.drain import drain_process
+from inferbus.cli.restart import restart_processes
 from inferbus.cli.status import platform_status, print_status
 from inferbus.cli.up import up_detached, up_foreground
 from inferbus.local.layout import find_layout
@@ -27,6 +29,8 @@ def register(app: typer.Typer) -> None:
     """Add the commands at the top level."""
     app.command()(up)
     app.command()(down)
+    app.command()(restart)
+    app.command()(drain)
     app.command()(status)
     app.command()(logs)
 
@@ -39,6 +43,7 @@ def up(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="HTTP; 0 = any free one.")] = 8080,
     bus_port: Annotated[int, typer.Option("--bus-port", min=0, max=65535, help="Bus; 0 = any free one.")] = 4222,
     workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Workers of the chat model.")] = 1,
+    gateways: Annotated[int, typer.Option("--gateways", min=1, max=64, help="Gateways on the HTTP port.")] = 1,
     *,
     embed: Annotated[bool, typer.Option("--embed", help="Serve all-minilm-l6-v2 as well.")] = False,
     simulator: Annotated[
@@ -50,8 +55,9 @@ def up(
 ) -> None:
     """Start the platform: bus, topology, gateway and workers. Ctrl-C drains and stops everything."""
     options = UpOptions(
-        model=model, embed=embed, host=host, port=port, bus_port=bus_port, simulator=simulator, workers=workers
-    )
+        model=model, embed=embed, host=host, port=port, bus_port=bus_port, simulator=simulator, workers=workers,
+        gateways=gateways,
+    )  # fmt: skip
     layout = find_layout()
     raise typer.Exit(up_detached(layout, options) if detach else up_foreground(layout, options))
 
@@ -78,6 +84,29 @@ def down() -> None:
         typer.echo(f"still running after {_DOWN_S:g} s; `kill -9 {supervisor}` ends it and all it started", err=True)
         raise typer.Exit(1)
     typer.echo("stopped")
+
+
+def restart(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROCESS]...", help="As `inferbus status` names them.")
+    ] = None,
+    *,
+    rolling: Annotated[bool, typer.Option("--rolling", help="All of them, one after the other.")] = False,
+) -> None:
+    """Restart processes of this folder's platform so that no request fails: each is drained, or relieved first."""
+    if bool(names) == rolling:
+        raise typer.BadParameter("name processes, or say --rolling for all of them")
+    raise typer.Exit(asyncio.run(restart_processes(find_layout(), names or [])))
+
+
+def drain(
+    process: Annotated[str, typer.Argument(help="A process on the bus, here or elsewhere (`inferbus status`).")],
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0.0, help="Seconds to wait; it goes on draining afterwards.")
+    ] = 120.0,
+) -> None:
+    """Have a process take nothing new, finish or hand over what it has, and end. Exit status 0 when it is gone."""
+    raise typer.Exit(asyncio.run(drain_process(process, timeout_s)))
 
 
 def status(*, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:

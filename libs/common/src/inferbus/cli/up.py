@@ -16,17 +16,19 @@ import typer
 from rich.console import Console
 
 from inferbus.cli.progress import Progress
+from inferbus.local.crew import StartFailed
 from inferbus.local.layout import Layout
 from inferbus.local.lock import AlreadyRunning, Lock, holder_of
-from inferbus.local.ports import PortTaken, check_free
+from inferbus.local.ports import PortTaken, check_free, listen
 from inferbus.local.processes import Platform
 from inferbus.local.secrets import load_secrets
 from inferbus.local.serving import CannotServe, Served, UpOptions, served_models
 from inferbus.local.state import FAILED, READY, PlatformState, read_state
-from inferbus.local.supervisor import StartFailed, Supervisor
+from inferbus.local.supervisor import Supervisor
 
 _TAIL_LINES = 15
 _POLL_S = 0.1
+_PORT_OPTION = "PORT=... (inferbus up --port)"
 
 
 def preflight(layout: Layout, options: UpOptions) -> list[Served]:
@@ -42,7 +44,7 @@ def preflight(layout: Layout, options: UpOptions) -> list[Served]:
         raise AlreadyRunning(holder)
     served = served_models(options, layout)
     if options.port:
-        check_free(options.host, options.port, what="HTTP", option="PORT=... (inferbus up --port)")
+        check_free(options.host, options.port, what="HTTP", option=_PORT_OPTION)
     if options.bus_port:
         check_free("127.0.0.1", options.bus_port, what="the bus", option="BUS_PORT=... (inferbus up --bus-port)")
     return served
@@ -66,7 +68,8 @@ def up_foreground(layout: Layout, options: UpOptions) -> int:
 async def _run(layout: Layout, options: UpOptions, served: list[Served], console: Console) -> int:
     platform = Platform(layout=layout, secrets=load_secrets(layout), options=options)
     progress = Progress(console)
-    supervisor = Supervisor(platform, served, progress.show)
+    listener = listen(options.host, options.port, what="HTTP", option=_PORT_OPTION)
+    supervisor = Supervisor(platform, served, listener, progress.show)
     stopping = asyncio.Event()
 
     def on_signal() -> None:
@@ -150,7 +153,7 @@ def _arguments(options: UpOptions) -> list[str]:
     switches = [("--embed", options.embed), ("--simulator", options.simulator)]
     return [
         *("--port", str(options.port), "--bus-port", str(options.bus_port), "--host", options.host),
-        *("--workers", str(options.workers)),
+        *("--workers", str(options.workers), "--gateways", str(options.gateways)),
         *(("--model", options.model) if options.model else ()),
         *(switch for switch, on in switches if on),
     ]

@@ -10,15 +10,17 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import secrets
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 
 from inferbus.local.processes import ProcessSpec
 from inferbus.local.state import FAILED, READY, RESTARTING, STARTING, STOPPED, STOPPING, ProcessState
+from inferbus.settings import INCARNATION
 
 _PR_SET_PDEATHSIG = 1
 _LOG_BYTES = 16 * 1024 * 1024
@@ -38,13 +40,21 @@ class Child:
     """Runs one spec until told to stop. `on_change` is called after every change of `state`."""
 
     def __init__(
-        self, spec: ProcessSpec, log: Path, on_change: Callable[[Child], None], patience: Patience | None = None
+        self,
+        spec: ProcessSpec,
+        log: Path,
+        on_change: Callable[[Child], None],
+        patience: Patience | None = None,
+        on_death: Callable[[ProcessSpec, str], Awaitable[None]] | None = None,
     ) -> None:
+        """`on_death` is told of an incarnation that ended without saying so, before the next one starts."""
         self.spec = spec
         self.log = log
         self.state = ProcessState(name=spec.name, role=spec.role, port=max(0, spec.port))
         self.failed = asyncio.Event()
         self._on_change = on_change
+        self._on_death = on_death
+        self._incarnation = ""
         self._patience = patience or Patience()
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
@@ -72,16 +82,20 @@ class Child:
         self._stopping.set()
         patience_s = self.spec.grace_s if grace_s is None else grace_s
         process = self._process
+        killed = False
         if process is not None and process.returncode is None:
             self._change(state=STOPPING)
             self._signal(signal.SIGTERM)
             try:
                 await asyncio.wait_for(process.wait(), patience_s)
             except TimeoutError:
+                killed = True
                 self._note(f"still running {patience_s:g} s after SIGTERM: killed")
         self.kill()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
+        if killed:
+            await self._mourn()
 
     def kill(self) -> None:
         """Kill it and its process group now. The group also holds what it left behind."""
@@ -97,6 +111,10 @@ class Child:
             if self._stopping.is_set():
                 break
             self._signal(signal.SIGKILL)  # children of a process that crashed
+            if code == 0 and self.was_ready and self.spec.may_be_drained:
+                self._note("ended as it was asked to; it stays down until it is restarted")
+                break
+            await self._mourn()
             crashes += 1
             if time.monotonic() - began > self._patience.steady_s:
                 pause_s = self._patience.first_s
@@ -117,11 +135,13 @@ class Child:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if self.log.exists() and self.log.stat().st_size > _LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
+        self._incarnation = secrets.token_hex(6)
         try:
             with self.log.open("ab") as output:
                 self._process = await asyncio.create_subprocess_exec(
                     *self.spec.argv,
-                    env=self.spec.env,
+                    env=self.spec.env | {INCARNATION: self._incarnation},
+                    pass_fds=self.spec.descriptors,
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -136,6 +156,10 @@ class Child:
             self._signal(signal.SIGKILL)
         self._change(pid=self._process.pid, started=time.time())
         return await self._process.wait()
+
+    async def _mourn(self) -> None:
+        if self._on_death is not None and self.was_ready:
+            await self._on_death(self.spec, self._incarnation)
 
     def _bind_to(self, supervisor: int) -> Callable[[], None]:
         libc = self._libc

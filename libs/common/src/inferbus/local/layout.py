@@ -46,6 +46,11 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.run / "state.json"
 
     @property
+    def commands(self) -> Path:
+        """The supervisor's socket."""
+        return self.run / "commands"
+
+    @property
     def ports(self) -> Path:
         return self.run / "ports"
 

@@ -1,9 +1,11 @@
-"""Ports: is one free, and which one is."""
+"""Ports: is one free, which one is, and holding one."""
 
 from __future__ import annotations
 
 import errno
 import socket
+
+_BACKLOG = 2048
 
 
 class PortTaken(Exception):
@@ -31,6 +33,22 @@ def check_free(host: str, port: int, *, what: str, option: str) -> None:
             if exc.errno == errno.EADDRINUSE:
                 raise PortTaken(what, port, option) from None
             raise
+
+
+def listen(host: str, port: int, *, what: str, option: str) -> socket.socket:
+    """Listen; port 0 is any free one. Whoever is handed the socket serves it, and connections wait in it meanwhile.
+
+    Raises:
+        PortTaken: somebody else listens there.
+        OSError: the host is not an address of this machine, or the port needs rights this user lacks.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise PortTaken(what, port, option) from None
+        raise
 
 
 def free_port(host: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
@@ -18,11 +19,13 @@ from inferbus.local.serving import CannotServe, Served, UpOptions, is_cpu_build
 NATS, TOPOLOGY, GATEWAY, WORKER = "nats", "topology", "gateway", "llm-worker"
 _HOST = "127.0.0.1"
 _REAL_KV_BYTES = 1024**3
+_DRAIN_S, _HAND_OVER_S = 30.0, 5.0
 
 
 class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One process: `env` is its whole environment, `port` what it serves (0: nothing of its own, -1: any free one),
-    `grace_s` how long it may drain before it is killed."""
+    `grace_s` how long it may drain before it is killed, `descriptors` what it inherits besides. One that
+    `may_be_drained` and ends well, by itself, was asked to (`inferbus drain`) and stays down."""
 
     name: str
     role: str
@@ -30,6 +33,8 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str]
     port: int = 0
     grace_s: float = 10.0
+    descriptors: tuple[int, ...] = ()
+    may_be_drained: bool = True
 
 
 class Platform(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +70,7 @@ def nats_spec(platform: Platform, *, port: int) -> ProcessSpec:
     }
     env |= {f"INFERBUS_NATS_{role.upper()}_PASSWORD": platform.secrets.passwords[role] for role in ROLES}
     argv = [nats_binary(), "--config", str(layout.nats_conf), "--ports_file_dir", str(layout.ports)]
-    return ProcessSpec(name=NATS, role=NATS, argv=argv, env=env, port=port)
+    return ProcessSpec(name=NATS, role=NATS, argv=argv, env=env, port=port, may_be_drained=False)
 
 
 def topology_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
@@ -75,15 +80,27 @@ def topology_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
     )
 
 
-def gateway_spec(platform: Platform, *, bus_url: str, port: int) -> ProcessSpec:
+def gateway_spec(
+    platform: Platform, *, bus_url: str, port: int, name: str = "gateway-0", listen_fd: int = -1
+) -> ProcessSpec:
+    """Give a gateway: on a socket of its own, or on the listening one it inherits as `listen_fd`."""
     env = _service_env(platform, bus_url, GATEWAY) | {
-        "INFERBUS_GATEWAY_PROCESS": "gateway-0",
+        "INFERBUS_GATEWAY_PROCESS": name,
         "INFERBUS_GATEWAY_HOST": platform.options.host,
         "INFERBUS_GATEWAY_PORT": str(port),
         "INFERBUS_GATEWAY_KEY_PEPPER": platform.secrets.key_pepper,
     }
-    argv = [sys.executable, "-m", "inferbus_gateway"]
-    return ProcessSpec(name="gateway-0", role=GATEWAY, argv=argv, env=env, port=port, grace_s=35.0)
+    if listen_fd >= 0:
+        env["INFERBUS_GATEWAY_LISTEN_FD"] = str(listen_fd)
+    return ProcessSpec(
+        name=name,
+        role=GATEWAY,
+        argv=[sys.executable, "-m", "inferbus_gateway"],
+        env=env,
+        port=port,
+        grace_s=_grace_s(env, "INFERBUS_GATEWAY_DRAIN_S"),
+        descriptors=(listen_fd,) if listen_fd >= 0 else (),
+    )
 
 
 def worker_specs(platform: Platform, served: Served, *, bus_url: str) -> list[ProcessSpec]:
@@ -109,10 +126,32 @@ def worker_specs(platform: Platform, served: Served, *, bus_url: str) -> list[Pr
             role=WORKER,
             argv=[python, "-m", "inferbus_llm_worker"],
             env=env | {"INFERBUS_LLM_WORKER_PROCESS": name},
-            grace_s=35.0,
+            grace_s=_grace_s(env, "INFERBUS_LLM_WORKER_DRAIN_GRACE_S"),
         )
         for name in served.workers
     ]
+
+
+def renamed(spec: ProcessSpec, name: str) -> ProcessSpec:
+    """Give the same process under another name: on the bus two that run at once must not share one."""
+    known = {key for key in ("INFERBUS_GATEWAY_PROCESS", "INFERBUS_LLM_WORKER_PROCESS") if key in spec.env}
+    return msgspec.structs.replace(spec, name=name, env=spec.env | dict.fromkeys(known, name))
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """Give the first name of the same kind that nobody has: `gateway-2` where there are `gateway-0` and `gateway-1`."""
+    kind = name.rpartition("-")[0]
+    return next(other for other in (f"{kind}-{n}" for n in itertools.count()) if other not in taken)
+
+
+def pool_of(spec: ProcessSpec) -> str:
+    """Say which pool a worker serves; empty for what is no worker."""
+    return spec.env.get("INFERBUS_LLM_WORKER_POOL", "") if spec.role == WORKER else ""
+
+
+def _grace_s(env: Mapping[str, str], drain: str) -> float:
+    """Give a process its own drain time, and a moment more to hand over what is left."""
+    return float(env.get(drain, _DRAIN_S)) + _HAND_OVER_S
 
 
 def _room_for_a_real_model(env: Mapping[str, str]) -> dict[str, str]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from inferbus.bus import Bus
-from inferbus.contracts.presence import READY
+from inferbus.contracts.presence import READY, Presence
 from inferbus.presence import PresenceTable
 from inferbus.settings import BusSettings
 
 _POLL_S = 0.05
-_PROBE_TIMEOUT_S = 2.0
 
 
 class BusAddress(msgspec.Struct, frozen=True):
@@ -46,24 +44,18 @@ async def listening(host: str, port: int) -> None:
             return
 
 
-async def present(settings: BusSettings, names: Iterable[str], on_ready: Callable[[str], None]) -> None:
-    """Wait until every process named beats as ready; `on_ready` hears of each when it is.
+async def present(settings: BusSettings, name: str, pid: Callable[[], int]) -> None:
+    """Wait until a process beats as ready. `pid`: of the current attempt; one before it may still drain under the name.
 
     Raises:
         DependencyDown: the bus cannot be reached.
     """
-    missing = set(names)
     bus = await Bus.connect(settings, name="inferbus-up")
     try:
         table = PresenceTable(bus, settings.region)
         await table.start()
         try:
-            while missing:
-                alive = table.alive()
-                for name in sorted(missing):
-                    if name in alive and alive[name].state == READY:
-                        missing.discard(name)
-                        on_ready(name)
+            while not _is_ready(table.alive().get(name), pid()):  # noqa: ASYNC110  # the table has no event for it
                 await asyncio.sleep(_POLL_S)
         finally:
             await table.stop()
@@ -71,18 +63,5 @@ async def present(settings: BusSettings, names: Iterable[str], on_ready: Callabl
         await bus.close()
 
 
-async def answering(host: str, port: int) -> None:
-    """Wait until the gateway's own `/health/ready` says so."""
-    while not await asyncio.to_thread(_is_ready, host, port):  # noqa: ASYNC110  # another process: no event to wait for
-        await asyncio.sleep(_POLL_S)
-
-
-def _is_ready(host: str, port: int) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=_PROBE_TIMEOUT_S)
-    try:
-        connection.request("GET", "/health/ready")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+def _is_ready(beat: Presence | None, pid: int) -> bool:
+    return beat is not None and beat.pid == pid and beat.state == READY

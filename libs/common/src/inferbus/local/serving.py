@@ -20,7 +20,7 @@ class CannotServe(Exception):
 
 
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What `inferbus up` was asked for. Port 0: any free one. `workers`: of the chat model."""
+    """What `inferbus up` was asked for. Port 0: any free one. `workers`: of the chat model; `gateways` share one socket."""
 
     model: str = ""
     embed: bool = False
@@ -29,6 +29,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     bus_port: int = 4222
     simulator: bool = False
     workers: int = 1
+    gateways: int = 1
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):

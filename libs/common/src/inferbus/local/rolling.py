@@ -1,0 +1,104 @@
+"""Rolling restarts: the processes of a running platform replaced one after the other, so that no request notices.
+
+A process that alone serves its pool (or the HTTP socket) is relieved by a new one of another name before it is drained;
+any other is drained first and comes back under its name. The bus server restarts in place: its queue is on disk, clients
+reconnect, gateways hold new requests meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from inferbus.local.child import Child
+from inferbus.local.crew import Crew, StartFailed
+from inferbus.local.processes import GATEWAY, NATS, TOPOLOGY, WORKER, free_name, pool_of, renamed
+from inferbus.local.state import READY
+
+_ORDER = (WORKER, GATEWAY, TOPOLOGY, NATS)
+_BACK_S = 30.0
+
+Say = Callable[[str], None]
+
+
+class RestartFailed(Exception):
+    """What was asked for cannot be done, or a new process did not start; the message says which and what runs."""
+
+
+class Rolling:
+    """Restarts processes of a crew, never two at once."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+        self._turn = asyncio.Lock()
+
+    async def restart(self, names: list[str], say: Say) -> None:
+        """Restart the processes named, or all of them; `say` hears what happens.
+
+        Raises:
+            RestartFailed: a name is unknown, another restart is under way, or a new process does not start: what has
+                not been restarted by then stays as it is.
+        """
+        if self._turn.locked():
+            raise RestartFailed("a restart is under way already")
+        async with self._turn:
+            for child in self._chosen(names):
+                begun = time.monotonic()
+                try:
+                    await self._restart(child, say)
+                except StartFailed as exc:
+                    raise RestartFailed(str(exc)) from exc
+                say(f"{child.spec.name}: done after {time.monotonic() - begun:.1f} s")
+
+    def _chosen(self, names: list[str]) -> list[Child]:
+        children = sorted(self._crew.children, key=lambda child: _ORDER.index(child.spec.role))
+        if unknown := set(names) - {child.spec.name for child in children}:
+            known = ", ".join(child.spec.name for child in children)
+            raise RestartFailed(f"no process is named {', '.join(sorted(unknown))}; there are: {known}")
+        return [child for child in children if not names or child.spec.name in names]
+
+    async def _restart(self, child: Child, say: Say) -> None:
+        if child.state.state == READY and self._is_alone(child):
+            await self._relieve(child, say)
+        else:
+            await self._in_place(child, say)
+
+    def _is_alone(self, child: Child) -> bool:
+        """Whether nobody else would take new requests."""
+        spec = child.spec
+        if spec.role not in (GATEWAY, WORKER):
+            return False
+        return not any(
+            other is not child
+            and other.state.state == READY
+            and (other.spec.role, pool_of(other.spec)) == (spec.role, pool_of(spec))
+            for other in self._crew.children
+        )
+
+    async def _relieve(self, child: Child, say: Say) -> None:
+        name = free_name(child.spec.name, {other.spec.name for other in self._crew.children})
+        say(f"{child.spec.name}: alone at its work, so {name} starts first")
+        relief = self._crew.add(renamed(child.spec, name))
+        try:
+            await self._crew.until_ready(relief)
+        except StartFailed:
+            say(f"{child.spec.name}: goes on, {name} does not start")
+            await self._crew.retire(relief)
+            raise
+        say(f"{name}: ready; draining {child.spec.name}")
+        await self._crew.retire(child)
+
+    async def _in_place(self, child: Child, say: Say) -> None:
+        say(f"{child.spec.name}: {'stopping' if child.spec.role == NATS else 'draining'}")
+        await child.stop()
+        say(f"{child.spec.name}: starting")
+        fresh = self._crew.add(child.spec, in_place_of=child)
+        await self._crew.until_ready(fresh)
+        if child.spec.role == NATS:
+            await self._until_all_are_back()
+
+    async def _until_all_are_back(self) -> None:
+        """Wait for everybody's reconnection: whatever is restarted next would otherwise find nobody to relieve it."""
+        others = [child for child in self._crew.children if child.spec.role != NATS and child.state.state == READY]
+        await asyncio.gather(*(self._crew.until_ready(child, _BACK_S) for child in others))

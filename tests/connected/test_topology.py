@@ -67,6 +67,10 @@ async def test_reconciling_again_changes_nothing(server: NatsServer, connect: Co
         "EVENTS",
         "KV_keys",
         "KV_models",
+        "KV_requests",
+        "KV_idempotency",
+        "DELTAS",
+        "RESULTS",
         STREAM,
         STREAM.replace("interactive", "batch"),
     }

@@ -23,6 +23,10 @@ BUILT = {
     "cancel": routes.cancel("dev", "r1"),
     "presence": routes.presence("local", "w-0"),
     "pay": routes.pay("dev", "t1", 0),
+    "deltas": routes.deltas("dev", "r1"),
+    "results": routes.results("dev", "r1"),
+    "stored": f"{routes.STORED_DELTAS}.dev.r1",
+    "fetch": routes.fetch("dev", "r1"),
     "dlq": routes.dlq("anything"),
     "events": routes.event("gateway", routes.FACT_REQUEST_CANCELLED),
 }
@@ -36,6 +40,10 @@ FILTERS = {
     "cancel": [routes.CANCEL_ALL],
     "presence": [routes.presence_all("local")],
     "pay": [routes.SUBJECTS_PAY, routes.pay_filter("dev", "t1")],
+    "deltas": [routes.SUBJECTS_DELTAS],
+    "results": [routes.SUBJECTS_RESULTS],
+    "stored": [routes.stored_filter("dev", "r1")],
+    "fetch": [routes.FETCH_ALL],
     "dlq": [routes.SUBJECTS_DLQ],
     "events": [routes.SUBJECTS_EVENTS],
 }

@@ -22,7 +22,9 @@ def consumers(*models: ModelEntry) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def test_without_models_there_are_the_fixed_streams_only() -> None:
-    assert set(streams()) == {"REQUEST", "PAY", "DLQ", "EVENTS", "KV_keys", "KV_models"}
+    assert set(streams()) == {"REQUEST", "PAY", "DLQ", "EVENTS", "DELTAS", "RESULTS"} | {
+        f"KV_{bucket}" for bucket in ("keys", "models", "requests", "idempotency")
+    }
     assert set(consumers()) == {("REQUEST", "gateway_interactive"), ("REQUEST", "gateway_batch")}
 
 
@@ -30,7 +32,7 @@ def test_a_stream_per_runtime_and_lane_lists_its_pools() -> None:
     found = streams(OTHER, EMBED, CHAT)
     assert found["INFER_eu_llm_batch"]["subjects"] == ["infer.eu.llm.chat_1.batch.>", "infer.eu.llm.other_1.batch.>"]
     assert found["INFER_eu_embed_interactive"]["subjects"] == ["infer.eu.embed.mini_1.interactive.>"]
-    assert len(found) == 5 + 2 * 2
+    assert len(found) == len(streams()) + 2 * 2
 
 
 def test_two_models_of_one_pool_are_one_subject() -> None:

@@ -68,6 +68,11 @@ class Attempt:
         """Tenant and request id of an answer that is kept whether or not somebody waits for it."""
         return None
 
+    @property
+    def has_outcome(self) -> bool:
+        """Whether its end is stored, so that it does not matter who has heard of it."""
+        return False
+
     def started(self, created: int, fingerprint: str, resumed: int = 0) -> None:
         """Say that an attempt began; it may travel with the first output, nobody is shown it.
 

@@ -62,6 +62,15 @@ class Delivery:
         """End it. Nobody waits for an acknowledgement, so it shares its write with what is sent next."""
         await self._send(b"+ACK", self._bus.publish_soon)
 
+    async def ack_surely(self) -> None:
+        """End it, and wait until the server has heard of it."""
+        if self.abandoned:
+            return
+        try:
+            await self._bus.request(self.reply, b"+ACK")
+        except DependencyDown as exc:  # it comes back, and is found to be over
+            log.warning("verdict_not_sent", subject=self.subject, seq=self.seq, verb="+ACK", error=exc.message)
+
     async def nak(self, delay_s: float = 0.0) -> None:
         await self._send(b'-NAK {"delay": %d}' % int(delay_s * 1e9) if delay_s > 0 else b"-NAK")
 

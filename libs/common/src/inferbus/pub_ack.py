@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
-from inferbus.errors import DependencyDown, NotFound, Overloaded, TenantOverloaded, TooLarge
+from inferbus.errors import DependencyDown, InferbusError, NotFound, Overloaded, TenantOverloaded, TooLarge
 
 _QUEUE_FULL, _MESSAGE_TOO_BIG = 10077, 10054
+_WRONG_SEQUENCE = (10071, 10164)
+
+EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+"""Header: store this only if the newest message of the subject has this sequence (0: there is none)."""
+
+
+class WrongSequence(InferbusError):
+    """The subject's newest message is not the expected one: somebody else wrote, or the stream was emptied."""
 
 
 class _ApiError(msgspec.Struct):
@@ -28,7 +36,8 @@ def sequence_of(data: bytes) -> int:
     """Give the sequence in the stream under which a message was stored.
 
     Raises:
-        TenantOverloaded, Overloaded, TooLarge, NotFound, DependencyDown: it was not.
+        TenantOverloaded, Overloaded, TooLarge, NotFound, DependencyDown: it was not. WrongSequence: it was not, because
+            of `EXPECTED`.
     """
     try:
         ack = _decode(data)
@@ -36,6 +45,8 @@ def sequence_of(data: bytes) -> int:
         raise DependencyDown(f"unreadable publish acknowledgement: {exc}") from exc
     if ack.error is None:
         return ack.seq
+    if ack.error.err_code in _WRONG_SEQUENCE:
+        raise WrongSequence(ack.error.description)
     if ack.error.err_code == _QUEUE_FULL:
         if "per subject" in ack.error.description:
             raise TenantOverloaded("too many requests of this tenant wait or run for this model")

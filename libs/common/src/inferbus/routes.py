@@ -10,7 +10,7 @@ import zlib
 
 import msgspec
 
-from inferbus.contracts import control, step
+from inferbus.contracts import control, durable, step
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.facts import RequestCancelled
 from inferbus.contracts.presence import Presence
@@ -156,6 +156,47 @@ def dlq(original_subject: str) -> str:
     return f"dlq.{original_subject}"
 
 
+# --- durable requests -----------------------------------------------------------------------------------------------
+
+
+def deltas(tenant: str, request_id: str) -> str:
+    return f"deltas.{tenant}.{request_id}"
+
+
+def results(tenant: str, request_id: str) -> str:
+    return f"results.{tenant}.{request_id}"
+
+
+STORED_DELTAS, STORED_RESULTS = "stored.deltas", "stored.results"
+
+
+def stored_filter(tenant: str, request_id: str) -> str:
+    """What the server sends on of one request, once it is stored: its deltas and its outcome."""
+    return f"stored.*.{tenant}.{request_id}"
+
+
+def is_stored_result(subject: str) -> bool:
+    return subject.startswith(STORED_RESULTS)
+
+
+def fetch(tenant: str, request_id: str) -> str:
+    return f"fetch.{tenant}.{request_id}"
+
+
+FETCH_ALL = "fetch.*.*"
+QUEUE_FETCH = "gateways"
+
+
+def parse_fetch(subject: str) -> tuple[str, str]:
+    _, tenant, request_id = subject.split(".")
+    return tenant, request_id
+
+
+def tenant_key(tenant: str, name: str) -> str:
+    """A key of a tenant's in the buckets `requests` and `idempotency`."""
+    return f"{tenant}.{name}"
+
+
 # --- facts ------------------------------------------------------------------------------------------------------------
 
 FACT_REQUEST_CANCELLED = "request_cancelled"
@@ -168,9 +209,14 @@ def event(service: str, fact: str) -> str:
 # --- streams, durables, buckets ----------------------------------------------------------------------------------------
 
 STREAM_REQUEST, STREAM_PAY, STREAM_DLQ, STREAM_EVENTS = "REQUEST", "PAY", "DLQ", "EVENTS"
+STREAM_DELTAS, STREAM_RESULTS = "DELTAS", "RESULTS"
+SUBJECTS_DELTAS, SUBJECTS_RESULTS = "deltas.*.*", "results.*.*"
 SUBJECTS_PAY, SUBJECTS_DLQ, SUBJECTS_EVENTS = "pay.*.*.*", "dlq.>", "events.*.*"
 KV_KEYS, KV_MODELS = "keys", "models"
-KV_BUCKETS = (KV_KEYS, KV_MODELS)
+KV_REQUESTS, KV_IDEMPOTENCY = "requests", "idempotency"
+KV_BUCKETS = (KV_KEYS, KV_MODELS, KV_REQUESTS, KV_IDEMPOTENCY)
+KV_EXPIRING = (KV_REQUESTS, KV_IDEMPOTENCY)
+"""Buckets whose keys go by themselves, as long after their last change as outcomes are kept."""
 
 
 def stream_infer(region: str, runtime: str, lane: str) -> str:
@@ -218,6 +264,10 @@ ROUTES: tuple[Route, ...] = (
     Route(name="cancel", subject="cancel.{tenant}.{request}", transport="core", sender="producer, gateway", receiver="gateway", summary="Cancel a request; the gateway that owns it acts, and answers another gateway. No body."),
     Route(name="presence", subject="presence.{region}.{process}", transport="core", sender="every process", receiver="every process", summary="A beat every 0.5 s (JSON).", payload=Presence),
     Route(name="pay", subject="pay.{tenant}.{ticket}.{n}", transport="jetstream", sender="gateway", receiver="worker", summary="A chunk of a body over the inline limit; raw bytes, per-message TTL."),
+    Route(name="deltas", subject="deltas.{tenant}.{request}", transport="jetstream", sender="worker", receiver="gateway", summary="What is kept of a durable answer while it is made; each write names the sequence of the one before (msgpack).", payload=durable.DeltaMessage),  # type: ignore[arg-type]  # a union, which msgspec takes
+    Route(name="results", subject="results.{tenant}.{request}", transport="jetstream", sender="worker, gateway", receiver="gateway", summary="The one outcome of a durable request: the answer's bytes; status, usage, error and the rest in headers."),
+    Route(name="stored", subject="stored.{stream}.{tenant}.{request}", transport="core", sender="nats-server", receiver="gateway", summary="Deltas and outcomes again, in the order they were stored in, as soon as they are; headers Nats-Sequence, Nats-Last-Sequence."),
+    Route(name="fetch", subject="fetch.{tenant}.{request}", transport="core", sender="producer", receiver="gateway", summary="Send a durable request's answer to Ib-Reply, from the event after Ib-After; one gateway acts. No body."),
     Route(name="dlq", subject="dlq.{subject}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A dead letter: the message as it was, with the reason in its headers."),
     Route(name="events", subject="events.{service}.{fact}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A fact: what happened, stored once (JSON).", payload=RequestCancelled),
 )  # fmt: skip

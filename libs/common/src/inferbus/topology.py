@@ -41,6 +41,10 @@ class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     dlq_max_age_s: float = 30 * 86_400
     events_max_bytes: int = 256 * 1024 * 1024
     events_max_age_s: float = 7 * 86_400
+    deltas_max_bytes: int = 256 * 1024 * 1024
+    deltas_max_age_s: float = 3600.0
+    results_max_bytes: int = 1024 * 1024 * 1024
+    results_max_age_s: float = 86_400.0
 
 
 class _ApiAnswer(msgspec.Struct):
@@ -79,9 +83,12 @@ def stream_configs(settings: TopologySettings, region: str, models: list[ModelEn
             "max_age": int(settings.events_max_age_s * 1e9),
         },
     ]
+    configs.extend(_durable_configs(settings, common))
     kv = common | {"max_msgs_per_subject": 1, "discard": "new", "deny_delete": True, "allow_rollup_hdrs": True}
     configs.extend(
-        kv | {"name": routes.kv_stream(bucket), "subjects": [routes.kv_subject(bucket, ">")]}
+        kv
+        | {"name": routes.kv_stream(bucket), "subjects": [routes.kv_subject(bucket, ">")]}
+        | ({"max_age": int(settings.results_max_age_s * 1e9)} if bucket in routes.KV_EXPIRING else {})
         for bucket in routes.KV_BUCKETS
     )
     for runtime_ in sorted({model.runtime for model in models}):
@@ -99,6 +106,37 @@ def stream_configs(settings: TopologySettings, region: str, models: list[ModelEn
                 }
             )
     return configs
+
+
+def _durable_configs(settings: TopologySettings, common: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give the streams of durable requests. What they store the server sends on to readers: in order, only what was
+    stored, and without a consumer each (docs/adr/0008-durable-answers.md)."""
+
+    def kept(name: str, subjects: str, prefix: str, max_bytes: int, max_age_s: float) -> dict[str, Any]:
+        return common | {
+            "name": name,
+            "subjects": [subjects],
+            "discard": "old",
+            "max_bytes": max_bytes,
+            "max_age": int(max_age_s * 1e9),
+            "republish": {"src": subjects, "dest": f"{prefix}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}"},
+        }
+
+    deltas = kept(
+        routes.STREAM_DELTAS,
+        routes.SUBJECTS_DELTAS,
+        routes.STORED_DELTAS,
+        settings.deltas_max_bytes,
+        settings.deltas_max_age_s,
+    )
+    results = kept(
+        routes.STREAM_RESULTS,
+        routes.SUBJECTS_RESULTS,
+        routes.STORED_RESULTS,
+        settings.results_max_bytes,
+        settings.results_max_age_s,
+    )
+    return [deltas | {"storage": "memory"}, results | {"max_msgs_per_subject": 1}]
 
 
 def consumer_configs(region: str, models: list[ModelEntry]) -> list[tuple[str, dict[str, Any]]]:

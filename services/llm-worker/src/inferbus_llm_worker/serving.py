@@ -13,18 +13,20 @@ import structlog
 from opentelemetry.trace import Span, SpanKind
 
 from inferbus import routes
-from inferbus.attempts import ASKER_GONE, Attempt, Attempts
+from inferbus.attempts import Attempt, Attempts
 from inferbus.bus import Bus, NoResponders
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.control import CONFIRM
-from inferbus.contracts.envelope import Envelope, UnknownVersion, envelope_from
+from inferbus.contracts.envelope import RESULTS, Envelope, UnknownVersion, envelope_from
 from inferbus.contracts.step import CANCELLED, CONTINUE, GONE, Answer, Ask, Cached, Done, Ids, Resume, Usage
 from inferbus.delivery import Delivery
-from inferbus.errors import Cancelled, EngineDead, InferbusError, Permanent, ResumeImpossible, Transient
+from inferbus.durable_attempt import DurableAttempt
+from inferbus.errors import Cancelled, DependencyDown, EngineDead, InferbusError, Permanent, ResumeImpossible, Transient
 from inferbus.telemetry.tracing import Tracing, end_span, traceparent_of
 from inferbus.tickets import load_payload, ticket_from
 from inferbus_llm_worker.domain.exclusion import Exclusion
 from inferbus_llm_worker.domain.poison import is_poison
+from inferbus_llm_worker.durable_start import answer_without_asker, is_over
 from inferbus_llm_worker.metrics import WorkerMetrics
 from inferbus_llm_worker.ports import Engine, Work
 
@@ -96,6 +98,9 @@ class Serving:
         except UnknownVersion as exc:
             raise Transient(str(exc), retry_after_s=1.0) from exc
         left_s = envelope.deadline_ms / 1000 - delivery.age_s
+        if envelope.delivery == RESULTS and await is_over(self._bus, envelope, delivery, left_s):
+            await delivery.ack_surely()
+            return
         if left_s <= 0:
             self._metrics.expired.inc()
             await delivery.ack()  # the asker's own timer has told the client
@@ -105,6 +110,8 @@ class Serving:
         if delivery.attempt > 1 or delivery.age_s > self._old_message_s:
             answer = await self._ask(envelope, delivery)
             if answer.verdict in (GONE, CANCELLED):
+                if envelope.delivery == RESULTS:
+                    raise Transient("its asker has given it up; the outcome is about to be stored")
                 await delivery.ack()
                 return
         turn = self._exclusion.alone() if answer.solo else self._exclusion.shared()
@@ -124,7 +131,11 @@ class Serving:
         frame = Ask(envelope.tag_no, delivery.attempt, 0, envelope.request_id)
         try:
             message = await self._bus.request(routes.step_of(envelope.asker), pack([frame]), timeout_s=_ASK_TIMEOUT_S)
-        except NoResponders as exc:
+        except DependencyDown as exc:
+            if envelope.delivery == RESULTS:
+                return answer_without_asker(delivery.attempt)
+            if not isinstance(exc, NoResponders):
+                raise
             if self._is_lost(envelope.asker):
                 return Answer(GONE)
             raise Transient("its asker cannot be reached", retry_after_s=_ASK_AGAIN_S) from exc
@@ -143,7 +154,10 @@ class Serving:
     async def _run(self, envelope: Envelope, delivery: Delivery, answer: Answer, expires_at: float) -> None:
         subject = routes.parse_infer(delivery.subject)
         span = self._begin_span(envelope, delivery, subject)
-        attempt = self._attempts.open(envelope, delivery)
+        if envelope.delivery == RESULTS:
+            attempt: Attempt = self._attempts.register(DurableAttempt(self._attempts, envelope, delivery))
+        else:
+            attempt = self._attempts.open(envelope, delivery)
         sink = EngineSink(attempt)
         begun = time.monotonic()
         error: BaseException | None = None
@@ -152,7 +166,7 @@ class Serving:
             if error is not None:
                 await self._on_error(error, attempt, delivery, answer)
             else:
-                await self._let_go(attempt, delivery)
+                await attempt.let_go(_ASKER_GONE_S)
         except asyncio.CancelledError:  # the worker is stopping: the intake hands the message back
             # Before the engine's own word for it, which would count as the end.
             attempt.failed("dependency_down", "the worker is stopping", final=False)
@@ -163,15 +177,8 @@ class Serving:
             raise
         finally:
             self._attempts.close(attempt)
+            await attempt.closed()
             self._finish(envelope, delivery, subject, attempt, sink, begun, span, error)
-
-    async def _let_go(self, attempt: Attempt, delivery: Delivery) -> None:
-        """End the message of an attempt whose outcome the asker has, or wants no more."""
-        if await attempt.over == ASKER_GONE:
-            # Not the end of it: an asker that was only cut off still waits. The next attempt asks before it starts.
-            await delivery.nak(_ASKER_GONE_S)
-        else:
-            await delivery.ack()  # says nothing where the attempt is stale
 
     async def _serve(
         self,
@@ -185,11 +192,8 @@ class Serving:
         span: Span | None,
     ) -> BaseException | None:
         """Run it in the engine until it ended there; returns the error it ended with."""
-        resume = _resume_of(answer)
-        created = resume.created if resume is not None else int(time.time())
-        resumed = sum(len(ids) for _, ids in resume.ids) if resume is not None else 0
-        attempt.started(created, self._engine.fingerprint, resumed)
         try:
+            resume, created = await self._place(attempt, answer)
             body = await self._body(envelope, subject.tenant, delivery)
         except InferbusError as exc:
             return exc
@@ -218,6 +222,18 @@ class Serving:
             deadline.cancel()
             attempt.on_stop = None
 
+    async def _place(self, attempt: Attempt, answer: Answer) -> tuple[Resume | None, int]:
+        """Begin an attempt; give what it goes on from, and the time its answer carries."""
+        fingerprint = self._engine.fingerprint
+        if isinstance(attempt, DurableAttempt):
+            place = await attempt.begin(fingerprint)
+            attempt.started(place.created, fingerprint)  # the asker has none of it, and waits for the end only
+            return place.resume, place.created
+        resume = _resume_of(answer)
+        created = resume.created if resume is not None else int(time.time())
+        attempt.started(created, fingerprint, sum(len(ids) for _, ids in resume.ids) if resume is not None else 0)
+        return resume, created
+
     async def _body(self, envelope: Envelope, tenant: str, delivery: Delivery) -> bytes:
         if not envelope.ticket:
             return delivery.data
@@ -226,14 +242,14 @@ class Serving:
     async def _on_error(self, error: BaseException, attempt: Attempt, delivery: Delivery, answer: Answer) -> None:
         """Decide what an error of the engine means for the request and its message."""
         if attempt.over.done():  # cancelled, stale or asker gone: we stopped it ourselves
-            await self._let_go(attempt, delivery)
+            await attempt.let_go(_ASKER_GONE_S)
             return
         if isinstance(error, EngineDead):
             await self._on_engine_death(error, attempt, delivery, answer)
             return
         if isinstance(error, ResumeImpossible):  # nor could another worker: the client has to ask again
             attempt.failed(error.code, error.message, final=True)
-            await self._let_go(attempt, delivery)
+            await attempt.let_go(_ASKER_GONE_S)
             return
         if not isinstance(error, InferbusError):
             log.error("engine_error", request_id=attempt.envelope.request_id, error=repr(error))
@@ -250,7 +266,7 @@ class Serving:
             await delivery.bury(error.code, error.message)
             await attempt.over
             return
-        await delivery.ack()  # our own deadline: the asker's timer has told the client
+        await attempt.expire()  # our own deadline
 
     async def _on_engine_death(self, error: EngineDead, attempt: Attempt, delivery: Delivery, answer: Answer) -> None:
         if is_poison(answer.engine_deaths + 1, was_alone=answer.solo):
@@ -294,7 +310,8 @@ class Serving:
         error: BaseException | None,
     ) -> None:
         """One canonical line, the metrics and the span's end: all from the same figures."""
-        how = "stopped" if attempt.over.done() and attempt.over.result() != CONFIRM else "finished"
+        stopped = attempt.over.done() and attempt.over.result() != CONFIRM and not attempt.has_outcome
+        how = "stopped" if stopped else "finished"
         if error is not None and how == "finished":
             how = getattr(error, "code", "internal")
         duration_s = time.monotonic() - begun

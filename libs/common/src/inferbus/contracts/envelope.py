@@ -10,6 +10,9 @@ from inferbus.errors import InvalidRequest
 
 WIRE_VERSION = "1"
 
+REPLY, RESULTS = "reply", "results"
+"""Modes of delivery: to the asker, or kept (docs/contracts.md, durable requests)."""
+
 
 class UnknownVersion(Exception):
     """The message speaks a later wire version: transient, another worker may know it."""
@@ -33,7 +36,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"
     key_id: str = ""
     price_version: str = ""
     traceparent: str = ""
-    delivery: str = "reply"
+    delivery: str = REPLY
     idempotency_key: str = ""
     ticket: str = ""
     model: str = ""
@@ -55,7 +58,7 @@ HEADERS = {
     "Ib-Ticket": "ticket",
     "Ib-Model": "model",
 }
-_DEFAULTS = {"Ib-Content-Type": "application/json", "Ib-Delivery": "reply"}
+_DEFAULTS = {"Ib-Content-Type": "application/json", "Ib-Delivery": REPLY}
 
 
 def headers_of(envelope: Envelope) -> dict[str, str]:
@@ -97,7 +100,7 @@ def envelope_from(headers: Mapping[str, str] | None) -> Envelope:
             key_id=headers.get("Ib-Key", ""),
             price_version=headers.get("Ib-Price", ""),
             traceparent=headers.get("traceparent", ""),
-            delivery=headers.get("Ib-Delivery", "reply"),
+            delivery=headers.get("Ib-Delivery", REPLY),
             idempotency_key=headers.get("Ib-Idempotency-Key", ""),
             ticket=headers.get("Ib-Ticket", ""),
             model=headers.get("Ib-Model", ""),

@@ -1,0 +1,82 @@
+"""Stored: read what a stream has kept of one subject, without a consumer (direct gets)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+from nats.aio.msg import Msg
+
+from inferbus.bus import Bus
+from inferbus.errors import DependencyDown
+
+_BATCH = 512
+_BATCH_BYTES = 4 * 1024 * 1024
+_TIMEOUT_S = 5.0
+_END_OF_BATCH, _NOTHING = "204", "404"
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """One stored message. `seq` is its sequence in the stream."""
+
+    seq: int
+    headers: dict[str, str]
+    data: bytes
+
+
+async def last_stored(bus: Bus, stream: str, subject: str) -> Stored | None:
+    """Read the newest message of a subject; None if there is none.
+
+    Raises:
+        DependencyDown: the stream does not answer (or does not exist).
+    """
+    message = await bus.request(f"$JS.API.DIRECT.GET.{stream}.{subject}")
+    headers = message.headers or {}
+    if "Status" in headers:
+        if headers["Status"] == _NOTHING:
+            return None
+        raise DependencyDown(f"{stream} answers {headers['Status']}")
+    return Stored(int(headers["Nats-Sequence"]), dict(headers), message.data)
+
+
+async def read_stored(bus: Bus, stream: str, subject: str, from_seq: int = 1) -> list[Stored]:
+    """Read every message of a subject from a sequence on, in order.
+
+    Raises:
+        DependencyDown: the stream does not answer in time.
+    """
+    found: list[Stored] = []
+    while True:
+        batch, pending = await _read_batch(bus, stream, subject, from_seq)
+        found += batch
+        if not batch or not pending:
+            return found
+        from_seq = batch[-1].seq + 1
+
+
+async def _read_batch(bus: Bus, stream: str, subject: str, from_seq: int) -> tuple[list[Stored], int]:
+    """Read one batch, and how many messages come after it."""
+    batch: list[Stored] = []
+    end: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
+
+    async def on_message(message: Msg) -> None:
+        headers = dict(message.headers or {})
+        if "Nats-Sequence" in headers:
+            batch.append(Stored(int(headers["Nats-Sequence"]), headers, message.data))
+        elif not end.done():
+            end.set_result(headers)
+
+    inbox = bus.nc.new_inbox()
+    subscription = await bus.subscribe(inbox, on_message)
+    query = {"seq": max(1, from_seq), "next_by_subj": subject, "batch": _BATCH, "max_bytes": _BATCH_BYTES}
+    try:
+        await bus.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(query), reply=inbox)
+        async with asyncio.timeout(_TIMEOUT_S):
+            headers = await end
+    except TimeoutError:
+        raise DependencyDown(f"{stream} did not answer in time") from None
+    finally:
+        await bus.unsubscribe(subscription)
+    if headers.get("Status") not in (_END_OF_BATCH, _NOTHING):
+        raise DependencyDown(f"{stream} answers {headers.get('Status')}")
+    return batch, int(headers.get("Nats-Num-Pending", "0"))

@@ -60,10 +60,10 @@ def _restore(
     if plan.cached is not None:
         state.num_cached_tokens, state.num_cache_creation_tokens = plan.cached
     replayed = _replayed_of(queue) if plan.replay else None
-    left = len(choice.outputs)
-    for ids in choice.outputs or ([[]] if choice.end is not None else []):
-        left -= 1
-        reason, stop = (reasons[choice.end[0]], choice.end[1]) if choice.end is not None and left <= 0 else (None, None)
+    end = (reasons[choice.end[0]], choice.end[1]) if choice.end is not None else (None, None)
+    outputs = choice.outputs or ([] if choice.end is None else [[]])
+    for number, ids in enumerate(outputs, start=1):
+        reason, stop = end if number == len(outputs) else (None, None)
         # A stop token is left out of the text, a stop string is found again by the detokenizer itself.
         state.detokenizer.update(list(ids), reason is reasons["stop"] and not isinstance(stop, str))
         _remember_logprobs(state.logprobs_processor, ids, logprobs_lists)

@@ -56,8 +56,8 @@ def take_plan(request: Any, index: int) -> ResumePlan | None:
     """
     params = request.sampling_params
     extra: dict[str, Any] = (params.extra_args if params is not None else None) or {}
-    plan: ResumePlan | None = extra.get(PLAN)
-    if plan is None:
+    plan = extra.get(PLAN)
+    if not isinstance(plan, ResumePlan):
         return None
     extra = {name: value for name, value in extra.items() if name != PLAN}
     choice = plan.choices.get(index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -14,22 +15,28 @@ from pathlib import Path
 from inferbus.local.child import Child, Patience
 from inferbus.local.processes import ProcessSpec
 from inferbus.local.state import FAILED, READY, RESTARTING, STOPPED, ProcessState
+from inferbus.settings import INCARNATION
 from inferbus.testing import eventually
 
 _QUICK = Patience(first_s=0.01, longest_s=0.05, steady_s=60, early_exits=3)
 _SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 _DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+_GENTLE = (
+    "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('up', flush=True);"
+    " time.sleep(60)"
+)
 _WITH_CHILD = "import subprocess, sys, time; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).pid, flush=True); time.sleep(60)"
 
 
 @asynccontextmanager
 async def running(
-    program: str, folder: Path, *, grace_s: float = 5.0
+    program: str, folder: Path, *, grace_s: float = 5.0, may_be_drained: bool = True, descriptors: tuple[int, ...] = ()
 ) -> AsyncIterator[tuple[Child, list[ProcessState]]]:
     seen: list[ProcessState] = []
     spec = ProcessSpec(
-        name="x", role="test", argv=[sys.executable, "-c", program], env=dict(os.environ), grace_s=grace_s
-    )
+        name="x", role="test", argv=[sys.executable, "-c", program], env=dict(os.environ), grace_s=grace_s,
+        may_be_drained=may_be_drained, descriptors=descriptors,
+    )  # fmt: skip
     child = Child(spec, folder / "x.log", lambda child: seen.append(child.state), _QUICK)
     child.start()
     try:
@@ -96,6 +103,54 @@ async def test_missing_program_is_given_up_too(tmp_path: Path) -> None:
     await asyncio.wait_for(child.failed.wait(), 10)
     await child.stop()
     assert "cannot be started" in child.log.read_text()
+
+
+async def test_who_ends_well_by_itself_was_asked_to_and_stays_down(tmp_path: Path) -> None:
+    async with running(_GENTLE, tmp_path) as (child, _):
+        await eventually(lambda: "up" in child.log.read_text() if child.log.exists() else False)
+        child.mark_ready()
+        os.kill(child.state.pid, signal.SIGTERM)
+        await eventually(lambda: child.state.state == STOPPED)
+        assert (child.state.pid, child.state.restarts) == (0, 0)
+        assert not child.failed.is_set()
+
+
+async def test_a_server_that_ends_well_unasked_is_started_again(tmp_path: Path) -> None:
+    async with running(_GENTLE, tmp_path, may_be_drained=False) as (child, _):
+        await eventually(lambda: "up" in child.log.read_text() if child.log.exists() else False)
+        child.mark_ready()
+        os.kill(child.state.pid, signal.SIGTERM)
+        await eventually(lambda: child.state.restarts == 1 and child.state.pid != 0)
+
+
+async def test_a_death_is_told_with_the_incarnation_that_died_before_the_next_one_starts(tmp_path: Path) -> None:
+    told: list[tuple[str, str, int]] = []
+
+    async def on_death(spec: ProcessSpec, incarnation: str) -> None:
+        told.append((spec.name, incarnation, child.state.restarts))
+
+    program = f"import os, time; print(os.environ['{INCARNATION}'], flush=True); time.sleep(60)"
+    spec = ProcessSpec(name="x", role="test", argv=[sys.executable, "-c", program], env=dict(os.environ))
+    child = Child(spec, tmp_path / "x.log", lambda _: None, _QUICK, on_death)
+    child.start()
+    try:
+        await eventually(lambda: child.log.exists() and len(child.log.read_text().split()) == 1)
+        child.mark_ready()
+        os.kill(child.state.pid, signal.SIGKILL)
+        await eventually(lambda: child.log.read_text().count("\n") == 3)  # it, our remark, the next one
+    finally:
+        await child.stop(grace_s=0.0)
+    first, *_, second = child.log.read_text().split()
+    assert first != second
+    assert told[0] == ("x", first, 0)
+
+
+async def test_descriptors_are_inherited_under_their_numbers(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        program = f"import socket; print(socket.socket(fileno={listener.fileno()}).getsockname()[1], flush=True)"
+        async with running(program, tmp_path, descriptors=(listener.fileno(),)) as (child, _):
+            port = str(listener.getsockname()[1])
+            await eventually(lambda: child.log.exists() and port in child.log.read_text())
 
 
 _SUPERVISOR = """

@@ -3,7 +3,17 @@ from __future__ import annotations
 import pytest
 
 from inferbus.local.layout import Layout
-from inferbus.local.processes import Platform, ProcessSpec, gateway_spec, nats_spec, topology_spec, worker_specs
+from inferbus.local.processes import (
+    Platform,
+    ProcessSpec,
+    free_name,
+    gateway_spec,
+    nats_spec,
+    pool_of,
+    renamed,
+    topology_spec,
+    worker_specs,
+)
 from inferbus.local.secrets import ROLES, load_secrets
 from inferbus.local.serving import UpOptions, served_models
 from inferbus.settings import BusSettings, TelemetrySettings, from_env
@@ -86,3 +96,34 @@ def test_a_real_model_gets_room_and_the_caller_the_last_word(layout: Layout, mon
     assert int(real.env["INFERBUS_LLM_WORKER_CPU_THREADS"]) >= 1
     (tiny,) = workers_of(platform_of(layout, UpOptions()))
     assert tiny.env["INFERBUS_LLM_WORKER_ARGS"] == "--kv-cache-memory-bytes 5"
+
+
+def test_a_gateway_may_inherit_its_socket(layout: Layout) -> None:
+    platform = platform_of(layout, UpOptions())
+    alone = gateway_spec(platform, bus_url=URL, port=81)
+    shared = gateway_spec(platform, bus_url=URL, port=81, name="gateway-1", listen_fd=7)
+    assert (alone.descriptors, shared.descriptors) == ((), (7,))
+    assert from_env(GatewaySettings, "gateway", alone.env).listen_fd == -1
+    settings = from_env(GatewaySettings, "gateway", shared.env)
+    assert (settings.process, settings.listen_fd) == ("gateway-1", 7)
+
+
+def test_grace_is_what_the_process_drains_for_and_a_moment(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    platform = platform_of(layout, UpOptions())
+    assert gateway_spec(platform, bus_url=URL, port=1).grace_s == GatewaySettings().drain_s + 5
+    assert workers_of(platform)[0].grace_s == WorkerSettings().drain_grace_s + 5
+    monkeypatch.setenv("INFERBUS_GATEWAY_DRAIN_S", "120")
+    monkeypatch.setenv("INFERBUS_LLM_WORKER_DRAIN_GRACE_S", "0.5")
+    assert gateway_spec(platform, bus_url=URL, port=1).grace_s == 125
+    assert workers_of(platform)[0].grace_s == 5.5
+
+
+def test_a_relief_is_the_same_process_under_another_name(layout: Layout) -> None:
+    platform = platform_of(layout, UpOptions())
+    (worker,) = workers_of(platform)
+    relief = renamed(worker, free_name(worker.name, {"llm-0", "llm-1"}))
+    assert relief.name == from_env(WorkerSettings, "llm_worker", relief.env).process == "llm-2"
+    assert pool_of(relief) == pool_of(worker) == "inferbus-tiny"
+    gateway = renamed(gateway_spec(platform, bus_url=URL, port=1), "gateway-9")
+    assert from_env(GatewaySettings, "gateway", gateway.env).process == "gateway-9"
+    assert pool_of(gateway) == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from inferbus.errors import DependencyDown, InferbusError, NotFound, Overloaded, TenantOverloaded, TooLarge
-from inferbus.pub_ack import sequence_of
+from inferbus.pub_ack import WrongSequence, sequence_of
 
 
 @pytest.mark.parametrize("data", [b'{"stream":"S","seq":7}', b'{"stream":"S","seq":7,"duplicate":true,"domain":"hub"}'])
@@ -19,10 +19,12 @@ def test_stored(data: bytes) -> None:
         (503, 10077, "maximum messages per subject exceeded", TenantOverloaded),
         (503, 10077, "maximum messages exceeded", Overloaded),
         (503, 10077, "maximum bytes exceeded", Overloaded),
+        (503, 10023, "insufficient resources", Overloaded),
+        (500, 10047, "insufficient storage resources available", Overloaded),
         (400, 10054, "message size exceeds maximum allowed", TooLarge),
         (404, 10059, "stream not found", NotFound),
         (503, 10008, "system temporarily unavailable", DependencyDown),
-        (400, 10071, "wrong last sequence: 1", DependencyDown),
+        (400, 10071, "wrong last sequence: 1", WrongSequence),
     ],
 )
 def test_refused(code: int, err_code: int, description: str, cls: type[InferbusError]) -> None:

@@ -8,6 +8,9 @@ from inferbus.errors import DependencyDown, InferbusError, NotFound, Overloaded,
 
 _QUEUE_FULL, _MESSAGE_TOO_BIG = 10077, 10054
 _WRONG_SEQUENCE = (10071, 10164)
+_NO_SPACE = (10002, 10023, 10028, 10047)
+"""The account's or the server's limit of memory or disk is reached."""
+_NO_SPACE_RETRY_S = 5.0
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 """Header: store this only if the newest message of the subject has this sequence (0: there is none)."""
@@ -51,6 +54,8 @@ def sequence_of(data: bytes) -> int:
         if "per subject" in ack.error.description:
             raise TenantOverloaded("too many requests of this tenant wait or run for this model")
         raise Overloaded("the queue is full")
+    if ack.error.err_code in _NO_SPACE:
+        raise Overloaded("the bus has no space left to store requests", retry_after_s=_NO_SPACE_RETRY_S)
     if ack.error.err_code == _MESSAGE_TOO_BIG:
         raise TooLarge(ack.error.description)
     if ack.error.code == 404:

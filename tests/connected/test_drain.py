@@ -130,13 +130,16 @@ async def _streamed(path: MainPath, port: int) -> str:
 
 
 async def test_who_waits_no_longer_is_told_what_is_left(path: MainPath) -> None:
-    await path.worker("llm-0", drain_grace_s=20, **_SLOW)
+    """And a signal sent meanwhile is the first one: it does not end the process before its work."""
+    worker = await path.worker("llm-0", drain_grace_s=20, **_SLOW)
     async with path.client() as client:
         asked = await begun(path, client, "llm-0", streams=1, wholes=0)
         status, printed = await inferbus_drain(path, "llm-0", "--timeout", "1")
         assert status == 1
         assert "llm-0: still has 1 in flight after 1 s" in printed
+        worker.signal(signal.SIGTERM)
         assert await asyncio.gather(*asked) == [answer_of(_TOKENS)]
+    await ended_well(worker)
 
 
 async def test_nobody_of_that_name(path: MainPath) -> None:

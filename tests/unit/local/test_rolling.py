@@ -7,8 +7,9 @@ import asyncio
 import msgspec
 import pytest
 
+from inferbus.contracts.presence import ENGINE_DOWN, Presence
 from inferbus.local.crew import StartFailed
-from inferbus.local.processes import GATEWAY, NATS, TOPOLOGY, WORKER, ProcessSpec
+from inferbus.local.processes import GATEWAY, NATS, TOPOLOGY, WORKER, ProcessSpec, pool_of
 from inferbus.local.rolling import RestartFailed, Rolling
 from inferbus.local.state import FAILED, READY, STOPPED, ProcessState
 
@@ -39,6 +40,7 @@ class FakeCrew:
     def __init__(self, *specs: ProcessSpec) -> None:
         self.told: list[str] = []
         self.sick: set[str] = set()
+        self.elsewhere: dict[str, Presence] = {}
         self.gate = asyncio.Event()
         self.gate.set()
         self.children = [FakeChild(self, spec) for spec in specs]
@@ -58,6 +60,16 @@ class FakeCrew:
             child.state = msgspec.structs.replace(child.state, state=FAILED)
             raise StartFailed(f"{child.spec.name} does not start")
         self.told.append(f"ready {child.spec.name}")
+
+    async def beats(self) -> dict[str, Presence]:
+        ready = [child.spec for child in self.children if child.state.state == READY]
+        beats = {
+            spec.name: Presence(
+                process=spec.name, role=spec.role, incarnation="1", region="local", state=READY, pools=[pool_of(spec)]
+            )
+            for spec in ready
+        }
+        return beats | self.elsewhere
 
     async def retire(self, child: FakeChild) -> None:
         await child.stop()
@@ -95,6 +107,16 @@ async def test_one_beside_a_drained_one_is_alone() -> None:
     await crew.children[0].stop()
     await restarted(crew, "llm-1")
     assert crew.told[1:] == ["start llm-2", "ready llm-2", "stop llm-1"]
+
+
+@pytest.mark.parametrize(("state", "told"), [(READY, "stop llm-0"), (ENGINE_DOWN, "start llm-1")])
+async def test_a_worker_of_the_pool_elsewhere_counts_if_it_serves(state: str, told: str) -> None:
+    crew = FakeCrew(spec_of("llm-0", WORKER, "a"))
+    crew.elsewhere["gpu-7"] = Presence(
+        process="gpu-7", role="worker", incarnation="1", region="local", state=state, pools=["a"]
+    )
+    await restarted(crew)
+    assert crew.told[0] == told
 
 
 async def test_a_drained_one_is_started_again() -> None:

@@ -45,12 +45,16 @@ def run(main: Callable[[Runtime], Awaitable[None]]) -> None:
     async def with_signals() -> None:
         runtime = Runtime()
         loop = asyncio.get_running_loop()
+        signalled = (
+            asyncio.Event()
+        )  # not `stopping`: who was asked over the bus to drain may also be sent its first signal
 
         def on_signal(number: int) -> None:
-            if runtime.stopping.is_set():
+            if signalled.is_set():
                 log.warning("stopped_hard", signal=signal.Signals(number).name)
                 os._exit(128 + number)
             log.info("stopping", signal=signal.Signals(number).name)
+            signalled.set()
             runtime.stopping.set()
 
         for number in (signal.SIGINT, signal.SIGTERM):

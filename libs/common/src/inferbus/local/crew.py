@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from inferbus.contracts.presence import Presence
 from inferbus.errors import DependencyDown
 from inferbus.local import readiness
 from inferbus.local.child import Child, Patience
@@ -96,6 +97,13 @@ class Crew:
             failed.cancel()
             ready.cancel()
             await asyncio.gather(failed, ready, return_exceptions=True)
+
+    async def beats(self) -> dict[str, Presence]:
+        """Say who lives on the bus; nobody while it is away."""
+        try:
+            return await readiness.beats(self.bus_settings())
+        except DependencyDown:
+            return {}
 
     async def stop(self) -> None:
         """End everything, the bus last."""

@@ -10,10 +10,11 @@ import msgspec
 
 from inferbus.bus import Bus
 from inferbus.contracts.presence import READY, Presence
-from inferbus.presence import PresenceTable
+from inferbus.presence import BEAT_S, PresenceTable
 from inferbus.settings import BusSettings
 
 _POLL_S = 0.05
+_ROUND_S = 1.5 * BEAT_S
 
 
 class BusAddress(msgspec.Struct, frozen=True):
@@ -60,6 +61,23 @@ async def present(settings: BusSettings, name: str, pid: Callable[[], int]) -> N
         finally:
             await table.stop()
     finally:
+        await bus.close()
+
+
+async def beats(settings: BusSettings) -> dict[str, Presence]:
+    """Listen for one round of presence: who lives on the bus, and how.
+
+    Raises:
+        DependencyDown: the bus cannot be reached.
+    """
+    bus = await Bus.connect(settings, name="inferbus-up")
+    table = PresenceTable(bus, settings.region)
+    try:
+        await table.start()
+        await asyncio.sleep(_ROUND_S)
+        return table.alive()
+    finally:
+        await table.stop()
         await bus.close()
 
 

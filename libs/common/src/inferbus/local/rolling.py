@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from inferbus.contracts.presence import READY as SERVING
 from inferbus.local.child import Child
 from inferbus.local.crew import Crew, StartFailed
 from inferbus.local.processes import GATEWAY, NATS, TOPOLOGY, WORKER, free_name, pool_of, renamed
@@ -59,22 +60,23 @@ class Rolling:
         return [child for child in children if not names or child.spec.name in names]
 
     async def _restart(self, child: Child, say: Say) -> None:
-        if child.state.state == READY and self._is_alone(child):
+        if child.state.state == READY and await self._is_alone(child):
             await self._relieve(child, say)
         else:
             await self._in_place(child, say)
 
-    def _is_alone(self, child: Child) -> bool:
-        """Whether nobody else would take new requests."""
+    async def _is_alone(self, child: Child) -> bool:
+        """Whether nobody else would take new requests: nobody serves its pool, or the socket."""
         spec = child.spec
         if spec.role not in (GATEWAY, WORKER):
             return False
-        return not any(
-            other is not child
-            and other.state.state == READY
-            and (other.spec.role, pool_of(other.spec)) == (spec.role, pool_of(spec))
-            for other in self._crew.children
-        )
+        others = [
+            beat for name, beat in (await self._crew.beats()).items() if name != spec.name and beat.state == SERVING
+        ]
+        if spec.role == WORKER:
+            return not any(pool_of(spec) in beat.pools for beat in others)
+        gateways = {other.spec.name for other in self._crew.children if other.spec.role == GATEWAY}
+        return not any(beat.process in gateways for beat in others)
 
     async def _relieve(self, child: Child, say: Say) -> None:
         name = free_name(child.spec.name, {other.spec.name for other in self._crew.children})
@@ -90,7 +92,8 @@ class Rolling:
         await self._crew.retire(child)
 
     async def _in_place(self, child: Child, say: Say) -> None:
-        say(f"{child.spec.name}: {'stopping' if child.spec.role == NATS else 'draining'}")
+        if child.state.pid:
+            say(f"{child.spec.name}: {'stopping' if child.spec.role == NATS else 'draining'}")
         await child.stop()
         say(f"{child.spec.name}: starting")
         fresh = self._crew.add(child.spec, in_place_of=child)

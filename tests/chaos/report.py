@@ -21,7 +21,7 @@ def render(outcome: Outcome, *, engine: str) -> str:
     head = ("fault", "done", "counted", "streams held", "acks in flight", "moved", "takeover p50 / p99 / max s")
     lines = [
         f"engine {engine}, seed {outcome.seed}, {outcome.seconds:.0f} s",
-        *_table([head, *rows, _row("all", total)]),
+        *table([head, *rows, _row("all", total)]),
         "",
         f"requests {tally.requests}, tokens {tally.tokens}, moved to another worker {tally.moved}",
         f"lost {tally.lost}, doubled {tally.doubled}, wrong {tally.wrong}, broken {tally.broken}",
@@ -47,7 +47,8 @@ def _percentile(values: Sequence[float], percent: int) -> float:
     return values[min(len(values) - 1, len(values) * percent // 100)]
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Draw rows, the first of them the head."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows

@@ -51,6 +51,10 @@ class NatsServer:
         await self.kill(signal.SIGTERM)
 
     @property
+    def pid(self) -> int:
+        return self._process.pid if self._process is not None else 0
+
+    @property
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
 

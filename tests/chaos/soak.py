@@ -1,0 +1,103 @@
+"""`make soak`: does anything grow? Memory and descriptors of every process under a mixed load, for 20 minutes.
+
+The first quarter is for warming up; after it the least-squares slope of each process must stay under 0.5 MB a minute, and
+its descriptors must not grow. Ends with 1 otherwise, or if any answer was not what it must be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.chaos.mixed_load import MixedLoad
+from tests.chaos.report import table
+from tests.chaos.slope import Sample, Trend, look_at, trend_of
+from tests.main_path import MainPath
+
+MOST_MB_PER_MINUTE = 0.5
+MOST_DESCRIPTORS = 3.0
+"""Of noise: how many connections are open differs from look to look."""
+CLIENTS = 16
+ITL_S = 0.005
+_LOOK_S = 2.0
+_SAY_S = 60.0
+_WARM_UP = 0.25
+
+
+async def soak(folder: Path, *, minutes: float, seed: int, say: Callable[[str], None]) -> bool:
+    """Run it and print what was seen; says whether nothing grew and nothing was wrong."""
+    async with MainPath(folder) as path:
+        pids = {"nats-server": path.nats.pid}
+        for name in ("llm-0", "llm-1"):
+            pids[name] = (await path.worker(name, simulator_itl_s=ITL_S)).pid
+        pids["gateway-0"] = (await path.gateway()).pid
+        async with MixedLoad(path, clients=CLIENTS, draw=random.Random(seed)) as load:
+            samples = await _watch(pids, load, minutes, say)
+        await path.settled()
+        trends = {name: trend_of(found[int(len(found) * _WARM_UP) :]) for name, found in samples.items()}
+        say(_render(trends, load))
+        return not load.failures and all(map(_is_flat, trends.values()))
+
+
+async def _watch(
+    pids: dict[str, int], load: MixedLoad, minutes: float, say: Callable[[str], None]
+) -> dict[str, list[Sample]]:
+    samples: dict[str, list[Sample]] = {name: [] for name in pids}
+    began = said = time.monotonic()
+    while (now := time.monotonic()) < began + minutes * 60:
+        for name, pid in pids.items():
+            samples[name].append(look_at(pid))
+        load.check()
+        if now - said > _SAY_S:
+            said = now
+            sizes = ", ".join(f"{name} {found[-1].resident_bytes / 2**20:.1f} MB" for name, found in samples.items())
+            say(f"{(now - began) / 60:4.0f} min  {load.counts.total()} requests  {sizes}")
+        await asyncio.sleep(_LOOK_S)
+    return samples
+
+
+def _is_flat(trend: Trend) -> bool:
+    return trend.mb_per_minute <= MOST_MB_PER_MINUTE and trend.descriptor_growth <= MOST_DESCRIPTORS
+
+
+def _render(trends: dict[str, Trend], load: MixedLoad) -> str:
+    head = ("process", "MB at first", "at last", "at most", "MB/min", "descriptors at first", "at last", "a minute", "")
+    rows = [
+        (
+            name, f"{one.first_mb:.1f}", f"{one.last_mb:.1f}", f"{one.most_mb:.1f}", f"{one.mb_per_minute:+.3f}",
+            str(one.first_descriptors), str(one.last_descriptors), f"{one.descriptors_per_minute:+.3f}",
+            "flat" if _is_flat(one) else "GROWS",
+        )
+        for name, one in trends.items()
+    ]  # fmt: skip
+    minutes = next(iter(trends.values())).minutes
+    done = ", ".join(f"{count} {kind}" for kind, count in sorted(load.counts.items()))
+    lines = [f"over the last {minutes:.1f} minutes", *table([head, *rows]), "", f"requests: {done}"]
+    lines += [f"answers that were not right: {len(load.failures)}", *(f"  {one}" for one in load.failures[:20])]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**9))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="inferbus-soak-") as folder:
+        flat = asyncio.run(soak(Path(folder), minutes=options.minutes, seed=options.seed, say=_say))
+    _say("passed" if flat else "FAILED")
+    return 0 if flat else 1
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

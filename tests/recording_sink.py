@@ -31,6 +31,7 @@ class RecordingSink:
         self.done: list[Done] = []
         self.done_by_delta: list[list[Done]] = []
         self.cached: Cached | None = None
+        self.spent: Usage | None = None
         self.end: asyncio.Future[Finish | BaseException] = asyncio.get_running_loop().create_future()
         self._more = asyncio.Event()
 
@@ -47,7 +48,8 @@ class RecordingSink:
         self.end.set_result(Finish(status, usage, data, content_type))
         self._more.set()
 
-    def failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException, spent: Usage | None = None) -> None:
+        self.spent = spent
         self.end.set_result(error)
         self._more.set()
 

@@ -14,10 +14,10 @@ from inferbus import asker as asker_module
 from inferbus import routes
 from inferbus.asker import Asker
 from inferbus.codec import pack, unpacker
-from inferbus.contracts.control import CANCEL, CONFIRM, RESEND, STALE, Control
+from inferbus.contracts.control import CANCEL, CONFIRM, DROP, EXPIRE, RESEND, STALE, Control
 from inferbus.contracts.step import CONTINUE, FRESH, GONE, Answer, Ask, Delta, Failed, Finished, Frame, Started, Usage
-from inferbus.errors import Cancelled, InferbusError, ResumeImpossible
-from inferbus.exchange import Begun, Chunk, Ended, Exchange
+from inferbus.errors import Cancelled, DeadlineWhileRunning, InferbusError, ResumeImpossible, SlowClient
+from inferbus.exchange import MAX_BUFFER_BYTES, Begun, Chunk, Ended, Exchange
 
 CREATED = 1_763_750_000
 
@@ -336,11 +336,41 @@ class TestClosing:
         exchange.close()
         assert await side.told() == [("w1", CANCEL, 1, 1, 0)]
 
-    async def test_a_queued_request_is_cancelled_when_it_starts(self, side: Side) -> None:
+    async def test_a_queued_request_that_was_cancelled_is_dropped_when_it_starts(self, side: Side) -> None:
+        """Not `cancel`: that it was cancelled has been told."""
         side.open().cancel()
         assert await side.told() == []
         await side.frames(started(1))
+        assert await side.told() == [("w1", DROP, 1, 1, 0)]
+
+    async def test_a_deadline_is_told_as_one(self, side: Side) -> None:
+        exchange = side.asker.open(request_id="r", tenant="dev", pool="m", deadline_s=0.01)
+        await side.frames(started(1))
+        with pytest.raises(DeadlineWhileRunning):
+            await read(exchange)
+        exchange.close()
+        assert await side.told() == [("w1", EXPIRE, 1, 1, 0)]
+
+    async def test_a_client_too_slow_for_its_stream_is_freed_without_its_reader(self, side: Side) -> None:
+        exchange, freed = side.open(), []
+        exchange.on_closed(lambda: freed.append(True))
+        await side.frames(started(1), delta(1, 1, data=b"x" * MAX_BUFFER_BYTES), delta(1, 2))
         assert await side.told() == [("w1", CANCEL, 1, 1, 0)]
+        assert (side.asker.exchanges, freed) == ([], [True])
+        with pytest.raises(SlowClient):
+            await read(exchange)
+
+    async def test_how_the_last_requests_ended_is_remembered(self, side: Side) -> None:
+        side.open("gone").cancel()
+        done = side.open("done")
+        assert side.asker.state_of("dev", "done") == "queued"
+        await side.frames(started(2), finished(2, 1))
+        assert side.asker.state_of("dev", "done") == "completed"
+        done.close()
+        assert side.asker.state_of("dev", "done") == "completed"
+        assert side.asker.state_of("dev", "gone") == "cancelled"
+        assert side.asker.state_of("other", "gone") is None
+        assert side.asker.state_of("dev", "never") is None
 
     async def test_a_lost_cancel_is_said_again(self, side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
         exchange = side.open()

@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.codec import pack, unpacker
-from inferbus.contracts.control import CANCEL, CONFIRM, EXPIRE, RESEND, STALE, Control, ControlItem
+from inferbus.contracts.control import CANCEL, CONFIRM, DROP, EXPIRE, RESEND, STALE, Control, ControlItem
 from inferbus.contracts.presence import Presence
 from inferbus.contracts.step import GONE, Answer, Ask, Delta, Failed, Finished, Frame, Started
 from inferbus.endings import Endings, state_of
@@ -149,15 +149,17 @@ class Asker:
 
     def _on_started(self, exchange: Exchange, frame: Started) -> None:
         fence = exchange.fence
+        if fence is not None and (fence.attempt, fence.run) == (frame.attempt, frame.run):
+            return  # said again, whether it has ended since or not
         if exchange.ended:  # delivered again after its end, by a server that forgot: nobody wants it any more
-            self._tell(frame.worker, CANCEL, frame.tag, frame.attempt, run=frame.run)
+            self._tell(frame.worker, DROP, frame.tag, frame.attempt, run=frame.run)
         elif fence is None and not exchange.is_given_up(frame):
             if exchange.fits(frame):
                 exchange.begin(frame)
             else:  # the server forgot a delivery and counts anew: this attempt did not ask where to go on
                 self._tell(frame.worker, STALE, frame.tag, frame.attempt, run=frame.run)
                 self._send_later(frame.ack_subject, b"-NAK")
-        elif fence is None or (fence.attempt, fence.run) != (frame.attempt, frame.run):
+        else:
             self._tell(frame.worker, STALE, frame.tag, frame.attempt, run=frame.run)
 
     def _accept(self, exchange: Exchange, fence: Fence, frame: Delta | Finished | Failed) -> None:
@@ -198,7 +200,7 @@ class Asker:
     def _on_unknown(self, frame: WorkFrame) -> None:
         """A frame for a request that is over here: cancelled, expired, or confirmed and the confirm was lost."""
         if type(frame) is Started:
-            self._tell(frame.worker, CANCEL, frame.tag, frame.attempt)
+            self._tell(frame.worker, DROP, frame.tag, frame.attempt)
         elif type(frame) is Delta:
             self._on_stray(frame)
         else:
@@ -259,7 +261,7 @@ class Asker:
                 continue
             self._take_away(exchange, fence, f"{worker.process} is gone")
             # Nobody else may act for the dead worker: ack what cannot go on, hand back what can (0.2 ms, no ack_wait).
-            if exchange.ended:
+            if exchange.error is not None:
                 self._send_later(fence.ack_subject, b"+ACK")
             else:
                 self._hand_back.begin(exchange.tag, fence.ack_subject)

@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.codec import unpacker
-from inferbus.contracts.control import CANCEL, CONFIRM, EXPIRE, RESEND, STALE, Control, ControlItem
+from inferbus.contracts.control import CANCEL, CONFIRM, DROP, EXPIRE, RESEND, STALE, Control, ControlItem
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.step import Cached, Delta, Done, Failed, Finished, Frame, Ids, Started, Usage
 from inferbus.delivery import Delivery
@@ -43,7 +43,7 @@ T = TypeVar("T", bound="Attempt")
 
 
 class Attempt:
-    """One attempt at one request. `over` completes with how it ended: confirm, cancel, expire, stale or asker_gone."""
+    """One attempt at one request. `over` completes with how it ended: confirm, cancel, expire, drop, stale or asker_gone."""
 
     def __init__(self, owner: Attempts, envelope: Envelope, delivery: Delivery) -> None:
         self._owner = owner
@@ -259,7 +259,7 @@ class Attempts:
                 attempt.over.set_result(CONFIRM)
         elif verb == RESEND:
             attempt.resend(item.from_seq)
-        elif verb in (CANCEL, EXPIRE, STALE):
+        elif verb in (CANCEL, EXPIRE, DROP, STALE):
             attempt.stop(verb)
 
     async def _send_again(self) -> None:

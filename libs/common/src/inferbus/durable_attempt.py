@@ -15,7 +15,7 @@ import structlog
 
 from inferbus import routes
 from inferbus.attempts import ASKER_GONE, MAX_BODY_BYTES, MAX_KEPT_BYTES, Attempt
-from inferbus.contracts.control import CANCEL, STALE
+from inferbus.contracts.control import CANCEL, DROP, EXPIRE, STALE
 from inferbus.contracts.durable import Outcome
 from inferbus.contracts.step import Cached, Done, Ids, Usage
 from inferbus.delta_writer import Author, DeltaWriter, Fenced, Place
@@ -116,7 +116,9 @@ class DurableAttempt(Attempt):
 
     async def let_go(self, again_s: float) -> None:
         how = await self.over
-        if how == CANCEL:
+        if how == EXPIRE:
+            await self.expire()
+        elif how in (CANCEL, DROP):
             await self._settle(Cancelled("the request was cancelled"), again_s)
         else:
             await self._settle(None, again_s)

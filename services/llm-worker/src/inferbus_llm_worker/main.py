@@ -9,6 +9,8 @@ from inferbus.attempts import Attempts
 from inferbus.bus import Bus
 from inferbus.contracts.presence import STARTING, Presence
 from inferbus.drain import listen_for_drain
+from inferbus.errands import Errands
+from inferbus.facts import Facts
 from inferbus.models import ModelRegistry
 from inferbus.presence import Beacon, PresenceTable
 from inferbus.settings import BusSettings, HealthSettings, TelemetrySettings, from_env
@@ -33,7 +35,9 @@ async def main(process: runtime.Runtime) -> None:
     presence = PresenceTable(bus, bus.region)
     attempts = Attempts(bus, presence, process=settings.process, incarnation=process.incarnation)
     engine = make_engine(settings)
-    serving = Serving(bus, attempts, engine, tracing, metrics, old_message_s=settings.old_message_s)
+    errands = Errands()
+    facts = Facts(bus, "llm-worker", errands)
+    serving = Serving(bus, attempts, engine, tracing, metrics, old_message_s=settings.old_message_s, facts=facts)
     models = ModelRegistry(bus)
     queues = Queues(bus, models, pool=settings.pool, runtime=settings.runtime, handle=serving.on_delivery)
     worker = Worker(bus, settings, engine, queues, metrics)
@@ -57,7 +61,7 @@ async def main(process: runtime.Runtime) -> None:
     try:
         await worker.run(process.stopping)
     finally:
-        for ended in (attempts, beacon, models, presence):
+        for ended in (attempts, errands, beacon, models, presence):
             await ended.stop()
         await health.stop()
         tracing.close()

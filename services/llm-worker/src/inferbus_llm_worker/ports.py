@@ -42,8 +42,9 @@ class Sink(Protocol):
     def finished(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
         """Give the end: HTTP status, tokens spent, and the whole body where nothing was streamed."""
 
-    def failed(self, error: BaseException) -> None:
-        """Give the end by an error of ours: EngineDead (retryable) or a bug."""
+    def failed(self, error: BaseException, spent: Usage | None = None) -> None:
+        """Give the end by an error of ours: EngineDead (retryable) or a bug; or by `abort`, then with the tokens spent so
+        far where the engine can tell. In `spent` the prompt counts as a whole."""
 
 
 class Engine(Protocol):

@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 
 import structlog
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import Span
 
 from inferbus import routes
 from inferbus.attempts import Attempt, Attempts
 from inferbus.bus import Bus, NoResponders
 from inferbus.codec import pack, unpacker
-from inferbus.contracts.control import CONFIRM
 from inferbus.contracts.envelope import RESULTS, Envelope, UnknownVersion, envelope_from
-from inferbus.contracts.step import CANCELLED, CONTINUE, GONE, Answer, Ask, Cached, Done, Ids, Resume, Usage
+from inferbus.contracts.step import CANCELLED, CONTINUE, GONE, Answer, Ask, Resume
 from inferbus.delivery import Delivery
 from inferbus.durable_attempt import DurableAttempt
 from inferbus.errors import Cancelled, DependencyDown, EngineDead, InferbusError, Permanent, ResumeImpossible, Transient
-from inferbus.telemetry.tracing import Tracing, end_span, traceparent_of
+from inferbus.facts import Facts
+from inferbus.telemetry.tracing import Tracing, traceparent_of
 from inferbus.tickets import load_payload, ticket_from
+from inferbus_llm_worker.books import Books
 from inferbus_llm_worker.domain.exclusion import Exclusion
 from inferbus_llm_worker.domain.poison import is_poison
 from inferbus_llm_worker.durable_start import answer_without_asker, is_over
+from inferbus_llm_worker.engine_sink import EngineSink
 from inferbus_llm_worker.metrics import WorkerMetrics
 from inferbus_llm_worker.ports import Engine, Work
 
@@ -38,34 +39,6 @@ _ASK_AGAIN_S = 1.0
 _BATCH_PRIORITY = 10
 log = structlog.get_logger()
 _decode_answer = unpacker(Answer).decode
-
-
-class EngineSink:
-    """What the engine tells about one request, turned into frames. `done` completes with how it ended."""
-
-    def __init__(self, attempt: Attempt) -> None:
-        self._attempt = attempt
-        self.usage = Usage()
-        self.status = 0
-        self.first_delta = 0.0
-        self.done: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
-
-    def delta(self, ids: Ids, data: bytes, done: Sequence[Done] = (), cached: Cached | None = None) -> None:
-        if not self.first_delta:
-            self.first_delta = time.monotonic()
-        self._attempt.delta(ids, data, done, cached)
-
-    def finished(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
-        self.status, self.usage = status, usage
-        self._attempt.finished(status, usage, data, content_type)
-        self._end(None)
-
-    def failed(self, error: BaseException) -> None:
-        self._end(error)
-
-    def _end(self, error: BaseException | None) -> None:
-        if not self.done.done():
-            self.done.set_result(error)
 
 
 class Serving:
@@ -80,16 +53,16 @@ class Serving:
         metrics: WorkerMetrics,
         *,
         old_message_s: float,
+        facts: Facts | None = None,
     ) -> None:
         self._bus = bus
         self._attempts = attempts
         self._engine = engine
-        self._tracing = tracing
+        self._books = Books(tracing, metrics, facts, engine=engine.name)
         self._metrics = metrics
         self._old_message_s = old_message_s
         self._exclusion = Exclusion()
         self._missed: dict[str, float] = {}
-        self._log = structlog.get_logger().bind()  # not the lazy one, for the line of every request
 
     async def on_delivery(self, delivery: Delivery) -> None:
         """Deal with one delivery completely; what it raises, the intake settles by `verdict_of`."""
@@ -153,16 +126,15 @@ class Serving:
 
     async def _run(self, envelope: Envelope, delivery: Delivery, answer: Answer, expires_at: float) -> None:
         subject = routes.parse_infer(delivery.subject)
-        span = self._begin_span(envelope, delivery, subject)
+        entry = self._books.open(envelope, delivery, subject)
         if envelope.delivery == RESULTS:
             attempt: Attempt = self._attempts.register(DurableAttempt(self._attempts, envelope, delivery))
         else:
             attempt = self._attempts.open(envelope, delivery)
-        sink = EngineSink(attempt)
-        begun = time.monotonic()
+        sink = EngineSink(attempt, streamed=envelope.streamed)
         error: BaseException | None = None
         try:
-            error = await self._serve(envelope, subject, delivery, attempt, sink, answer, expires_at, span)
+            error = await self._serve(envelope, subject, delivery, attempt, sink, answer, expires_at, entry.span)
             if error is not None:
                 await self._on_error(error, attempt, delivery, answer)
             else:
@@ -178,7 +150,7 @@ class Serving:
         finally:
             self._attempts.close(attempt)
             await attempt.closed()
-            self._finish(envelope, delivery, subject, attempt, sink, begun, span, error)
+            self._books.close(entry, attempt, sink, error)
 
     async def _serve(
         self,
@@ -212,8 +184,9 @@ class Serving:
         if attempt.over.done():  # cancelled while its body was fetched
             return Cancelled("stopped before it began")
         attempt.on_stop = lambda: self._engine.abort(work.key)
-        deadline = asyncio.get_running_loop().call_at(expires_at, self._engine.abort, work.key)
+        deadline = asyncio.get_running_loop().call_at(expires_at, self._expire, work.key, sink)
         try:
+            sink.begin(resume)
             await self._engine.submit(work, sink)
             return await sink.done
         except InferbusError as exc:
@@ -233,6 +206,10 @@ class Serving:
         created = resume.created if resume is not None else int(time.time())
         attempt.started(created, fingerprint, sum(len(ids) for _, ids in resume.ids) if resume is not None else 0)
         return resume, created
+
+    def _expire(self, key: str, sink: EngineSink) -> None:
+        sink.expired = True
+        self._engine.abort(key)
 
     async def _body(self, envelope: Envelope, tenant: str, delivery: Delivery) -> bytes:
         if not envelope.ticket:
@@ -277,71 +254,6 @@ class Serving:
             return
         attempt.failed(error.code, error.message, final=False)
         await delivery.nak(_REQUEUE_S)
-
-    def _begin_span(self, envelope: Envelope, delivery: Delivery, subject: routes.InferSubject) -> Span | None:
-        if not envelope.traceparent:
-            return None
-        return self._tracing.begin(
-            f"process {subject.pool}",
-            envelope.traceparent,
-            SpanKind.CONSUMER,
-            {
-                "messaging.system": "nats",
-                "messaging.operation.type": "process",
-                "messaging.destination.name": delivery.subject,
-                "messaging.message.id": envelope.request_id,
-                "messaging.message.body.size": len(delivery.data),
-                "inferbus.attempt": delivery.attempt,
-                "inferbus.queue_s": delivery.age_s,
-                "inferbus.engine": self._engine.name,
-                "gen_ai.request.model": subject.pool,
-            },
-        )
-
-    def _finish(
-        self,
-        envelope: Envelope,
-        delivery: Delivery,
-        subject: routes.InferSubject,
-        attempt: Attempt,
-        sink: EngineSink,
-        begun: float,
-        span: Span | None,
-        error: BaseException | None,
-    ) -> None:
-        """One canonical line, the metrics and the span's end: all from the same figures."""
-        stopped = attempt.over.done() and attempt.over.result() != CONFIRM and not attempt.has_outcome
-        how = "stopped" if stopped else "finished"
-        if error is not None and how == "finished":
-            how = getattr(error, "code", "internal")
-        duration_s = time.monotonic() - begun
-        ttft_s = {"inferbus.ttft_s": sink.first_delta - begun} if sink.first_delta else {}
-        self._metrics.observe(how, sink.usage, duration_s, delivery.age_s)
-        end_span(
-            span,
-            ttft_s
-            | {
-                "gen_ai.usage.input_tokens": sink.usage.prompt_tokens,
-                "gen_ai.usage.output_tokens": sink.usage.completion_tokens,
-                "http.response.status_code": sink.status,
-                "inferbus.outcome": how,
-            },
-            error,
-        )
-        self._log.info(
-            "work_finished",
-            request_id=envelope.request_id,
-            tenant=subject.tenant,
-            pool=subject.pool,
-            lane=subject.lane,
-            attempt=delivery.attempt,
-            outcome=how,
-            status=sink.status,
-            queue_ms=round(delivery.age_s * 1000, 1),
-            duration_ms=round(duration_s * 1000, 1),
-            prompt_tokens=sink.usage.prompt_tokens,
-            completion_tokens=sink.usage.completion_tokens,
-        )
 
 
 def _resume_of(answer: Answer) -> Resume | None:

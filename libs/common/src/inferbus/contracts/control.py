@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-CONFIRM, RESEND, STALE, CANCEL, EXPIRE = "confirm", "resend", "stale", "cancel", "expire"
+CONFIRM, RESEND, STALE, CANCEL, EXPIRE, DROP = "confirm", "resend", "stale", "cancel", "expire", "drop"
+"""`cancel` and `expire` stop an attempt nobody waits for any more, and have it told (contracts.facts); `drop` stops one
+whose request is over, and all that was to be told of it has been.
+"""
+
 DRAIN = "drain"
-VERBS = (CONFIRM, RESEND, STALE, CANCEL, EXPIRE, DRAIN)
+VERBS = (CONFIRM, RESEND, STALE, CANCEL, EXPIRE, DROP, DRAIN)
 
 
 class ControlItem(msgspec.Struct, frozen=True, array_like=True):

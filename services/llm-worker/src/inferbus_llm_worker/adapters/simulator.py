@@ -193,6 +193,7 @@ class SimulatorEngine:
                 body["model"] = work.model
             now = asyncio.get_running_loop().time()
             generation = _Generation(call, work, body, now + self._ttft_s, paced=self._itl_s > 0)
+            call.on_spent(generation.usage)
         except ResumeImpossible as error:
             call.fail(error)
             return

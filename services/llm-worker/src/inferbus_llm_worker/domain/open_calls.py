@@ -12,12 +12,13 @@ from inferbus_llm_worker.ports import Sink
 class OpenCall:
     """One running request. After its end nothing more reaches the sink, whatever the engine still says."""
 
-    __slots__ = ("_calls", "_sink", "_stop", "ended", "key")
+    __slots__ = ("_calls", "_sink", "_spent", "_stop", "ended", "key")
 
     def __init__(self, calls: OpenCalls, key: str, sink: Sink) -> None:
         self._calls = calls
         self._sink = sink
         self._stop: Callable[[], None] | None = None
+        self._spent: Callable[[], Usage | None] | None = None
         self.key = key
         self.ended = False
 
@@ -26,6 +27,10 @@ class OpenCall:
         self._stop = stop
         if self.ended:
             stop()
+
+    def on_spent(self, spent: Callable[[], Usage | None]) -> None:
+        """Say how the engine tells what was spent so far; asked when the call is aborted, before the engine hears of it."""
+        self._spent = spent
 
     def delta(self, ids: Ids, data: bytes, done: Sequence[Done] = (), cached: Cached | None = None) -> None:
         if not self.ended:
@@ -42,9 +47,10 @@ class OpenCall:
     def abort(self, why: str) -> None:
         """End with `Cancelled` and stop the engine's work."""
         if self._end():
+            spent = self._spent() if self._spent is not None else None
             if self._stop is not None:
                 self._stop()
-            self._sink.failed(Cancelled(why))
+            self._sink.failed(Cancelled(why), spent)
 
     def _end(self) -> bool:
         if self.ended:

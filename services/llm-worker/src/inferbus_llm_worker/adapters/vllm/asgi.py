@@ -47,7 +47,7 @@ class AsgiCall:
         self._call = call
         self._engine_dead = engine_dead
         self._resumes = plan is not None
-        self._tap = Tap(stats, self._flush, plan)
+        self.tap = self._tap = Tap(stats, self._flush, plan)
         self._gone = asyncio.Event()
         self._body_taken = False
         self._status = 0

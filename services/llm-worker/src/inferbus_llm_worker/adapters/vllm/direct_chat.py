@@ -16,6 +16,7 @@ from vllm.entrypoints.serve.utils.api_utils import get_max_tokens, should_includ
 from vllm.parser.abstract_parser import DelegatingParser
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from inferbus.contracts.step import Usage
 from inferbus.errors import DependencyDown, EngineDead, InferbusError, ResumeImpossible
 from inferbus_llm_worker.adapters.vllm.boot import Booted
 from inferbus_llm_worker.adapters.vllm.chunks import ChatChunks, ChunkStyle, GenerationFailed
@@ -105,9 +106,11 @@ class DirectChat:
             role=serving.get_chat_request_role(request), n=request.n or 1,
             include_usage=include, continuous_usage=continuous, style=self._style,
         )  # fmt: skip
+        prompt_tokens = len(prompt["prompt_token_ids"])
+        call.on_spent(lambda: Usage(prompt_tokens, chunks.usage().completion_tokens))
         params = request.to_sampling_params(max_tokens, serving.default_sampling_params)
         if plan is not None:
-            chunks.resume(plan.choices, plan.cached, len(prompt["prompt_token_ids"]))
+            chunks.resume(plan.choices, plan.cached, prompt_tokens)
             add_plan(params, plan.without_replay())
         traced = work.traceparent and self._booted.engine.observability_config.otlp_traces_endpoint is not None
         arguments = {

@@ -14,6 +14,7 @@ from inferbus_llm_worker.adapters.vllm.boot import Booted, boot, open_app
 from inferbus_llm_worker.adapters.vllm.direct_chat import DirectChat
 from inferbus_llm_worker.adapters.vllm.fingerprint import fingerprint_of
 from inferbus_llm_worker.adapters.vllm.resume_gate import ResumeGate
+from inferbus_llm_worker.adapters.vllm.spent import spent_on
 from inferbus_llm_worker.adapters.vllm.stats import StepStats
 from inferbus_llm_worker.adapters.vllm.tap import install
 from inferbus_llm_worker.domain.open_calls import OpenCall
@@ -81,7 +82,9 @@ class Served:
             return
         if call.ended:
             return
-        task = AsgiCall(self._app, work, data, call, self.stats, self.is_dead, plan).start()
+        asgi = AsgiCall(self._app, work, data, call, self.stats, self.is_dead, plan)
+        call.on_spent(lambda: spent_on(self._engine.output_processor, asgi.tap.request_ids))
+        task = asgi.start()
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

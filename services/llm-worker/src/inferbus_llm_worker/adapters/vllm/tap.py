@@ -28,7 +28,7 @@ class Tap:
 
     With a `plan` the first outputs are the delivered ones once more: they count in the usage and give neither ids nor
     news. `replaying`: the output whose bytes are being made is one of them. `refused`: the engine gave up before it
-    made anything new.
+    made anything new. `request_ids`: what vLLM knows the generations by.
     """
 
     def __init__(self, stats: StepStats, on_taken: Callable[[], None], plan: ResumePlan | None = None) -> None:
@@ -41,6 +41,7 @@ class Tap:
         self.replaying = plan is not None
         self.refused = False
         self.reached_engine = False
+        self.request_ids: list[str] = []
         self._prompts = 0
         self._prompt_tokens = 0
         self._completion_tokens = 0
@@ -61,9 +62,12 @@ class Tap:
         """Whether not all of what was delivered was taken up."""
         return self._plan is not None and self._replayed < self._plan.tokens
 
-    def follow_generation(self, outputs: AsyncGenerator[Any, None], params: Any) -> AsyncGenerator[Any, None]:
+    def follow_generation(
+        self, outputs: AsyncGenerator[Any, None], params: Any, request_id: str
+    ) -> AsyncGenerator[Any, None]:
         """Pass a request's outputs on; a body with several prompts comes here once for each, in order."""
         self.reached_engine = True
+        self.request_ids.append(request_id)
         if self._plan is not None:
             add_plan(params, self._plan)  # the engine looks at the parameters when the first output is asked for
         first_choice = self._prompts * (params.n or 1)
@@ -139,7 +143,7 @@ def install(engine: Any) -> None:
     def tapped_generate(prompt: Any, sampling_params: Any, request_id: str, **rest: Any) -> AsyncGenerator[Any, None]:
         outputs = generate(prompt, sampling_params, request_id, **rest)
         tap = CURRENT.get()
-        return outputs if tap is None else tap.follow_generation(outputs, sampling_params)
+        return outputs if tap is None else tap.follow_generation(outputs, sampling_params, request_id)
 
     def tapped_encode(*args: Any, **rest: Any) -> AsyncGenerator[Any, None]:
         outputs = encode(*args, **rest)

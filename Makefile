@@ -19,6 +19,7 @@ MODEL ?=
 EMBED ?=
 SIMULATOR ?=
 WORKERS ?=
+GATEWAYS ?=
 ARGS ?=
 PYTEST_ARGS ?=
 
@@ -55,13 +56,14 @@ $(LOCK):
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables of up: MODEL=<Hugging Face id or folder> EMBED=1 PORT=8080 BUS_PORT=4222 WORKERS=1 SIMULATOR=1"
+	@echo "  variables of up: MODEL=<Hugging Face id or folder> EMBED=1 PORT=8080 BUS_PORT=4222 WORKERS=1 GATEWAYS=1 SIMULATOR=1"
 
 install: $(PLATFORM) $(LLM) ## make or update .venv and .venv-llm
 
 # --- the platform -----------------------------------------------------------------------------------------------------
 UP = --port $(PORT) --bus-port $(BUS_PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(filter-out 0,$(EMBED)),--embed) \
-	$(if $(filter-out 0,$(SIMULATOR)),--simulator) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+	$(if $(filter-out 0,$(SIMULATOR)),--simulator) $(if $(WORKERS),--workers $(WORKERS)) \
+	$(if $(GATEWAYS),--gateways $(GATEWAYS)) $(ARGS)
 
 up: $(PLATFORM) $(if $(filter-out 0,$(SIMULATOR)),,$(LLM)) ## install what is missing and run the platform here; Ctrl-C stops it
 	@exec .venv/bin/inferbus up $(UP)

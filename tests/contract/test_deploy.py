@@ -103,6 +103,18 @@ def test_the_bus_gets_every_variable_its_configuration_asks_for(compose: dict[st
     assert asked <= set(up_env(tmp_path)["nats"])
 
 
+@pytest.mark.parametrize(
+    ("service", "drain_s"),
+    [
+        ("gateway", GatewaySettings().drain_s),
+        ("llm-worker", WorkerSettings().drain_grace_s),
+        ("embed-worker", WorkerSettings().drain_grace_s),
+    ],
+)
+def test_containers_may_drain_before_they_are_killed(compose: dict[str, Any], service: str, drain_s: float) -> None:
+    assert compose["services"][service]["stop_grace_period"] == f"{drain_s + 10:g}s"
+
+
 def test_models_applied_are_those_of_up(tmp_path: Path) -> None:
     served = served_models(UpOptions(embed=True), Layout(root=ROOT, home=tmp_path))
     for one in served:

@@ -107,7 +107,7 @@ async def test_what_ends_in_time_stays_where_it_is(path: MainPath) -> None:
 
 async def test_a_gateway_says_so_finishes_and_ends(path: MainPath) -> None:
     await path.worker("llm-0", **_SLOW)
-    gateway = await path.gateway("gateway-1", drain_s=10, linger_s=0.2)
+    gateway = await path.gateway("gateway-1", drain_s=10, linger_s=5)
     port = path.beat("gateway-1").health_port
     limits = httpx.Limits(max_keepalive_connections=1)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=30) as probe:
@@ -116,6 +116,9 @@ async def test_a_gateway_says_so_finishes_and_ends(path: MainPath) -> None:
         await eventually(lambda: path.beat("gateway-1").in_flight == 1)
         draining = asyncio.create_task(inferbus_drain(path, "gateway-1"))
         await eventually(lambda: path.beat("gateway-1").state == DRAINING)
+        refusal = await probe.get("/health/ready")  # on the connection it has
+        assert (refusal.status_code, refusal.json()["reason"]) == (503, "draining")
+        assert refusal.headers["connection"] == "close"
         assert await asked == answer_of(_TOKENS)
         status, printed = await draining
         assert (status, printed.splitlines()[-1]) == (0, "gateway-1: drained")

@@ -89,6 +89,20 @@ class Observer:
         runs = self._by_request.get(request_id, {}).values()
         return next((run.began for run in runs if run.began > since), 0.0)
 
+    def worker_of(self, request_id: str) -> str:
+        """Name the worker that has a request now; empty if none has."""
+        return self._holder(request_id)
+
+    def last_worker_of(self, request_id: str) -> str:
+        """Name the worker that began a request last."""
+        runs = list(self._by_request.get(request_id, {}).values())
+        return runs[-1].worker if runs else ""
+
+    def gateway_of(self, request_id: str) -> str:
+        """Name the gateway that published a request's work; empty if it is not known."""
+        asker = next((asker for (asker, _), name in self._names.items() if name == request_id), "")
+        return next((name for name, (beat, _) in self._beats.items() if asker and beat.asker == asker), "")
+
     def attempts(self, request_id: str) -> int:
         return len(self._by_request.get(request_id, ()))
 

@@ -24,7 +24,7 @@ from tests.main_path import MainPath
 MOST_MB_PER_MINUTE = 0.5
 MOST_DESCRIPTORS = 3.0
 """Of noise: how many connections are open differs from look to look."""
-CLIENTS = 16
+CLIENTS = 8
 ITL_S = 0.005
 _LOOK_S = 2.0
 _SAY_S = 60.0

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import msgspec
 from tests.chaos.assembled import is_token
 
+_RETURN_S = 0.1
 SILENT_S = 60.0
 """Without a byte for that long a stream counts as one that never ended; comments count as bytes."""
 
@@ -84,6 +85,36 @@ async def receive(
         raise BrokenOff(f"after {len(received.events)} events: {exc!r}") from exc
     finally:
         writer.transport.abort()
+
+
+async def receive_durably(
+    urls: Callable[[], list[str]], request: bytes, headers: Mapping[str, str], received: Received
+) -> int:
+    """Send one durable request to the first of the gateways and read its stream to the end, wherever it goes on: a broken
+    connection is a reason to come back, to the next gateway, with the id of the last event. Gives how often it did.
+
+    Raises:
+        Refused, NeverEnded: as for `receive`. BrokenOff: no gateway let it come back for `SILENT_S`.
+    """
+    name = received.request_id
+    headers = {**headers, "X-Request-Id": name, "Idempotency-Key": name, "X-Inferbus-Durable": "true"}
+    returns, give_up = 0, time.monotonic() + SILENT_S
+    while True:
+        known = urls()
+        url = known[returns % len(known)]
+        try:
+            if received.last_id:
+                follow = {**headers, "Last-Event-ID": received.last_id}
+                await receive(url, b"", follow, received, path=f"/v1/requests/{name}/events")
+            else:
+                await receive(url, request, headers, received)
+        except BrokenOff:
+            if time.monotonic() > give_up:
+                raise
+            returns += 1
+            await asyncio.sleep(_RETURN_S)
+        else:
+            return returns
 
 
 def _head(path: str, body: bytes, headers: Mapping[str, str]) -> bytes:

@@ -31,6 +31,7 @@ from inferbus.settings import TelemetrySettings
 from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
 from inferbus_gateway.http.app import build_app
+from inferbus_gateway.http.document import Unconnected
 from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.observer import Observer
 from inferbus_gateway.settings import GatewaySettings
@@ -153,6 +154,7 @@ async def main(rounds: int) -> None:
     deps = HttpDeps(
         settings=GatewaySettings(), authenticator=around, admitter=around, models=around, ready=ready,
         tracing=Tracing("gateway", TelemetrySettings()), observer=Observer(registry), registry=registry,
+        durable=Unconnected(),
     )  # fmt: skip
     door = build_app(deps)
     whole = {

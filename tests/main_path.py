@@ -108,6 +108,12 @@ class MainPath:
         settings = {"port": port, "key_pepper": _PEPPER} | settings
         return await self._start(name, "inferbus_gateway", "gateway", "GATEWAY", settings)
 
+    async def other_gateway(self, name: str = "gateway-1", **settings: object) -> str:
+        """Start one more gateway; returns its address."""
+        port = free_port("127.0.0.1")
+        await self.gateway(name, port=port, **settings)
+        return f"http://127.0.0.1:{port}"
+
     async def worker(self, name: str = "llm-0", **settings: object) -> Service:
         """Start a worker; `settings` are its own (`simulator_itl_s`, `drain_grace_s`, ...)."""
         fixed = {"pool": self.entry.pool, "served_name": self.entry.name, "engine": "simulator"}

@@ -14,10 +14,13 @@ from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
 from inferbus.contracts.models import ModelEntry
 from inferbus.contracts.step import Delta, Failed, Finished, Started, Usage
-from inferbus.errors import InferbusError, NotFound, Unauthenticated
+from inferbus.durable_reader import DurableReader
+from inferbus.errors import Conflict, InferbusError, NotFound, Unauthenticated
+from inferbus.event_ids import EventId
 from inferbus.exchange import Exchange
 from inferbus.settings import TelemetrySettings
 from inferbus.telemetry.tracing import Tracing
+from inferbus_gateway.durable import Opened, RequestStatus
 from inferbus_gateway.http.app import build_app
 from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.observer import Observer
@@ -112,6 +115,23 @@ class FakeAdmitter:
         return await asyncio.wait_for(self.admitted.get(), PATIENCE_S)
 
 
+class FakeDurable:
+    """Keeps nothing: notes what is asked for, and says that it is not there."""
+
+    def __init__(self) -> None:
+        self.asked: list[Ask] = []
+
+    async def open(self, identity: Identity, ask: Ask) -> Opened:
+        self.asked.append(ask)
+        raise Conflict(f"{identity.tenant} has another request under this key")
+
+    async def read(self, tenant: str, request_id: str, after: EventId | None = None) -> DurableReader:
+        raise NotFound(f"{tenant} has no {request_id} after {after}")
+
+    async def status(self, tenant: str, request_id: str) -> RequestStatus:
+        raise NotFound(f"{tenant} has no {request_id}")
+
+
 class Door:
     """The application with everything around it faked."""
 
@@ -119,6 +139,7 @@ class Door:
         self.settings = settings or GatewaySettings(host="127.0.0.1", port=0, drain_s=5, linger_s=0.2)
         self.models = FakeModels()
         self.admitter = FakeAdmitter(self.models)
+        self.durable = FakeDurable()
         self.not_ready: str | None = None
         self.registry = CollectorRegistry()
         self.deps = HttpDeps(
@@ -130,6 +151,7 @@ class Door:
             tracing=tracing or Tracing("gateway", TelemetrySettings()),
             observer=Observer(self.registry),
             registry=self.registry,
+            durable=self.durable,
         )
         self.app: Any = build_app(self.deps)
 

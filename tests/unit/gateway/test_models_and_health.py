@@ -48,6 +48,8 @@ async def test_the_documentation_is_served(door: Door) -> None:
         "/v1/completions",
         "/v1/embeddings",
         "/v1/models",
+        "/v1/requests/{request_id}",
+        "/v1/requests/{request_id}/events",
         "/v1/models/{model_id}",
         "/health/live",
         "/health/ready",

@@ -65,9 +65,10 @@ class Asker:
         self._task = asyncio.create_task(self._send_control(), name="asker-control")
 
     async def stop(self) -> None:
-        """Cancel what is open, wherever it is, and end."""
+        """Cancel what is open, wherever it is, and end. What is durable goes on."""
         for exchange in list(self._open.values()):
-            exchange.cancel()
+            if not exchange.durable:
+                exchange.cancel()
         self._hand_back.stop()
         if self._late is not None:
             self._late.cancel()

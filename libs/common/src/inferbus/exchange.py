@@ -71,8 +71,8 @@ class Exchange:
     `ended`: the reader gets no more. `finished`: the worker itself said so, nobody needs to tell it. `given_up`: the
     last attempt that was taken back; its frames count no more. `asked_again`: (sequence, monotonic seconds) of the last
     request for missing frames. `delivered`: what the reader of a stream has, or will have read before its end; None
-    before the first delta. `stored` is None until the bus has accepted it. `others_ahead` bounds how many requests of
-    others are ahead of it in the queue, None before anybody asked.
+    before the first delta. `stored` is None until the bus has accepted it. `durable`: its answer is kept elsewhere, its
+    deltas do not come here, and it goes on without this process.
     """
 
     def __init__(
@@ -95,9 +95,9 @@ class Exchange:
         self.streamed = streamed
         self.opened = time.monotonic()
         self.stored: Stored | None = None
-        self.others_ahead: int | None = None
         self.accepted_s = 0.0
         self.estimated_tokens = 0
+        self.durable = False
         self.fence: Fence | None = None
         self.given_up: Fence | None = None
         self.asked_again = (-1, 0.0)

@@ -20,6 +20,7 @@ from inferbus.settings import BusSettings, TelemetrySettings, from_env
 from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
 from inferbus_gateway.bus_door import BusDoor
+from inferbus_gateway.durable import DurableRequests
 from inferbus_gateway.http.app import build_app
 from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.observer import Observer
@@ -51,6 +52,13 @@ async def main(process: runtime.Runtime) -> None:
         admission = Admission(
             bus, models, asker, presence, payload_bus=payload_bus, tracing=tracing, hold_s=settings.hold_s
         )
+        durable = DurableRequests(
+            bus,
+            admission,
+            models,
+            asker=asker.id,
+            is_alive=lambda other: other == asker.id or presence.has_asker(other),
+        )
         registry.register(PoolCollector(asker, presence, models))
 
         def why_not_ready() -> str | None:
@@ -62,7 +70,7 @@ async def main(process: runtime.Runtime) -> None:
 
         deps = HttpDeps(
             settings=settings, authenticator=keys, admitter=admission, models=models, ready=why_not_ready,
-            tracing=tracing, observer=observer, registry=registry,
+            tracing=tracing, observer=observer, registry=registry, durable=durable,
         )  # fmt: skip
         server = HttpServer(build_app(deps), settings)
         door = BusDoor(bus, admission, asker, observer, tracing, max_open=_DOOR_SLOTS)
@@ -89,5 +97,5 @@ async def main(process: runtime.Runtime) -> None:
         process.stopping.set()  # a server that ended by itself ends the process
         await beacon.now()
         await asyncio.gather(server.stop(), door.stop(settings.drain_s))
-        for ended in (asker, keys, models, presence, beacon):
+        for ended in (durable, asker, keys, models, presence, beacon):
             await ended.stop()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
 from inferbus.contracts.models import ModelEntry
+from inferbus.event_ids import EventId
 from inferbus.exchange import Exchange
+
+if TYPE_CHECKING:
+    from inferbus.durable_reader import DurableReader
+    from inferbus_gateway.durable import Opened, RequestStatus
 
 Ready = Callable[[], str | None]
 """Gives None while this process can serve, else the reason why not."""
@@ -45,3 +50,23 @@ class ModelLister(Protocol):
     def resolve(self, name: str) -> ModelEntry | None: ...
 
     def all(self) -> list[ModelEntry]: ...
+
+
+class DurableStore(Protocol):
+    """Requests whose answers are kept (`inferbus_gateway.durable`)."""
+
+    async def open(self, identity: Identity, ask: Ask) -> Opened:
+        """Begin a request, or join the one that has its idempotency key or its id."""
+        ...
+
+    async def read(self, tenant: str, request_id: str, after: EventId | None = None) -> DurableReader:
+        """Begin to read an answer; the caller closes the reader."""
+        ...
+
+    async def status(self, tenant: str, request_id: str) -> RequestStatus:
+        """Say how a request is doing.
+
+        Raises:
+            NotFound: there is none of this id and tenant.
+        """
+        ...

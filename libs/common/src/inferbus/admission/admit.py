@@ -14,7 +14,7 @@ from inferbus.admission.identity import Identity
 from inferbus.admission.withdrawals import Withdrawals
 from inferbus.asker import Asker
 from inferbus.bus import Bus
-from inferbus.contracts.envelope import Envelope, headers_of
+from inferbus.contracts.envelope import REPLY, RESULTS, Envelope, headers_of
 from inferbus.contracts.models import ModelEntry
 from inferbus.errors import Forbidden, InvalidRequest, NotFound, Overloaded, TenantOverloaded, TooLarge, Unsupported
 from inferbus.exchange import Exchange, Stored
@@ -42,6 +42,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float | None = None
     request_id: str | None = None
     traceparent: str = ""
+    delivery: str = REPLY
+    idempotency_key: str = ""
 
 
 class Admission:
@@ -88,6 +90,7 @@ class Admission:
             request_id=request_id, tenant=identity.tenant, pool=entry.pool, deadline_s=deadline_s, lane=ask.lane,
             streamed=ask.streamed,
         )  # fmt: skip
+        exchange.durable = ask.delivery == RESULTS
         exchange.estimated_tokens = len(ask.body) // _BYTES_PER_TOKEN
         exchange.on_closed(lambda: self._on_closed(exchange))
         try:
@@ -146,13 +149,15 @@ class Admission:
                 key_id=identity.key_id,
                 traceparent=traceparent_of(span, ask.traceparent),
                 ticket=ticket,
+                delivery=ask.delivery,
+                idempotency_key=ask.idempotency_key,
                 model=entry.name if ask.model != entry.name else "",
             )
             sequence = await self._bus.accept(
                 subject,
                 body,
                 headers_of(envelope),
-                msg_id=f"{identity.tenant}:{exchange.request_id}:{exchange.tag}:{self._asker.id}",
+                msg_id=_msg_id(identity.tenant, exchange, self._asker.id),
                 ttl_s=ttl_s,
                 hold_s=min(self._hold_s, deadline_s),
             )
@@ -177,3 +182,11 @@ class Admission:
             "messaging.message.body.size": len(ask.body),
         }
         return self._tracing.begin(f"publish {entry.pool}", ask.traceparent, SpanKind.PRODUCER, attributes)
+
+
+def _msg_id(tenant: str, exchange: Exchange, asker: str) -> str:
+    """Name the message for the server, which stores one of a name within two minutes. A durable request is the same one
+    whichever gateway publishes it; any other is this exchange's own, whatever id its client gave it."""
+    if exchange.durable:
+        return f"{tenant}:{exchange.request_id}:{RESULTS}"
+    return f"{tenant}:{exchange.request_id}:{exchange.tag}:{asker}"

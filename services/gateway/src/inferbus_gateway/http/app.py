@@ -21,6 +21,7 @@ from inferbus_gateway.http.models import build_models
 from inferbus_gateway.http.openapi import add_schemas, openapi_config
 from inferbus_gateway.http.problems import on_exception, on_http_exception, on_inferbus_error
 from inferbus_gateway.http.request_head import request_id_from
+from inferbus_gateway.http.requests import build_requests
 from inferbus_gateway.observer import DONE, Observer, RequestRecord
 
 UNMATCHED = "unmatched"
@@ -64,7 +65,11 @@ class HttpDoor:
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", record.request_id.encode())]
+                named = dict(message["headers"]).get(b"x-request-id")  # the endpoints of durable requests name theirs
+                if named is None:
+                    message["headers"] = [*message["headers"], (b"x-request-id", record.request_id.encode())]
+                else:
+                    record.request_id = named.decode("latin-1")
             await send(message)
 
         try:
@@ -79,7 +84,12 @@ def build_app(deps: HttpDeps) -> HttpDoor:
     """Make the door: inference, models, health, documentation, errors in OpenAI's form."""
     inference = [build_chat(deps), build_completions(deps), build_embeddings(deps)]
     site = Litestar(
-        route_handlers=[*(route.handler for route in inference), *build_models(deps), *build_health(deps)],
+        route_handlers=[
+            *(route.handler for route in inference),
+            *build_models(deps),
+            *build_requests(deps),
+            *build_health(deps),
+        ],
         exception_handlers={
             InferbusError: on_inferbus_error,
             HTTPException: on_http_exception,

@@ -9,10 +9,13 @@ from prometheus_client import CollectorRegistry
 from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
 from inferbus.contracts.models import ModelEntry
+from inferbus.durable_reader import DurableReader
 from inferbus.errors import DependencyDown
+from inferbus.event_ids import EventId
 from inferbus.exchange import Exchange
 from inferbus.settings import TelemetrySettings
 from inferbus.telemetry.tracing import Tracing
+from inferbus_gateway.durable import Opened, RequestStatus
 from inferbus_gateway.http.app import build_app
 from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.http.openapi import document
@@ -20,13 +23,22 @@ from inferbus_gateway.observer import Observer
 from inferbus_gateway.settings import GatewaySettings
 
 
-class _Unconnected:
+class Unconnected:
     """Stands where the bus would: the document needs routes, nothing behind them."""
 
     def authenticate(self, authorization: str | None) -> Identity:  # noqa: ARG002 - the port's signature
         raise DependencyDown("not connected")
 
     async def admit(self, identity: Identity, ask: Ask) -> Exchange:  # noqa: ARG002 - the port's signature
+        raise DependencyDown("not connected")
+
+    async def open(self, identity: Identity, ask: Ask) -> Opened:  # noqa: ARG002 - the port's signature
+        raise DependencyDown("not connected")
+
+    async def read(self, tenant: str, request_id: str, after: EventId | None = None) -> DurableReader:  # noqa: ARG002 - the port's signature
+        raise DependencyDown("not connected")
+
+    async def status(self, tenant: str, request_id: str) -> RequestStatus:  # noqa: ARG002 - the port's signature
         raise DependencyDown("not connected")
 
     def resolve(self, name: str) -> ModelEntry | None:  # noqa: ARG002 - the port's signature
@@ -39,7 +51,7 @@ class _Unconnected:
 def openapi_document() -> bytes:
     """Give the document of this code."""
     registry = CollectorRegistry()
-    nothing = _Unconnected()
+    nothing = Unconnected()
     deps = HttpDeps(
         settings=GatewaySettings(),
         authenticator=nothing,
@@ -49,6 +61,7 @@ def openapi_document() -> bytes:
         tracing=Tracing("gateway", TelemetrySettings()),
         observer=Observer(registry),
         registry=registry,
+        durable=nothing,
     )
     return document(build_app(deps).site)
 

@@ -27,13 +27,15 @@ _DISCARD_S = 2.0
 class HttpResponse:
     """The one response of one request. Knows how far it has got, so that an error finds its form."""
 
-    __slots__ = ("_record", "_send", "complete", "started")
+    __slots__ = ("_record", "_send", "complete", "extra", "started")
 
     def __init__(self, send: Send, record: RequestRecord) -> None:
         self._send = send
         self._record = record
         self.started = False
         self.complete = False
+        self.extra: list[tuple[bytes, bytes]] = []
+        """Headers of this response, whatever it will be."""
 
     async def whole(
         self, status: int, body: bytes, content_type: bytes = JSON, extra: list[tuple[bytes, bytes]] | None = None
@@ -85,7 +87,12 @@ class HttpResponse:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _head(self, status: int, content_type: bytes, extra: list[tuple[bytes, bytes]]) -> HTTPResponseStartEvent:
-        headers = [(b"content-type", content_type), (b"x-request-id", self._record.request_id.encode()), *extra]
+        headers = [
+            (b"content-type", content_type),
+            (b"x-request-id", self._record.request_id.encode()),
+            *self.extra,
+            *extra,
+        ]
         return {"type": "http.response.start", "status": status, "headers": headers}
 
     def _note(self, error: InferbusError) -> None:
@@ -105,7 +112,7 @@ async def answer_whole(exchange: Exchange, response: HttpResponse, record: Reque
     except InferbusError as error:
         await response.fail(error)
         return
-    _note_end(record, event)
+    note_end(record, event)
     await response.whole(event.status, event.data, event.content_type.encode())
 
 
@@ -133,7 +140,7 @@ async def answer_stream(
     except InferbusError as error:
         await response.fail(error)
         return
-    _note_end(record, event)
+    note_end(record, event)
     if event.status == 200 and response.started:
         await response.end(event.data)
     elif response.started:
@@ -142,7 +149,7 @@ async def answer_stream(
         await response.whole(event.status, event.data, event.content_type.encode())
 
 
-def _note_end(record: RequestRecord, event: Ended) -> None:
+def note_end(record: RequestRecord, event: Ended) -> None:
     record.phase = DONE
     record.status = event.status
     record.usage = event.usage

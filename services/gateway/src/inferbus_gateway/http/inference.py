@@ -19,12 +19,13 @@ from inferbus.admission.admit import Ask
 from inferbus.errors import Cancelled, InferbusError, Overloaded
 from inferbus.exchange import Exchange
 from inferbus.telemetry.tracing import Tracing, traceparent_of
+from inferbus_gateway.http.durable_answer import answer_durable
 from inferbus_gateway.http.exchange_response import HttpResponse, answer_stream, answer_whole
 from inferbus_gateway.http.problems import bug
 from inferbus_gateway.http.request_body import BodyRefused, ClientGone, decode_view, read_body
 from inferbus_gateway.http.request_head import read_head, request_id_from
 from inferbus_gateway.observer import QUEUED, UNKNOWN, Observer, RequestRecord
-from inferbus_gateway.ports import Admitter, Authenticator, ModelLister, Ready
+from inferbus_gateway.ports import Admitter, Authenticator, DurableStore, ModelLister, Ready
 from inferbus_gateway.settings import GatewaySettings
 
 
@@ -39,6 +40,7 @@ class HttpDeps(msgspec.Struct, frozen=True, kw_only=True):
     tracing: Tracing
     observer: Observer
     registry: CollectorRegistry
+    durable: DurableStore
 
 
 class InferenceRoute(NamedTuple):
@@ -113,7 +115,11 @@ class InferenceEndpoint:
             deadline_s=head.deadline_s,
             request_id=record.request_id,
             traceparent=traceparent_of(record.span, head.traceparent),
+            idempotency_key=head.idempotency_key,
         )
+        if head.durable:
+            await answer_durable(deps.durable, identity, ask, headers, receive, response, record, settings)
+            return
         exchange = await deps.admitter.admit(identity, ask)
         await self._answer(exchange, receive, response, record)
 

@@ -36,9 +36,14 @@ _HEADERS = {
     " the request in logs and traces.",
     "X-Inferbus-Deadline-Ms": "How long you are willing to wait, queueing included; default the model's.",
     "X-Inferbus-Lane": "`interactive` (default) or `batch`.",
+    "X-Inferbus-Durable": "`true`: the answer is kept and goes on without its client; every event has an id. See"
+    " `/v1/requests/{id}`.",
+    "Idempotency-Key": "Durable, and done once: the same key and body again joins the running request or gets its stored"
+    " answer (`X-Inferbus-Replayed: true`); another body is a 409.",
+    "Last-Event-ID": "With a durable request asked for again: the events after this one.",
     "traceparent": "W3C trace context.",
 }
-_STATUSES = (400, 401, 403, 404, 413, 422, 429, 500, 503, 504)
+_STATUSES = (400, 401, 403, 404, 409, 413, 422, 429, 500, 503, 504)
 
 
 @dataclass

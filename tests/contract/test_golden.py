@@ -71,7 +71,7 @@ JSON: list[tuple[Any, bytes]] = [
         (
             b'{"type":"presence.beat.v1","process":"llm-0","role":"worker","incarnation":"0a","region":"local",'
             b'"state":"ready","in_flight":0,"slots":0,"pools":["m"],"pending":0,"pid":0,"health_port":0,"asker":"",'
-            b'"wire_versions":[1],"engine":null}'
+            b'"wire_versions":[1],"engine":null,"pending_batch":0}'
         ),
     ),
     (
@@ -87,7 +87,7 @@ JSON: list[tuple[Any, bytes]] = [
             b'{"type":"presence.beat.v1","process":"llm-0","role":"worker","incarnation":"0a","region":"local",'
             b'"state":"engine_down","in_flight":0,"slots":0,"pools":[],"pending":0,"pid":0,"health_port":0,"asker":"",'
             b'"wire_versions":[1],"engine":{"running":1,"waiting":0,"kv_cache_usage":0.5,"prefix_cache_hit_rate":0.0,'
-            b'"generated_tokens":0,"restarts":0}}'
+            b'"generated_tokens":0,"restarts":0},"pending_batch":0}'
         ),
     ),
     (

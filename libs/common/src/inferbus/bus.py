@@ -59,7 +59,7 @@ class Bus:
         self.name = name
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
         self._tokens = itertools.count()
-        self._inbox = ""
+        self._inbox, self._inboxes = "", "_INBOX."
         self._reconnected: list[Callable[[], Awaitable[None]]] = []
         self._disconnected: list[Callable[[], None]] = []
         self._up = asyncio.Event()
@@ -98,6 +98,7 @@ class Bus:
             why = nc.last_error or exc  # while it retries, the timeout is ours and the reason is there
             raise DependencyDown(f"cannot connect to the bus at {settings.url}: {why!r}") from exc
         bus._up.set()
+        bus._inboxes = f"{inbox}."
         bus._inbox = f"{inbox}.{secrets.token_hex(8)}"
         await nc.subscribe(f"{bus._inbox}.*", cb=bus._on_response)
         return bus
@@ -105,6 +106,10 @@ class Bus:
     @property
     def connected(self) -> bool:
         return self.nc.is_connected
+
+    def is_inbox(self, subject: str) -> bool:
+        """Whether an answer to `subject` reaches processes of this one's own role, and nobody else."""
+        return subject.startswith(self._inboxes)
 
     async def wait_connected(self, timeout_s: float) -> None:
         """Wait for the connection to be up.

@@ -59,6 +59,7 @@ class Intake:
     def __init__(self, bus: Bus, settings: IntakeSettings, slots: Slots, handle: Handler) -> None:
         self._bus = bus
         self._settings = settings
+        self.lane = settings.lane
         self._slots = slots
         self._handle = handle
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{settings.stream}.{settings.consumer}"

@@ -98,6 +98,13 @@ class PresenceTable:
         """Give the pool's open requests as its workers last reported them (at most 0.5 s old; O(1))."""
         return self._backlog.get(pool, 0)
 
+    def queued(self, pool: str, lane: str) -> int:
+        """Give the messages of a lane that wait in the pool's queue, as its workers last saw it; 0 where there is none."""
+        batch = lane == routes.BATCH
+        return max(
+            (beat.pending_batch if batch else beat.pending - beat.pending_batch for beat in self.workers(pool)), default=0
+        )
+
     def has_asker(self, asker: str) -> bool:
         """Whether the process of an asker lives, be its name another's too."""
         return asker in self._askers

@@ -54,6 +54,11 @@ class Queues:
         """Messages waiting in the pool's queues, as last seen."""
         return sum(intake.pending for intake in self._intakes)
 
+    @property
+    def pending_batch(self) -> int:
+        """Those of the batch lane among them."""
+        return sum(intake.pending for intake in self._intakes if intake.lane == routes.BATCH)
+
     async def pause(self) -> None:
         self._paused = True
         for intake in self._intakes:

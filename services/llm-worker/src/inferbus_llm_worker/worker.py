@@ -73,6 +73,7 @@ class Worker:
             slots=self._queues.slots,
             pending=self._queues.pending,
             engine=self.stats(),
+            pending_batch=self._queues.pending_batch,
         )
 
     async def _until_dead(self) -> None:

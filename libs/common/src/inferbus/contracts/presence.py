@@ -21,7 +21,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
 class Presence(msgspec.Struct, frozen=True, kw_only=True, tag="presence.beat.v1"):
     """One beat. `process` is a stable name, `incarnation` changes at every start; silent 1.5 s = presumed dead.
 
-    `pending` counts messages waiting in the pool's queue as this worker last saw it.
+    `pending` counts messages waiting in the pool's queue as this worker last saw it, `pending_batch` those of the batch
+    lane among them.
     """
 
     process: str
@@ -38,3 +39,4 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True, tag="presence.beat.v1"
     asker: str = ""
     wire_versions: tuple[int, ...] = (1,)
     engine: EngineStats | None = None
+    pending_batch: int = 0

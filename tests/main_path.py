@@ -163,6 +163,10 @@ class MainPath:
         """Give a process's last beat, at most half a second old."""
         return self.presence.alive()[process]
 
+    def log(self, process: str) -> str:
+        """Give what a process has written so far."""
+        return (self._folder / f"{process}.log").read_text()
+
     def figure(self, process: str, name: str) -> float:
         """Read one of a process's metrics, of the model's pool where it has one."""
         return metric_at(self.beat(process).health_port, name)

@@ -71,8 +71,21 @@ async def test_what_does_not_end_in_time_goes_on_elsewhere(path: MainPath, how: 
             first.signal(signal.SIGTERM)
         await ended_well(first)
         assert path.beat("llm-1").pid == second.pid
+        assert path.log("llm-0").count('"outcome":"handed_over"') == 6
         assert await asyncio.gather(*asked) == [answer_of(_TOKENS)] * 6
         await path.settled()
+
+
+async def test_a_durable_stream_is_handed_over_too(path: MainPath) -> None:
+    first = await path.worker("llm-0", drain_grace_s=0.3, **_SLOW)
+    async with path.client(default_headers={"X-Inferbus-Durable": "true"}) as client:
+        asked = await begun(path, client, "llm-0", streams=2, wholes=1)
+        await path.worker("llm-1", **_SLOW)
+        first.signal(signal.SIGTERM)
+        await ended_well(first)
+        assert await asyncio.gather(*asked) == [answer_of(_TOKENS)] * 3
+        await path.settled()
+        assert path.figure("llm-1", "inferbus_worker_running") == 0
 
 
 async def test_usage_counts_what_both_workers_made_once(path: MainPath) -> None:

@@ -110,12 +110,12 @@ def test_a_gateway_may_inherit_its_socket(layout: Layout) -> None:
 
 def test_grace_is_what_the_process_drains_for_and_a_moment(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     platform = platform_of(layout, UpOptions())
-    assert gateway_spec(platform, bus_url=URL, port=1).grace_s == GatewaySettings().drain_s + 5
-    assert workers_of(platform)[0].grace_s == WorkerSettings().drain_grace_s + 5
+    assert gateway_spec(platform, bus_url=URL, port=1).grace_s == GatewaySettings().drain_s + 10
+    assert workers_of(platform)[0].grace_s == WorkerSettings().drain_grace_s + 10
     monkeypatch.setenv("INFERBUS_GATEWAY_DRAIN_S", "120")
     monkeypatch.setenv("INFERBUS_LLM_WORKER_DRAIN_GRACE_S", "0.5")
-    assert gateway_spec(platform, bus_url=URL, port=1).grace_s == 125
-    assert workers_of(platform)[0].grace_s == 5.5
+    assert gateway_spec(platform, bus_url=URL, port=1).grace_s == 130
+    assert workers_of(platform)[0].grace_s == 10.5
 
 
 def test_a_relief_is_the_same_process_under_another_name(layout: Layout) -> None:

@@ -69,7 +69,7 @@ class DrainingServer(QuietServer):
         for listener in sockets or ():
             listener.close()  # closed, never shut down: others may hold it too
         state = self.server_state
-        state.draining = True
+        state.draining = True  # also where it ended by itself
         for connection in self._connections():
             connection.begin_drain()
         try:

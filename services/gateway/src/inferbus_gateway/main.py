@@ -21,6 +21,7 @@ from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
 from inferbus_gateway.bus_door import BusDoor
 from inferbus_gateway.durable import DurableRequests
+from inferbus_gateway.fetch_door import FetchDoor
 from inferbus_gateway.http.app import build_app
 from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.observer import Observer
@@ -73,7 +74,8 @@ async def main(process: runtime.Runtime) -> None:
             tracing=tracing, observer=observer, registry=registry, durable=durable,
         )  # fmt: skip
         server = HttpServer(build_app(deps), settings)
-        door = BusDoor(bus, admission, asker, observer, tracing, max_open=_DOOR_SLOTS)
+        door = BusDoor(bus, admission, asker, observer, tracing, durable, max_open=_DOOR_SLOTS)
+        fetch_door = FetchDoor(bus, durable, max_open=_DOOR_SLOTS)
 
         def describe() -> Presence:
             state = DRAINING if process.stopping.is_set() else STARTING if why_not_ready() else READY
@@ -89,13 +91,12 @@ async def main(process: runtime.Runtime) -> None:
         # What waits on a shared socket or at the door comes at once, and must not be told 401 or 404 for being early.
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(models.loaded(), keys.loaded()), _LOAD_S)
-        for part in (door, server, beacon):
+        for part in (door, fetch_door, server, beacon):
             await part.start()
         runtime.freeze_heap()
         stopping = asyncio.create_task(process.stopping.wait())
         await asyncio.wait({stopping, asyncio.create_task(server.wait())}, return_when=asyncio.FIRST_COMPLETED)
         process.stopping.set()  # a server that ended by itself ends the process
-        await beacon.now()
-        await asyncio.gather(server.stop(), door.stop(settings.drain_s))
-        for ended in (durable, asker, keys, models, presence, beacon):
+        await asyncio.gather(server.stop(), door.stop(settings.drain_s), beacon.now())
+        for ended in (fetch_door, durable, asker, keys, models, presence, beacon):
             await ended.stop()

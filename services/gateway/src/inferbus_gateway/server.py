@@ -54,6 +54,7 @@ class HttpServer:
     async def stop(self) -> None:
         """Accept nothing more, let open requests finish for up to `drain_s`, cancel the rest."""
         if self._task is not None:
+            self._server.server_state.draining = True
             self._server.should_exit = True
             await self._task
 

@@ -4,6 +4,7 @@ for the answer any more, the fact of it: all from the same figures.
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import structlog
@@ -121,7 +122,8 @@ class Books:
 
 
 def _outcome(attempt: Attempt, sink: EngineSink, error: BaseException | None) -> str:
-    """Name how an attempt ended. `stopped`: somebody else goes on with the request, or nobody is there to ask."""
+    """Name how an attempt ended. `stopped`: somebody else goes on with the request, or nobody is there to ask.
+    `handed_over`: this worker drains, and could not finish it in time."""
     over = attempt.over.result() if attempt.over.done() else ""
     if over == CANCEL:
         return CANCELLED
@@ -129,4 +131,6 @@ def _outcome(attempt: Attempt, sink: EngineSink, error: BaseException | None) ->
         return DEADLINE
     if over not in ("", CONFIRM) and not attempt.has_outcome:
         return "stopped"
+    if isinstance(error, asyncio.CancelledError):
+        return "handed_over"
     return "finished" if error is None else getattr(error, "code", "internal")

@@ -139,7 +139,8 @@ class Serving:
                 await self._on_error(error, attempt, delivery, answer)
             else:
                 await attempt.let_go(_ASKER_GONE_S)
-        except asyncio.CancelledError:  # the worker is stopping: the intake hands the message back
+        except asyncio.CancelledError as exc:  # the worker is stopping: the intake hands the message back
+            error = exc
             # Before the engine's own word for it, which would count as the end.
             attempt.failed("dependency_down", "the worker is stopping", final=False)
             self._engine.abort(attempt.name)

@@ -19,7 +19,7 @@ from inferbus.local.serving import CannotServe, Served, UpOptions, is_cpu_build
 NATS, TOPOLOGY, GATEWAY, WORKER = "nats", "topology", "gateway", "llm-worker"
 _HOST = "127.0.0.1"
 _REAL_KV_BYTES = 1024**3
-_DRAIN_S, _HAND_OVER_S = 30.0, 5.0
+_DRAIN_S, _HAND_OVER_S = 30.0, 10.0  # an engine takes seconds to let go of what it has
 
 
 class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):

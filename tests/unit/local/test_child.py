@@ -142,7 +142,7 @@ async def test_a_death_is_told_with_the_incarnation_that_died_before_the_next_on
         await child.stop(grace_s=0.0)
     first, *_, second = child.log.read_text().split()
     assert first != second
-    assert told[0] == ("x", first, 0)
+    assert told[0] == ("x", first, 1)
 
 
 async def test_descriptors_are_inherited_under_their_numbers(tmp_path: Path) -> None:

@@ -114,7 +114,6 @@ class Child:
             if code == 0 and self.was_ready and self.spec.may_be_drained:
                 self._note("ended as it was asked to; it stays down until it is restarted")
                 break
-            await self._mourn()
             crashes += 1
             if time.monotonic() - began > self._patience.steady_s:
                 pause_s = self._patience.first_s
@@ -125,6 +124,7 @@ class Child:
                 return
             self._note(f"exited ({_reason(code)}); starting again in {pause_s:g} s")
             self._change(state=RESTARTING, pid=0, restarts=self.state.restarts + 1, last_exit=_reason(code))
+            await self._mourn()
             try:
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
             except TimeoutError:

@@ -100,6 +100,44 @@ def test_a_killed_process_comes_back_where_it_was(platform: RunningPlatform, nam
     assert ask(platform)
 
 
+def test_a_drained_process_stays_down_until_it_is_restarted(platform: RunningPlatform) -> None:
+    old = platform.pid("llm-1")
+    assert platform.command("drain", "llm-1").stdout.splitlines()[-1] == "llm-1: drained"
+    platform.until(lambda: platform.pid("llm-1") == 0, _SOON_S)
+    assert not is_alive(old)
+    states = {process.name: process.state for process in platform.state.processes}
+    assert (states["llm-1"], states["llm-0"]) == (STOPPED, READY)
+    assert ask(platform)
+    printed = platform.command("restart", "llm-1").stdout.splitlines()
+    assert printed[0] == "llm-1: starting"
+    assert platform.pid("llm-1") not in {0, old}
+    assert all(process.state == READY for process in platform.state.processes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (("llm-7",), 1, "no process is named llm-7; there are: "),
+        ((), 2, "name processes, or say --rolling"),
+        (("llm-0", "--rolling"), 2, "name processes, or say --rolling"),
+    ],
+)
+def test_what_cannot_be_restarted_is_said(
+    platform: RunningPlatform, arguments: tuple[str, ...], status: int, says: str
+) -> None:
+    before = [process.pid for process in platform.state.processes]
+    restart = platform.command("restart", *arguments, check=False)
+    assert restart.returncode == status
+    assert says in restart.stderr
+    assert [process.pid for process in platform.state.processes] == before
+
+
+def test_nothing_to_restart(tmp_path: Path) -> None:
+    restart = simulated(tmp_path).command("restart", "--rolling", check=False)
+    assert (restart.returncode, restart.stdout) == (1, "")
+    assert "no platform is running here" in restart.stderr
+
+
 def test_logs_are_found_by_service(platform: RunningPlatform) -> None:
     assert "Server is ready" in platform.command("logs", "nats").stdout
     everything = platform.command("logs").stdout

@@ -18,6 +18,7 @@ import msgspec
 from openai import AsyncOpenAI
 from tests.running_platform import metric_at
 
+import inferbus
 from inferbus import routes
 from inferbus.admission.keys import make_key, store_key
 from inferbus.bus import Bus
@@ -191,6 +192,10 @@ class MainPath:
         await eventually(is_settled, within_s=within_s)
 
     # --- asking -----------------------------------------------------------------------------------------------------
+
+    def producer(self) -> inferbus.Client:
+        """A producer of the tenant `dev`, on the bus."""
+        return inferbus.Client(self.nats.url, tenant="dev", user="dev", password=self.nats.passwords["dev"])
 
     @asynccontextmanager
     async def client(self, **options: Any) -> AsyncIterator[AsyncOpenAI]:

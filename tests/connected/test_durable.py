@@ -12,6 +12,8 @@ import httpx
 import pytest
 from tests.main_path import HELLO, MODEL, MainPath, answer_of
 
+from inferbus import client as client_module
+from inferbus.errors import NotFound
 from inferbus.testing import eventually
 
 ITL_S = 0.02
@@ -167,3 +169,54 @@ class TestStreams:
 
 async def _is(value: Any, wanted: object) -> bool:
     return bool(await value == wanted)
+
+
+class TestProducers:
+    async def test_a_producer_that_was_away_fetches_its_answer(self, path: MainPath) -> None:
+        await path.worker(simulator_itl_s=ITL_S)
+        gateway = await path.gateway()
+        options: dict[str, Any] = {"request_id": "mine", "deliver": "results", "max_tokens": 60}
+        async with path.producer() as producer:
+            asking = asyncio.create_task(producer.chat(MODEL, HELLO, **options))
+            await eventually(lambda: path.figure("llm-0", "inferbus_worker_running") == 1)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        await gateway.kill()
+        await path.other_gateway()
+        async with path.producer() as another:
+            answer = await another.result("mine", timeout_s=20)
+            assert answer["choices"][0]["message"]["content"] == answer_of(60)
+            with pytest.raises(NotFound):
+                await another.result("nobody's", timeout_s=5)
+
+    async def test_a_streaming_producer_does_not_notice_that_its_gateway_dies(
+        self, path: MainPath, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(client_module, "_SILENT_S", 4.0)
+        await path.worker(simulator_itl_s=ITL_S)
+        gateway = await path.gateway()
+        words: list[str] = []
+        async with path.producer() as producer:
+            stream = producer.stream(MODEL, HELLO, deliver="results", max_tokens=80, request_id="s1")
+            async for chunk in stream:
+                words.append(chunk["choices"][0]["delta"].get("content", ""))
+                if len(words) == 10:
+                    await gateway.kill()
+                    await path.other_gateway()
+            assert "".join(words) == answer_of(80)
+            events = [event async for event in producer.events("s1")]
+            rest = [event async for event in producer.events("s1", after=events[49].id)]
+        assert rest == events[50:]
+
+    async def test_the_same_idempotency_key_is_one_run(self, path: MainPath) -> None:
+        await path.worker(simulator_itl_s=0.005)
+        await path.gateway()
+        async with path.producer() as one, path.producer() as other:
+            asks = [
+                producer.chat(MODEL, HELLO, idempotency_key="k", max_tokens=20)
+                for producer in (one, other)
+                for _ in range(3)
+            ]
+            answers = await asyncio.gather(*asks)
+        assert all(answer == answers[0] for answer in answers)
+        assert path.figure("llm-0", "inferbus_worker_requests_total") == 1

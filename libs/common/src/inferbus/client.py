@@ -5,6 +5,9 @@
         async for chunk in client.stream("inferbus-tiny", [...]):
             ...
 
+With `deliver="results"` the answer is kept: it goes on without this process, which may come back for it (`result`,
+`events`), and survives the gateway that began it.
+
 It publishes to `request.<tenant>.<model>.<lane>` (durable) and reads `reply.<tenant>.<client>`; any NATS client can do
 the same by hand (docs/contracts.md, the bus door).
 """
@@ -26,22 +29,43 @@ from nats.aio.msg import Msg
 from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.contracts import door
-from inferbus.errors import ERROR_TABLE, DeadlineWhileQueued, EngineDead, InferbusError, InvalidRequest, error_from
+from inferbus.contracts.envelope import REPLY, RESULTS
+from inferbus.errors import (
+    ERROR_TABLE,
+    DeadlineWhileQueued,
+    EngineDead,
+    InferbusError,
+    InvalidRequest,
+    NotFound,
+    error_from,
+)
 from inferbus.settings import BusSettings
 
 _DEFAULT_TIMEOUT_S = 600.0
 _GRACE_S = 5.0
+_SILENT_S = 10.0
+_AGAIN_S = 0.5
 log = structlog.get_logger()
 
 Json = dict[str, Any]
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """One message of an answer: the HTTP status it would have had, the JSON, and whether it is the last."""
+    """One message of an answer: the HTTP status it would have had, the JSON, whether it is the last, and of a
+    kept answer the event id, and the request's (another's, where an idempotency key was known)."""
 
     status: int
     data: bytes
     end: bool
+    event_id: str = ""
+    request_id: str = ""
+
+
+class KeptEvent(msgspec.Struct, frozen=True):
+    """One event of a durable stream, and the id to go on from."""
+
+    id: str
+    data: Json
 
 
 class _ErrorDetail(msgspec.Struct):
@@ -89,7 +113,8 @@ class Client:
     async def chat(self, model: str, messages: Sequence[Json], **options: Any) -> Json:
         """Ask for one whole chat completion; returns the API's body.
 
-        `options` go into the body (`max_tokens`, `tools`, ...); `lane`, `timeout_s` and `request_id` are ours.
+        `options` go into the body (`max_tokens`, `tools`, ...); `lane`, `timeout_s`, `request_id`, `deliver` ("reply" or
+        "results") and `idempotency_key` are ours.
 
         Raises:
             InferbusError: by the error table; InvalidRequest, NotFound, Overloaded, ...
@@ -110,6 +135,35 @@ class Client:
         texts_ = [texts] if isinstance(texts, str) else list(texts)
         body = await self._whole("/v1/embeddings", {"model": model, "input": texts_}, options)
         return [row["embedding"] for row in sorted(body["data"], key=lambda row: row["index"])]
+
+    async def result(self, request_id: str, *, timeout_s: float = _DEFAULT_TIMEOUT_S) -> Json:
+        """Fetch the answer of a durable request that is not streamed, from whatever process asked for it.
+
+        Raises:
+            NotFound: there is none of this id, or it is no longer kept. DeadlineWhileQueued: it did not end in time.
+            InferbusError: what it ended in; InvalidRequest where its answer is a stream (`events`).
+        """
+        async with aclosing(self._follow(request_id, "", time.monotonic() + timeout_s)) as replies:
+            async for reply in replies:
+                if reply.event_id:
+                    raise InvalidRequest("its answer is streamed: use `events`")
+                if reply.end:
+                    decoded: Json = msgspec.json.decode(reply.data)
+                    return decoded
+        raise InferbusError("the answer ended without a body")
+
+    async def events(
+        self, request_id: str, *, after: str = "", timeout_s: float = _DEFAULT_TIMEOUT_S
+    ) -> AsyncGenerator[KeptEvent, None]:
+        """Yield the events of a durable stream from the one behind `after` on, those to come included.
+
+        Raises:
+            NotFound, DeadlineWhileQueued, InferbusError: as `result`. ResumeImpossible: it does not go on from `after`.
+        """
+        async with aclosing(self._follow(request_id, after, time.monotonic() + timeout_s)) as replies:
+            async for reply in replies:
+                if reply.event_id:
+                    yield KeptEvent(reply.event_id, msgspec.json.decode(reply.data))
 
     async def cancel(self, request_id: str) -> None:
         """Cancel a request by its id, in whatever phase it is."""
@@ -136,7 +190,8 @@ class Client:
             raise InvalidRequest(f"request id {request_id!r} is malformed, or in use now", param="request_id")
         queue: asyncio.Queue[tuple[int, Reply]] = asyncio.Queue()
         self._replies[request_id] = queue
-        headers = {
+        kept = _kept_headers(options)
+        headers = kept | {
             door.REPLY_TO: f"{self._reply_to}.{request_id}",
             door.REQUEST_ID: request_id,
             door.PATH: path,
@@ -152,7 +207,11 @@ class Client:
                 headers,
                 msg_id=f"{self._tenant}:{request_id}",
             )
-            while not ended:
+            if kept:
+                async with aclosing(self._follow(request_id, "", give_up, queue)) as replies:
+                    async for reply in replies:
+                        yield reply
+            while not ended and not kept:
                 reply = await _part(queue, seq, give_up)
                 seq, ended = seq + 1, reply.end
                 if reply.status >= 400:
@@ -160,15 +219,49 @@ class Client:
                 yield reply
         finally:
             del self._replies[request_id]
-            if not ended and bus.connected:
+            if not ended and not kept and bus.connected:
                 await self.cancel(request_id)
+
+    async def _follow(
+        self, request_id: str, after: str, give_up: float, queue: asyncio.Queue[tuple[int, Reply]] | None = None
+    ) -> AsyncGenerator[Reply, None]:
+        """Yield a durable answer's parts; where the gateway that sends them falls silent, another goes on.
+
+        `queue` is where the gateway writes that begins it: until it did, another one does not know it.
+        """
+        began = queue is not None
+        while True:
+            token = secrets.token_hex(8)
+            if queue is None:
+                queue = self._replies[token] = asyncio.Queue()
+                headers = {door.REPLY_TO: f"{self._reply_to}.{token}"} | ({door.AFTER: after} if after else {})
+                await self._connection().publish(routes.fetch(self._tenant, request_id), b"", headers)
+            try:
+                expected = 0
+                while (part := await _part_or_none(queue, give_up)) is not None and part[0] == expected:
+                    expected, reply = expected + 1, part[1]
+                    if reply.status >= 400:
+                        error = _error_of(reply)
+                        if not (began and isinstance(error, NotFound)):
+                            raise error
+                        break
+                    after, request_id = reply.event_id or after, reply.request_id or request_id
+                    if reply.data or reply.end:
+                        yield reply
+                    if reply.end:
+                        return
+            finally:
+                self._replies.pop(token, None)
+            queue = None
+            await asyncio.sleep(_AGAIN_S)
 
     async def _on_reply(self, message: Msg) -> None:
         queue = self._replies.get(message.subject.rsplit(".", 1)[1])
         headers = message.headers or {}
         if queue is None or door.STATUS not in headers:
             return
-        reply = Reply(int(headers[door.STATUS]), message.data, headers.get(door.END) == "1")
+        status, ended = int(headers[door.STATUS]), headers.get(door.END) == "1"
+        reply = Reply(status, message.data, ended, headers.get(door.EVENT, ""), headers.get(door.REQUEST_ID, ""))
         queue.put_nowait((int(headers.get(door.SEQ, "0")), reply))
 
     def _connection(self) -> Bus:
@@ -194,6 +287,35 @@ async def _part(queue: asyncio.Queue[tuple[int, Reply]], expected: int, give_up:
     if seq > expected:
         raise InferbusError("a part of the answer was lost on the way")
     return reply
+
+
+async def _part_or_none(queue: asyncio.Queue[tuple[int, Reply]], give_up: float) -> tuple[int, Reply] | None:
+    """Wait for a part; None where its sender is silent for so long that it is gone.
+
+    Raises:
+        DeadlineWhileQueued: `give_up` (monotonic seconds) has come.
+    """
+    left_s = give_up - time.monotonic()
+    if left_s <= 0:
+        raise DeadlineWhileQueued("the answer did not end before the deadline")
+    try:
+        async with asyncio.timeout(min(left_s, _SILENT_S)):
+            return await queue.get()
+    except TimeoutError:
+        return None
+
+
+def _kept_headers(options: Json) -> dict[str, str]:
+    """Take `deliver` and `idempotency_key` out of the options: the headers that ask for a kept answer, if any.
+
+    Raises:
+        InvalidRequest: no such delivery.
+    """
+    deliver, key = options.pop("deliver", None), str(options.pop("idempotency_key", ""))
+    if deliver not in (None, REPLY, RESULTS):
+        raise InvalidRequest(f"deliver {deliver!r} is none of {REPLY}, {RESULTS}", param="deliver")
+    headers = {door.DELIVERY: RESULTS} if deliver == RESULTS or key else {}
+    return headers | ({door.IDEMPOTENCY_KEY: key} if key else {})
 
 
 def _error_of(reply: Reply) -> InferbusError:

@@ -7,45 +7,44 @@ next one publishes the work anew as `<id>.<delivery>` and the orphaned attempt i
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 import time
 
 import msgspec
 import structlog
-from nats.aio.msg import Msg
 from opentelemetry.trace import SpanKind
 
 from inferbus import routes
 from inferbus.admission.admit import Admission, Ask
 from inferbus.admission.identity import Identity
-from inferbus.asker import Asker
 from inferbus.bus import Bus
 from inferbus.codec import from_json
 from inferbus.contracts import door
+from inferbus.contracts.envelope import REPLY, RESULTS
+from inferbus.contracts.step import Usage
 from inferbus.delivery import Delivery
 from inferbus.errors import (
     Cancelled,
     DeadlineWhileQueued,
-    Forbidden,
     InferbusError,
     InvalidRequest,
     Permanent,
     Unsupported,
-    openai_body,
 )
 from inferbus.exchange import Begun, Chunk, Ended, Exchange
 from inferbus.intake import Intake, IntakeSettings
 from inferbus.slots import Slots
 from inferbus.telemetry.tracing import Tracing, traceparent_of
+from inferbus_gateway.fetch_door import relay_kept
 from inferbus_gateway.observer import DECODE, DONE, PREFILL, QUEUED, Observer, RequestRecord
+from inferbus_gateway.ports import DurableStore
+from inferbus_gateway.reply_writer import ReplyWriter, reply_subject
 
 _TASKS = {"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/embeddings": "embeddings"}
 _MAX_RETRIES = 50
 """How often a request that was refused for now (pool full, bus away) comes back before it is a dead letter."""
+_MAX_CANCELLED = 4096
 _DEFAULT_PATH = "/v1/chat/completions"
-_SUBJECT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")  # no wildcards
-_EVENT, _DONE = b"data: ", b"[DONE]"
 log = structlog.get_logger()
 
 
@@ -56,43 +55,24 @@ class BodyView(msgspec.Struct):
     stream: bool = False
 
 
-class ReplyWriter:
-    """Writes the parts of one answer to its reply subject, numbered, the last one marked."""
-
-    def __init__(self, bus: Bus, subject: str) -> None:
-        self._bus = bus
-        self._subject = subject
-        self._seq = 0
-
-    async def part(self, status: int, data: bytes, *, end: bool = False) -> None:
-        headers = {door.STATUS: str(status), door.SEQ: str(self._seq)}
-        if end:
-            headers[door.END] = "1"
-        self._seq += 1
-        await self._bus.publish(self._subject, data, headers)
-
-    async def events(self, data: bytes) -> None:
-        """Write server-sent events as plain JSON, one message each."""
-        for event in data.split(b"\n\n"):
-            body = event.removeprefix(_EVENT)
-            if body and body != _DONE:
-                await self.part(200, body)
-
-    async def error(self, error: InferbusError) -> None:
-        await self.part(error.row.http_status, msgspec.json.encode(openai_body(error)), end=True)
-
-
 class BusDoor:
     """Pulls producers' requests of both lanes and relays the answers."""
 
     def __init__(
-        self, bus: Bus, admission: Admission, asker: Asker, observer: Observer, tracing: Tracing, *, max_open: int
+        self,
+        bus: Bus,
+        admission: Admission,
+        observer: Observer,
+        tracing: Tracing,
+        durable: DurableStore,
+        *,
+        max_open: int,
     ) -> None:
         self._bus = bus
         self._admission = admission
-        self._asker = asker
         self._observer = observer
         self._tracing = tracing
+        self._durable = durable
         slots = Slots(max_open)
         self._intakes = [
             Intake(
@@ -109,9 +89,9 @@ class BusDoor:
             for lane in routes.LANES
         ]
         self._open: dict[tuple[str, str], Exchange] = {}
+        self._cancelled: dict[tuple[str, str], float] = {}
 
     async def start(self) -> None:
-        await self._bus.subscribe(routes.CANCEL_ALL, self._on_cancel)
         for intake in self._intakes:
             await intake.start()
 
@@ -125,15 +105,25 @@ class BusDoor:
     def in_flight(self) -> int:
         return sum(intake.running for intake in self._intakes)
 
-    async def _on_cancel(self, message: Msg) -> None:
-        tenant, request_id = routes.parse_cancel(message.subject)
-        exchange = self._open.get((tenant, request_id)) or self._asker.find(tenant, request_id)
-        if exchange is not None:
-            exchange.cancel()
+    def find(self, tenant: str, request_id: str) -> Exchange | None:
+        """Find an open request by the id its producer gave it; after a lost gateway it goes under another."""
+        return self._open.get((tenant, request_id))
+
+    def remember_cancel(self, tenant: str, request_id: str) -> None:
+        """Nobody has this request: it may still wait at the door, for whichever gateway takes it."""
+        self._cancelled.pop((tenant, request_id), None)
+        self._cancelled[tenant, request_id] = time.monotonic()
+        if len(self._cancelled) > _MAX_CANCELLED:
+            del self._cancelled[next(iter(self._cancelled))]
+
+    def _was_cancelled(self, tenant: str, request_id: str, delivery: Delivery) -> bool:
+        """Whether it was cancelled after it was stored: an id may be used again."""
+        cancelled = self._cancelled.get((tenant, request_id))
+        return cancelled is not None and time.monotonic() - cancelled < delivery.age_s
 
     async def _on_delivery(self, delivery: Delivery) -> None:
         subject = routes.parse_request(delivery.subject)
-        writer = ReplyWriter(self._bus, _reply_subject(subject.tenant, delivery))
+        writer = ReplyWriter(self._bus, reply_subject(subject.tenant, delivery.headers))
         request_id = _request_id(delivery)
         record = RequestRecord(delivery.headers.get(door.PATH, _DEFAULT_PATH), request_id)
         record.tenant = subject.tenant
@@ -174,6 +164,7 @@ class BusDoor:
             },
             root=True,
         )
+        durable = delivery.headers.get(door.DELIVERY) == RESULTS or door.IDEMPOTENCY_KEY in delivery.headers
         return Ask(
             model=view.model,
             task=task,
@@ -182,8 +173,10 @@ class BusDoor:
             lane=subject.lane,
             streamed=view.stream,
             deadline_s=_deadline_s(delivery),
-            request_id=request_id if delivery.attempt == 1 else f"{request_id}.{delivery.attempt}",
+            request_id=request_id if durable or delivery.attempt == 1 else f"{request_id}.{delivery.attempt}",
             traceparent=traceparent_of(record.span, traceparent),
+            delivery=RESULTS if durable else REPLY,
+            idempotency_key=delivery.headers.get(door.IDEMPOTENCY_KEY, ""),
         )
 
     async def _serve(
@@ -198,17 +191,39 @@ class BusDoor:
         if ask.deadline_s is not None and ask.deadline_s <= 0:
             await self._over(delivery, writer, record, DeadlineWhileQueued("the deadline passed in the queue"))
             return
+        if self._was_cancelled(tenant, request_id, delivery):
+            await self._over(delivery, writer, record, Cancelled("the request was cancelled"))
+            return
+        if ask.delivery == RESULTS:
+            await self._serve_durable(delivery, tenant, ask, writer, record)
+            return
         exchange = await self._admission.admit(Identity(tenant=tenant), ask)
         self._open[tenant, request_id] = exchange
         try:
             await _relay(exchange, writer, record)
             await delivery.ack()
         except InferbusError as error:  # an end by the platform is an answer too
+            record.usage = Usage(0, exchange.delivered_tokens)
             await self._over(delivery, writer, record, error)
         finally:
             if self._open.get((tenant, request_id)) is exchange:  # a producer may use an id twice
                 del self._open[tenant, request_id]
             exchange.close()
+
+    async def _serve_durable(
+        self, delivery: Delivery, tenant: str, ask: Ask, writer: ReplyWriter, record: RequestRecord
+    ) -> None:
+        """Begin or join a durable request: it is the work stream's from then on, and its answer is kept."""
+        opened = await self._durable.open(Identity(tenant=tenant), ask)
+        record.request_id = opened.record.request_id
+        await delivery.ack_surely()
+        try:
+            end = await relay_kept(self._durable, tenant, record.request_id, writer, None)
+        except InferbusError as error:
+            _note(record, error)
+            await writer.error(error)
+        else:
+            record.status, record.usage, record.phase = end.status, end.usage, DONE
 
     async def _over(self, delivery: Delivery, writer: ReplyWriter, record: RequestRecord, error: InferbusError) -> None:
         _note(record, error)
@@ -232,22 +247,6 @@ async def _relay(exchange: Exchange, writer: ReplyWriter, record: RequestRecord)
                 return
             case None:
                 continue
-
-
-def _reply_subject(tenant: str, delivery: Delivery) -> str:
-    """Read and check the address of the answer: the only subject a producer chooses.
-
-    Raises:
-        InvalidRequest: it is missing or no subject. Forbidden: it is another tenant's.
-    """
-    subject = delivery.headers.get(door.REPLY_TO, "")
-    if not subject:
-        raise InvalidRequest(f"header {door.REPLY_TO} is missing", param=door.REPLY_TO)
-    if not subject.startswith(routes.reply_prefix(tenant)):
-        raise Forbidden(f"{door.REPLY_TO} must lie under {routes.reply_prefix(tenant)}", param=door.REPLY_TO)
-    if not _SUBJECT.fullmatch(subject):
-        raise InvalidRequest(f"{door.REPLY_TO} is no subject", param=door.REPLY_TO)
-    return subject
 
 
 def _request_id(delivery: Delivery) -> str:

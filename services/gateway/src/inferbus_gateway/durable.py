@@ -133,14 +133,23 @@ class DurableRequests:
                 outcome = await load_outcome(self._bus, tenant, request_id)
         return RequestStatus(_state_of(outcome, running=running), record, outcome)
 
-    async def cancel_orphan(self, tenant: str, request_id: str) -> bool:
-        """Cancel a request whose gateway is gone. False if there is none, or its gateway lives (and acts itself).
+    async def state_of(self, tenant: str, request_id: str) -> str | None:
+        """Say how a request is doing, or how it ended; None if there is none."""
+        try:
+            return (await self.status(tenant, request_id)).state
+        except NotFound:
+            return None
 
-        A worker that runs it has heard the same message and stores the outcome, with what was spent.
+    async def cancel_orphan(self, tenant: str, request_id: str, *, tell: bool = True) -> bool:
+        """Cancel a request whose gateway is gone. False if there is none, or it has ended, or its gateway lives (and acts
+        itself). A worker that runs it hears `cancel.*` too, and stores the outcome, with what was spent; `tell` has it
+        sent once more.
         """
         record = await self._records.find(tenant, request_id)
-        if record is None or self._is_alive(record.asker):
+        if record is None or self._is_alive(record.asker) or await has_outcome(self._bus, tenant, request_id):
             return False
+        if tell:
+            await self._bus.publish(routes.cancel(tenant, request_id), b"")
         if not await self._wait_for_outcome(tenant, request_id):
             await self._end(tenant, request_id, Cancelled("the request was cancelled"))
         return True

@@ -9,10 +9,19 @@ PATH = "Ib-Path"
 """The API path the body is for; default `/v1/chat/completions`."""
 
 REQUEST_ID = "Ib-Request"
-"""The producer's own id (letters, digits, `_`, `-`); one is made where absent."""
+"""The producer's own id (letters, digits, `_`, `-`); one is made where absent. On parts of kept answers: the request's."""
 
 DEADLINE_MS = "Ib-Deadline-Ms"
 """Milliseconds the producer is willing to wait; default the model's."""
+
+DELIVERY = "Ib-Delivery"
+"""`results`: the request is durable. Its answer is kept, goes on without anybody who waits, and can be fetched."""
+
+IDEMPOTENCY_KEY = "Ib-Idempotency-Key"
+"""Durable, and done once: the same key and body again joins the running request or gets its stored answer."""
+
+AFTER = "Ib-After"
+"""On `fetch.*`: the last event id that is known already."""
 
 STATUS = "Ib-Status"
 """On answers: the HTTP status the same request would have had."""
@@ -22,3 +31,7 @@ SEQ = "Ib-Seq"
 
 END = "Ib-End"
 """On answers: `1` on the last one."""
+
+EVENT = "Ib-Event"
+"""On parts of a durable stream: the event's id. A part without it, without body and without `Ib-End` says only that the
+request goes on."""

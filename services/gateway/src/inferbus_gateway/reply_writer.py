@@ -1,0 +1,68 @@
+"""ReplyWriter: the parts of one answer on a producer's reply subject, and the check that the subject may be written to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from inferbus import routes
+from inferbus.bus import Bus
+from inferbus.contracts import door
+from inferbus.errors import Forbidden, InferbusError, InvalidRequest, openai_body
+
+_SUBJECT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")  # no wildcards
+_EVENT, _DONE, _ID = b"data: ", b"[DONE]", b"id: "
+
+
+class ReplyWriter:
+    """Writes the parts of one answer to its reply subject, numbered, the last one marked; where it is kept, each says
+    under which request id."""
+
+    def __init__(self, bus: Bus, subject: str) -> None:
+        self._bus = bus
+        self._subject = subject
+        self._seq = 0
+        self.kept_id = ""
+
+    async def part(self, status: int, data: bytes, *, end: bool = False, event_id: str = "") -> None:
+        headers = {door.STATUS: str(status), door.SEQ: str(self._seq)}
+        if end:
+            headers[door.END] = "1"
+        if self.kept_id:
+            headers[door.REQUEST_ID] = self.kept_id
+        if event_id:
+            headers[door.EVENT] = event_id
+        self._seq += 1
+        await self._bus.publish(self._subject, data, headers)
+
+    async def events(self, data: bytes) -> None:
+        """Write server-sent events as plain JSON, one message each, with their ids where they have any."""
+        for event in data.split(b"\n\n"):
+            event_id = ""
+            if event.startswith(_ID):
+                line, _, event = event.partition(b"\n")  # noqa: PLW2901 - what is left of it
+                event_id = line.removeprefix(_ID).decode()
+            body = event.removeprefix(_EVENT)
+            if body and body != _DONE:
+                await self.part(200, body, event_id=event_id)
+
+    async def error(self, error: InferbusError) -> None:
+        await self.part(error.row.http_status, msgspec.json.encode(openai_body(error)), end=True)
+
+
+def reply_subject(tenant: str, headers: Mapping[str, str]) -> str:
+    """Read and check the address of the answer: the only subject a producer chooses.
+
+    Raises:
+        InvalidRequest: it is missing or no subject. Forbidden: it is another tenant's.
+    """
+    subject = headers.get(door.REPLY_TO, "")
+    if not subject:
+        raise InvalidRequest(f"header {door.REPLY_TO} is missing", param=door.REPLY_TO)
+    if not subject.startswith(routes.reply_prefix(tenant)):
+        raise Forbidden(f"{door.REPLY_TO} must lie under {routes.reply_prefix(tenant)}", param=door.REPLY_TO)
+    if not _SUBJECT.fullmatch(subject):
+        raise InvalidRequest(f"{door.REPLY_TO} is no subject", param=door.REPLY_TO)
+    return subject

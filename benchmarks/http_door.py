@@ -154,7 +154,7 @@ async def main(rounds: int) -> None:
     deps = HttpDeps(
         settings=GatewaySettings(), authenticator=around, admitter=around, models=around, ready=ready,
         tracing=Tracing("gateway", TelemetrySettings()), observer=Observer(registry), registry=registry,
-        durable=Unconnected(),
+        durable=Unconnected(), places=Unconnected(), canceller=Unconnected(),
     )  # fmt: skip
     door = build_app(deps)
     whole = {

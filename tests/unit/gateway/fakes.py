@@ -24,6 +24,7 @@ from inferbus_gateway.durable import Opened, RequestStatus
 from inferbus_gateway.http.app import build_app
 from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.observer import Observer
+from inferbus_gateway.ports import Place
 from inferbus_gateway.settings import GatewaySettings
 
 KEY = "ib-1-secret"
@@ -115,6 +116,29 @@ class FakeAdmitter:
         return await asyncio.wait_for(self.admitted.get(), PATIENCE_S)
 
 
+class FakePlaces:
+    """Everybody stands where the test says."""
+
+    def __init__(self) -> None:
+        self.place = Place(12, 3.4)
+
+    def place_of(self, exchange: Exchange) -> Place:
+        assert exchange.fence is None
+        return self.place
+
+
+class FakeCanceller:
+    """Knows the states of a few requests."""
+
+    def __init__(self) -> None:
+        self.states: dict[tuple[str, str], str] = {}
+
+    async def cancel(self, tenant: str, request_id: str) -> str:
+        if (tenant, request_id) not in self.states:
+            raise NotFound(f"no request {request_id}", param="request_id")
+        return self.states[tenant, request_id]
+
+
 class FakeDurable:
     """Keeps nothing: notes what is asked for, and says that it is not there."""
 
@@ -140,6 +164,8 @@ class Door:
         self.models = FakeModels()
         self.admitter = FakeAdmitter(self.models)
         self.durable = FakeDurable()
+        self.places = FakePlaces()
+        self.canceller = FakeCanceller()
         self.not_ready: str | None = None
         self.registry = CollectorRegistry()
         self.deps = HttpDeps(
@@ -152,6 +178,8 @@ class Door:
             observer=Observer(self.registry),
             registry=self.registry,
             durable=self.durable,
+            places=self.places,
+            canceller=self.canceller,
         )
         self.app: Any = build_app(self.deps)
 

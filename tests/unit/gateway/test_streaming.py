@@ -11,6 +11,7 @@ from tests.unit.gateway.fakes import Door
 from inferbus.contracts.step import Delta
 from inferbus.errors import DeadlineWhileQueued, EngineDead, InferbusError, Poison
 from inferbus.exchange import MAX_BUFFER_BYTES
+from inferbus_gateway.ports import Place
 from inferbus_gateway.settings import GatewaySettings
 
 CHAT = "/v1/chat/completions"
@@ -104,7 +105,9 @@ async def test_a_queued_stream_starts_with_comments_then_goes_on_as_usual() -> N
     engine = await door.admitter.next()
     await call.until(lambda call: len(call.pieces) >= 2)
     assert call.status == 200
-    assert set(call.pieces) == {b": queued\n\n"}
+    assert set(call.pieces) == {b": queued position=12 expected_wait_s=3.4\n\n"}
+    door.places.place = Place(2, None)
+    await call.until(lambda call: b": queued position=2\n\n" in call.pieces)
     engine.begin()
     await call.until(lambda call: b": running\n\n" in call.pieces)
     engine.chunk(b"data: 1\n\n")

@@ -10,6 +10,8 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _STATUS_LINE = b"HTTP/1.1 "
+ABORT = "inferbus.abort"
+"""In the scope: closes the connection at once, without what waits to be written."""
 
 
 class JoiningTransport:
@@ -43,7 +45,11 @@ class JoiningTransport:
 
 
 class JoiningProtocol(HttpToolsProtocol):
-    """uvicorn's protocol on a transport that joins writes."""
+    """uvicorn's protocol on a transport that joins writes; the application may abort the connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]  # stands in for one
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]  # a key of ours

@@ -10,22 +10,27 @@ from prometheus_client import CollectorRegistry
 from inferbus import runtime
 from inferbus.admission.admit import Admission
 from inferbus.admission.keys import KeyRing
+from inferbus.admission.withdrawals import Withdrawals
 from inferbus.asker import Asker
 from inferbus.bus import Bus
 from inferbus.contracts.presence import DRAINING, READY, STARTING, Presence
 from inferbus.drain import listen_for_drain
+from inferbus.errands import Errands
+from inferbus.facts import Facts
 from inferbus.models import ModelRegistry
 from inferbus.presence import Beacon, PresenceTable
 from inferbus.settings import BusSettings, TelemetrySettings, from_env
 from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
 from inferbus_gateway.bus_door import BusDoor
+from inferbus_gateway.cancelling import Cancelling
 from inferbus_gateway.durable import DurableRequests
 from inferbus_gateway.fetch_door import FetchDoor
 from inferbus_gateway.http.app import build_app
 from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.observer import Observer
 from inferbus_gateway.pools import PoolCollector
+from inferbus_gateway.queue_view import QueueView
 from inferbus_gateway.server import HttpServer
 from inferbus_gateway.settings import GatewaySettings
 
@@ -50,9 +55,11 @@ async def main(process: runtime.Runtime) -> None:
         models, keys = ModelRegistry(bus), KeyRing(bus, settings.key_pepper.encode())
         presence = PresenceTable(bus, bus.region)
         asker = Asker(bus, presence)
+        errands = Errands()
         admission = Admission(
-            bus, models, asker, presence, payload_bus=payload_bus, tracing=tracing, hold_s=settings.hold_s
-        )
+            bus, models, asker, presence, payload_bus=payload_bus, tracing=tracing, hold_s=settings.hold_s,
+            withdrawals=Withdrawals(bus, Facts(bus, "gateway", errands), errands, asker=asker.id),
+        )  # fmt: skip
         durable = DurableRequests(
             bus,
             admission,
@@ -69,12 +76,14 @@ async def main(process: runtime.Runtime) -> None:
                 return "the bus is not reachable"
             return None if models.ready and keys.ready else "models and keys are not loaded yet"
 
+        door = BusDoor(bus, admission, observer, tracing, durable, max_open=_DOOR_SLOTS)
+        cancelling = Cancelling(bus, asker, presence, door, durable, errands)
         deps = HttpDeps(
             settings=settings, authenticator=keys, admitter=admission, models=models, ready=why_not_ready,
             tracing=tracing, observer=observer, registry=registry, durable=durable,
+            places=QueueView(lambda: asker.exchanges, presence, admission.bounds), canceller=cancelling,
         )  # fmt: skip
         server = HttpServer(build_app(deps), settings)
-        door = BusDoor(bus, admission, asker, observer, tracing, durable, max_open=_DOOR_SLOTS)
         fetch_door = FetchDoor(bus, durable, max_open=_DOOR_SLOTS)
 
         def describe() -> Presence:
@@ -91,12 +100,12 @@ async def main(process: runtime.Runtime) -> None:
         # What waits on a shared socket or at the door comes at once, and must not be told 401 or 404 for being early.
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(models.loaded(), keys.loaded()), _LOAD_S)
-        for part in (door, fetch_door, server, beacon):
+        for part in (cancelling, door, fetch_door, server, beacon):
             await part.start()
         runtime.freeze_heap()
         stopping = asyncio.create_task(process.stopping.wait())
         await asyncio.wait({stopping, asyncio.create_task(server.wait())}, return_when=asyncio.FIRST_COMPLETED)
         process.stopping.set()  # a server that ended by itself ends the process
         await asyncio.gather(server.stop(), door.stop(settings.drain_s), beacon.now())
-        for ended in (fetch_door, durable, asker, keys, models, presence, beacon):
+        for ended in (fetch_door, durable, asker, errands, keys, models, presence, beacon):
             await ended.stop()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
 from inferbus.contracts.models import ModelEntry
@@ -50,6 +52,32 @@ class ModelLister(Protocol):
     def resolve(self, name: str) -> ModelEntry | None: ...
 
     def all(self) -> list[ModelEntry]: ...
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a request stands in its queue, estimated: 1 is next. `expected_wait_s` is None while nothing of its pool has
+    ended."""
+
+    position: int
+    expected_wait_s: float | None
+
+
+class QueuePlaces(Protocol):
+    """Knows about where waiting requests stand."""
+
+    def place_of(self, exchange: Exchange) -> Place: ...
+
+
+class Canceller(Protocol):
+    """Cancels requests by their id."""
+
+    async def cancel(self, tenant: str, request_id: str) -> str:
+        """Cancel a request; give what it is then.
+
+        Raises:
+            NotFound: no such request of this tenant. DependencyDown: nobody can tell now.
+        """
+        ...
 
 
 class DurableStore(Protocol):

@@ -12,6 +12,7 @@ from litestar.utils.path import normalize_path
 
 from inferbus.errors import InferbusError
 from inferbus_gateway.http.answers import ChatCompletion, ChatCompletionChunk, Completion, EmbeddingList
+from inferbus_gateway.http.cancel import build_cancel
 from inferbus_gateway.http.chat import ChatRequest, build_chat
 from inferbus_gateway.http.completions import CompletionRequest, build_completions
 from inferbus_gateway.http.embeddings import EmbeddingRequest, build_embeddings
@@ -88,6 +89,7 @@ def build_app(deps: HttpDeps) -> HttpDoor:
             *(route.handler for route in inference),
             *build_models(deps),
             *build_requests(deps),
+            *build_cancel(deps),
             *build_health(deps),
         ],
         exception_handlers={

@@ -20,6 +20,7 @@ from inferbus_gateway.http.app import build_app
 from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.http.openapi import document
 from inferbus_gateway.observer import Observer
+from inferbus_gateway.ports import Place
 from inferbus_gateway.settings import GatewaySettings
 
 
@@ -33,6 +34,12 @@ class Unconnected:
         raise DependencyDown("not connected")
 
     async def open(self, identity: Identity, ask: Ask) -> Opened:  # noqa: ARG002 - the port's signature
+        raise DependencyDown("not connected")
+
+    async def cancel(self, tenant: str, request_id: str) -> str:  # noqa: ARG002 - the port's signature
+        raise DependencyDown("not connected")
+
+    def place_of(self, exchange: Exchange) -> Place:  # noqa: ARG002 - the port's signature
         raise DependencyDown("not connected")
 
     async def read(self, tenant: str, request_id: str, after: EventId | None = None) -> DurableReader:  # noqa: ARG002 - the port's signature
@@ -62,6 +69,8 @@ def openapi_document() -> bytes:
         observer=Observer(registry),
         registry=registry,
         durable=nothing,
+        places=nothing,
+        canceller=nothing,
     )
     return document(build_app(deps).site)
 

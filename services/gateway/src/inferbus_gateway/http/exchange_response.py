@@ -12,14 +12,15 @@ from contextlib import suppress
 
 from litestar.types import HTTPResponseStartEvent, Receive, Send
 
+from inferbus.contracts.step import Usage
 from inferbus.errors import InferbusError
 from inferbus.exchange import Chunk, Ended, Exchange
 from inferbus_gateway.http.problems import JSON, error_event, problem_of
 from inferbus_gateway.observer import DECODE, DONE, PREFILL, RequestRecord
+from inferbus_gateway.ports import Place, QueuePlaces
 
 _EVENT_STREAM = b"text/event-stream; charset=utf-8"
 _STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-_COMMENT_QUEUED = b": queued\n\n"
 _COMMENT_RUNNING = b": running\n\n"
 _DISCARD_S = 2.0
 
@@ -117,7 +118,13 @@ async def answer_whole(exchange: Exchange, response: HttpResponse, record: Reque
 
 
 async def answer_stream(
-    exchange: Exchange, response: HttpResponse, record: RequestRecord, *, comment_after_s: float, comment_every_s: float
+    exchange: Exchange,
+    response: HttpResponse,
+    record: RequestRecord,
+    places: QueuePlaces,
+    *,
+    comment_after_s: float,
+    comment_every_s: float,
 ) -> None:
     """Send chunks as they come, joined where several wait; then the end, or the error."""
     wait_s = comment_after_s
@@ -134,10 +141,11 @@ async def answer_stream(
                 break
             elif event is None:
                 wait_s = comment_every_s
-                await response.write(_COMMENT_RUNNING if exchange.started else _COMMENT_QUEUED)
+                await response.write(_COMMENT_RUNNING if exchange.started else _queued(places.place_of(exchange)))
             else:
                 record.phase = PREFILL
     except InferbusError as error:
+        record.usage = Usage(0, exchange.delivered_tokens)  # what it cost is the worker's to say
         await response.fail(error)
         return
     note_end(record, event)
@@ -147,6 +155,13 @@ async def answer_stream(
         await response.end(error_event(event.data))
     else:
         await response.whole(event.status, event.data, event.content_type.encode())
+
+
+def _queued(place: Place) -> bytes:
+    """Say where a request stands, as a comment: a client that reads none is kept waiting all the same."""
+    if place.expected_wait_s is None:
+        return b": queued position=%d\n\n" % place.position
+    return b": queued position=%d expected_wait_s=%.1f\n\n" % (place.position, place.expected_wait_s)
 
 
 def note_end(record: RequestRecord, event: Ended) -> None:

@@ -7,6 +7,7 @@ only returns this costs 11, calling it directly nothing (benchmarks/http_door.py
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -16,7 +17,7 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import CollectorRegistry
 
 from inferbus.admission.admit import Ask
-from inferbus.errors import Cancelled, InferbusError, Overloaded
+from inferbus.errors import Cancelled, InferbusError, Overloaded, SlowClient
 from inferbus.exchange import Exchange
 from inferbus.telemetry.tracing import Tracing, traceparent_of
 from inferbus_gateway.http.durable_answer import answer_durable
@@ -24,8 +25,17 @@ from inferbus_gateway.http.exchange_response import HttpResponse, answer_stream,
 from inferbus_gateway.http.problems import bug
 from inferbus_gateway.http.request_body import BodyRefused, ClientGone, decode_view, read_body
 from inferbus_gateway.http.request_head import read_head, request_id_from
+from inferbus_gateway.joined_head import ABORT
 from inferbus_gateway.observer import QUEUED, UNKNOWN, Observer, RequestRecord
-from inferbus_gateway.ports import Admitter, Authenticator, DurableStore, ModelLister, Ready
+from inferbus_gateway.ports import (
+    Admitter,
+    Authenticator,
+    Canceller,
+    DurableStore,
+    ModelLister,
+    QueuePlaces,
+    Ready,
+)
 from inferbus_gateway.settings import GatewaySettings
 
 
@@ -41,6 +51,8 @@ class HttpDeps(msgspec.Struct, frozen=True, kw_only=True):
     observer: Observer
     registry: CollectorRegistry
     durable: DurableStore
+    places: QueuePlaces
+    canceller: Canceller
 
 
 class InferenceRoute(NamedTuple):
@@ -70,7 +82,8 @@ class InferenceEndpoint:
         observer = self._deps.observer
         observer.open_requests += 1
         try:
-            await self._serve(headers, receive, response, record)
+            abort = cast("Callable[[], None] | None", scope.get(ABORT))
+            await self._serve(headers, receive, response, record, abort)
         except ClientGone:
             record.error, record.status = Cancelled.code, 499
         except BodyRefused as refused:
@@ -87,7 +100,12 @@ class InferenceEndpoint:
             observer.finished(record)
 
     async def _serve(
-        self, headers: dict[bytes, bytes], receive: Receive, response: HttpResponse, record: RequestRecord
+        self,
+        headers: dict[bytes, bytes],
+        receive: Receive,
+        response: HttpResponse,
+        record: RequestRecord,
+        abort: Callable[[], None] | None,
     ) -> None:
         deps = self._deps
         settings = deps.settings
@@ -121,6 +139,8 @@ class InferenceEndpoint:
             await answer_durable(deps.durable, identity, ask, headers, receive, response, record, settings)
             return
         exchange = await deps.admitter.admit(identity, ask)
+        if abort is not None and record.streamed:
+            _hang_up_if_slow(exchange, abort)
         await self._answer(exchange, receive, response, record)
 
     def _note_view(self, view: Any, record: RequestRecord) -> None:
@@ -157,6 +177,7 @@ class InferenceEndpoint:
                     exchange,
                     response,
                     record,
+                    deps.places,
                     comment_after_s=deps.settings.queue_comment_after_s,
                     comment_every_s=deps.settings.comment_every_s,
                 )
@@ -167,6 +188,17 @@ class InferenceEndpoint:
                 deps.observer.open_streams -= 1
             watch.cancel()
             exchange.close()  # cancels what has not ended
+
+
+def _hang_up_if_slow(exchange: Exchange, abort: Callable[[], None]) -> None:
+    """Close the connection of a client that does not read, at once: the answer waits in `send` for it, and its buffers
+    with it."""
+
+    def hang_up() -> None:
+        if isinstance(exchange.error, SlowClient):
+            abort()
+
+    exchange.on_closed(hang_up)
 
 
 async def _cancel_when_gone(receive: Receive, exchange: Exchange) -> None:

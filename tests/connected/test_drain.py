@@ -18,7 +18,7 @@ from inferbus.contracts.presence import DRAINING
 from inferbus.testing import eventually
 
 _SLOW = {"simulator_itl_s": 0.02}
-_TOKENS = 100  # 2 s
+_TOKENS = 200  # 4 s
 
 
 @pytest.fixture

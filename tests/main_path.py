@@ -16,6 +16,7 @@ from typing import Any, Self
 import httpx
 import msgspec
 from openai import AsyncOpenAI
+from prometheus_client import CollectorRegistry
 from tests.running_platform import metric_at
 
 import inferbus
@@ -28,6 +29,7 @@ from inferbus.local.ports import free_port
 from inferbus.models import apply_model
 from inferbus.presence import PresenceTable
 from inferbus.testing import NatsServer, eventually
+from inferbus.topology import Topology, TopologySettings
 from inferbus_llm_worker.adapters.simulated_words import simulated_answer
 
 CONFIG = Path(__file__).parents[1] / "deploy/nats/nats.conf"
@@ -192,6 +194,25 @@ class MainPath:
         await eventually(is_settled, within_s=within_s)
 
     # --- asking -----------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def topology(self) -> AsyncIterator[None]:
+        """Reconcile all the time, as its process does: what a restarted server forgot is made again."""
+        bus = await self.nats.connect("operator")
+        stopping = asyncio.Event()
+        task = asyncio.create_task(Topology(bus, TopologySettings(), CollectorRegistry()).run(stopping))
+        try:
+            yield
+        finally:
+            stopping.set()
+            await task
+            await bus.close()
+
+    async def key_of(self, tenant: str) -> str:
+        """Make a key of another tenant's; gateways know it a moment later."""
+        key, stored = make_key(tenant, _PEPPER.encode())
+        await store_key(self._admin, stored)
+        return key
 
     def producer(self) -> inferbus.Client:
         """A producer of the tenant `dev`, on the bus."""

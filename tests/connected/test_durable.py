@@ -166,6 +166,192 @@ class TestStreams:
         assert [reader.text for reader in readers] == [answer_of(80)] * 4
         await eventually(lambda: _is(path.stored(), 0))
 
+    async def test_the_server_is_killed_and_forgets_the_deltas(self, path: MainPath) -> None:
+        await path.worker(simulator_itl_s=ITL_S)
+        await path.gateway()
+        async with path.topology():
+            readers = [Reader(path, path.url) for _ in range(4)]
+            tasks = [asyncio.create_task(reader.begin(150)) for reader in readers]
+            await eventually(lambda: all(len(reader.data) > 20 for reader in readers))
+            await path.nats.restart()
+            await asyncio.gather(*tasks)
+            assert [reader.text for reader in readers] == [answer_of(150)] * 4
+            late = Reader(path, path.url)
+            late.request_id = readers[0].request_id
+            await late.go_on()
+            assert (late.data, late.ids) == (readers[0].data, readers[0].ids)
+
+    async def test_everything_but_the_worker_is_killed(self, path: MainPath) -> None:
+        await path.worker(simulator_itl_s=ITL_S)
+        gateway = await path.gateway()
+        async with path.topology():
+            reader = Reader(path, path.url)
+            task = asyncio.create_task(reader.begin(150))
+            await eventually(lambda: len(reader.data) > 10)
+            await asyncio.gather(gateway.kill(), path.nats.restart())
+            await asyncio.gather(task, return_exceptions=True)
+            other = await path.other_gateway()
+            await reader.until_ended([other])
+        assert reader.text == answer_of(150)
+
+    async def test_the_openai_client_reads_it_as_any_other_stream(self, path: MainPath) -> None:
+        await path.worker()
+        await path.gateway()
+        async with path.client() as client:
+            answer = await client.chat.completions.create(
+                model=MODEL,
+                messages=HELLO,  # type: ignore[arg-type]  # plain dicts are what they are
+                max_tokens=30,
+                stream=True,
+                extra_headers={"X-Inferbus-Durable": "true"},
+            )
+            text = "".join([choice.delta.content or "" async for chunk in answer for choice in chunk.choices])
+        assert text == answer_of(30)
+
+    async def test_the_same_post_with_the_last_event_id_goes_on(self, path: MainPath) -> None:
+        await path.worker(simulator_itl_s=ITL_S)
+        await path.gateway()
+        other = await path.other_gateway()
+        reader = Reader(path, path.url)
+        key = {"Idempotency-Key": "k1"}
+        await reader.begin(60, leave_after=9, **key)
+        first, reader.url = reader.request_id, other
+        await reader.begin(60, **key)
+        assert reader.text == answer_of(60)
+        assert reader.request_id == first
+        assert path.figure("llm-0", "inferbus_worker_requests_total") == 1
+
+
+class TestIdempotency:
+    async def test_two_at_once_at_two_gateways_are_one_run_and_get_the_same_bytes(self, path: MainPath) -> None:
+        await path.worker(simulator_itl_s=0.005)
+        await path.gateway()
+        other = await path.other_gateway()
+        key = {"Idempotency-Key": "k1"}
+        answers = await asyncio.gather(*(ask_whole(path, url, 20, **key) for url in [path.url, other] * 4))
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.content for answer in answers}) == 1
+        assert [answer.headers.get("x-inferbus-replayed") for answer in answers].count("true") == 7
+        again = await ask_whole(path, other, 20, **key)
+        assert (again.content, again.headers["x-inferbus-replayed"]) == (answers[0].content, "true")
+        assert path.figure("llm-0", "inferbus_worker_requests_total") == 1
+
+    async def test_another_body_under_the_same_key_is_a_conflict(self, path: MainPath) -> None:
+        await path.worker()
+        await path.gateway()
+        key = {"Idempotency-Key": "k1"}
+        assert (await ask_whole(path, path.url, 5, **key)).status_code == 200
+        refused = await ask_whole(path, path.url, 6, **key)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+        assert "x-inferbus-replayed" not in refused.headers
+        named = {"X-Request-Id": "r1", "X-Inferbus-Durable": "true"}
+        assert (await ask_whole(path, path.url, 5, **named)).status_code == 200
+        assert (await ask_whole(path, path.url, 6, **named)).status_code == 409
+
+    async def test_what_failed_for_reasons_of_the_moment_may_be_tried_again(self, path: MainPath) -> None:
+        await path.gateway()
+        key = {"Idempotency-Key": "k1"}
+        late = await ask_whole(path, path.url, 5, **key, **{"X-Inferbus-Deadline-Ms": "300"})
+        assert (late.status_code, late.json()["error"]["code"]) == (503, "deadline_queued")
+        await path.worker()
+        answer = await ask_whole(path, path.url, 5, **key)
+        assert answer.status_code == 200
+        assert answer.headers["x-request-id"] != late.headers["x-request-id"]
+
+    async def test_a_refused_request_leaves_its_key_free(self, path: MainPath) -> None:
+        await path.gateway()
+        async with httpx.AsyncClient(base_url=path.url) as client:
+            headers = {"Authorization": f"Bearer {path.key}", "Idempotency-Key": "k1"}
+            wrong = body(5, stream=False).replace(MODEL.encode(), b"nothing")
+            assert (await client.post(CHAT, content=wrong, headers=headers)).status_code == 404
+        await path.worker()
+        assert (await ask_whole(path, path.url, 5, **{"Idempotency-Key": "k1"})).status_code == 200
+
+
+class TestById:
+    async def test_another_tenant_finds_nothing(self, path: MainPath) -> None:
+        await path.worker(simulator_itl_s=ITL_S)
+        await path.gateway()
+        stranger = await path.key_of("other")
+        reader = Reader(path, path.url)
+        await reader.begin(100, leave_after=3)
+        assert (await look(path, path.url, reader.request_id)).json()["status"] == "running"
+        await eventually(lambda: _status(look(path, path.url, reader.request_id, stranger), 404))
+        spy = Reader(path, path.url)
+        spy.request_id = reader.request_id
+        spy._key = stranger
+        with pytest.raises(AssertionError, match="not_found"):
+            await spy.go_on()
+
+    async def test_an_answer_that_is_not_streamed_is_found_by_id(self, path: MainPath) -> None:
+        await path.worker()
+        await path.gateway()
+        other = await path.other_gateway()
+        answer = await ask_whole(path, path.url, 8, **{"X-Inferbus-Durable": "true"})
+        found = (await look(path, other, answer.headers["x-request-id"])).json()
+        assert found["answer"] == answer.json()
+        assert (found["status"], found["http_status"], found["streamed"]) == ("completed", 200, False)
+
+    async def test_it_waits_runs_and_ends_without_its_client(self, path: MainPath) -> None:
+        await path.gateway()
+        async with httpx.AsyncClient(base_url=path.url, timeout=0.5) as client:
+            headers = {"Authorization": f"Bearer {path.key}", "X-Request-Id": "r1", "X-Inferbus-Durable": "true"}
+            with pytest.raises(httpx.ReadTimeout):
+                await client.post(CHAT, content=body(30, stream=False), headers=headers)
+        assert (await look(path, path.url, "r1")).json()["status"] == "queued"
+        await path.worker(simulator_itl_s=ITL_S)
+        await eventually(lambda: _state(path, "r1", "completed"))
+        assert (await look(path, path.url, "nobody")).status_code == 404
+
+    async def test_a_request_whose_gateway_is_gone_is_cancelled_while_it_runs(self, path: MainPath) -> None:
+        await path.worker(simulator_itl_s=ITL_S)
+        gateway = await path.gateway()
+        reader = Reader(path, path.url)
+        await reader.begin(5000, leave_after=10)
+        await gateway.kill()
+        other = await path.other_gateway()
+        async with httpx.AsyncClient(base_url=other, headers={"Authorization": f"Bearer {path.key}"}) as client:
+            assert (await client.post(f"/v1/requests/{reader.request_id}/cancel")).json()["status"] == "cancelled"
+            found = (await client.get(f"/v1/requests/{reader.request_id}")).json()
+        assert found["status"] == "cancelled"
+        assert 10 <= found["usage"]["completion_tokens"] < 5000
+        await eventually(lambda: path.figure("llm-0", "inferbus_worker_running") == 0)
+        await eventually(lambda: _is(path.stored(), 0))
+
+    async def test_a_request_whose_gateway_is_gone_is_cancelled_while_it_waits(self, path: MainPath) -> None:
+        gateway = await path.gateway()
+        reader = Reader(path, path.url)
+        asking = asyncio.create_task(reader.begin(5, **{"X-Request-Id": "r1"}))
+        await eventually(lambda: reader.request_id == "r1")  # its stream has begun, with a comment
+        await gateway.kill()
+        await asyncio.gather(asking, return_exceptions=True)
+        other = await path.other_gateway()
+        async with path.producer() as producer:
+            await producer.cancel("r1")
+        path.url = other
+        await eventually(lambda: _state(path, "r1", "cancelled"))
+        await path.worker()
+        await eventually(lambda: _is(path.stored(), 0))
+        assert path.figure("llm-0", "inferbus_worker_tokens_total") == 0
+
+    async def test_the_deadline_counts_while_it_runs(self, path: MainPath) -> None:
+        await path.worker(simulator_itl_s=ITL_S)
+        await path.gateway()
+        headers = {"X-Inferbus-Durable": "true", "X-Request-Id": "r1", "X-Inferbus-Deadline-Ms": "800"}
+        answer = await ask_whole(path, path.url, 5000, **headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_running")
+        found = (await look(path, path.url, "r1")).json()
+        assert (found["status"], found["error"]["code"]) == ("failed", "deadline_running")
+        await eventually(lambda: _is(path.stored(), 0))
+
+
+async def _state(path: MainPath, request_id: str, wanted: str) -> bool:
+    return bool((await look(path, path.url, request_id)).json()["status"] == wanted)
+
+
+async def _status(asking: Any, wanted: int) -> bool:
+    return bool((await asking).status_code == wanted)
+
 
 async def _is(value: Any, wanted: object) -> bool:
     return bool(await value == wanted)

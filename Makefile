@@ -52,10 +52,10 @@ $(LOCK):
 	@requirements/install.sh "$(PYTHON)" "3.11 3.12" .venv-lock requirements/lock.txt --
 	@rm -f .venv-lock/.installed-*; touch $@
 
-.PHONY: help install up down test lint lock check-lock deploy-check demo-chat bench clean
+.PHONY: help install up down test lint lock check-lock deploy-check demo-chat demo-failover chaos soak bench clean
 
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables of up: MODEL=<Hugging Face id or folder> EMBED=1 PORT=8080 BUS_PORT=4222 WORKERS=1 GATEWAYS=1 SIMULATOR=1"
 
 install: $(PLATFORM) $(LLM) ## make or update .venv and .venv-llm
@@ -72,9 +72,16 @@ down: $(PLATFORM) ## stop the platform that runs in this folder
 	@.venv/bin/inferbus down
 
 # --- checks -----------------------------------------------------------------------------------------------------------
-test: install ## unit, contract, connected and end-to-end tests, real vLLM included
-	.venv/bin/pytest tests/unit tests/contract tests/connected tests/e2e $(PYTEST_ARGS)
+test: install ## unit, contract, connected, chaos and end-to-end tests, real vLLM included
+	.venv/bin/pytest tests/unit tests/contract tests/connected tests/chaos tests/e2e $(PYTEST_ARGS)
 	.venv-llm/bin/python -m pytest tests/engine $(PYTEST_ARGS)
+
+chaos: install ## random faults under load and an oracle (simulator, then vLLM; ARGS="--seed 7 --faults 50")
+	.venv/bin/python -m tests.chaos $(ARGS)
+	$(if $(ARGS),,.venv/bin/python -m tests.chaos --engine vllm)
+
+soak: install ## does anything grow? 20 minutes (ARGS="--minutes 60")
+	.venv/bin/python -m tests.chaos.soak $(ARGS)
 
 SOURCES := libs services tests benchmarks requirements
 PACKAGES := $(PLATFORM_PACKAGES:=/src)
@@ -107,6 +114,9 @@ check-lock: $(PLATFORM) ## every pin has a hash and answers its .in file; no add
 # --- shows ------------------------------------------------------------------------------------------------------------
 demo-chat: install ## start everything on free ports, show what it does, fail if a claim fails
 	.venv/bin/python -m tests.demos.chat
+
+demo-failover: install ## kill what serves a stream, in the middle of a tool call and of a JSON answer
+	.venv/bin/python -m tests.demos.failover
 
 bench: install ## measure side by side with vllm serve (minutes)
 	.venv/bin/python benchmarks/main_path.py $(ARGS)

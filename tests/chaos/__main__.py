@@ -22,7 +22,7 @@ from tests.chaos.real_questions import unbroken_questions
 from tests.chaos.report import render
 from tests.main_path import MODEL
 
-SIMULATED_CLIENTS, REAL_CLIENTS = 16, 6
+SIMULATED_CLIENTS, DURABLE_CLIENTS, REAL_CLIENTS = 16, 5, 6
 TOKENS = (40, 220)
 
 
@@ -33,12 +33,13 @@ def simulated(name: str, draw: random.Random) -> Question:
 
 async def run(engine: str, *, faults: int, requests: int, seed: int, only: str, folder: Path) -> Outcome:
     draw = random.Random(seed)
-    async with ChaosPlatform(folder, Setting(engine=engine)) as platform:
+    setting = Setting(engine=engine, gateways=1 if engine == VLLM else 2)
+    async with ChaosPlatform(folder, setting) as platform:
         ask, clients, kinds = simulated, SIMULATED_CLIENTS, SIMULATED
         if engine == VLLM:
             questions = await unbroken_questions(platform)
             ask, clients, kinds = lambda _name, by: by.choice(questions), REAL_CLIENTS, REAL
-        load = Load(platform, ask, clients=clients, draw=draw)
+        load = Load(platform, ask, clients=clients, draw=draw, durable=0 if engine == VLLM else DURABLE_CLIENTS)
         kinds = [kind for kind in kinds if only in kind.name]
         return await play(platform, load, kinds, faults=faults, requests=requests, seed=seed, say=_say)
 

@@ -84,6 +84,7 @@ class Campaign:
         tally = self.tallies[kind.name]
         load.refusals_allowed = kind.refuses
         found, undo = await hit(self._platform, kind, self._draw, load.open_streams)
+        load.faults.append((found.at, f"{kind.name} {found.victim}"))
         if kind.spare:
             await self._until_held_go_on(kind, found)
         await undo()

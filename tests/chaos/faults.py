@@ -75,7 +75,12 @@ async def hit(
 async def _choose(
     platform: ChaosPlatform, kind: Kind, draw: random.Random, open_streams: Callable[[], list[Received]]
 ) -> str:
-    names = {"worker": platform.workers, "gateway": platform.gateways, "bus": ["nats"]}[kind.victims]
+    names = {
+        "worker": platform.workers,
+        "gateway": platform.gateways,
+        "durable gateway": platform.gateways[-1:],
+        "bus": ["nats"],
+    }[kind.victims]
     holders: list[str] = []
 
     def somebody_holds_one() -> bool:
@@ -195,8 +200,14 @@ STALL_GATEWAY = Kind(
     name="link gateway-bus silent 1-5 s", victims="gateway", weight=2, inject=_stall, moves=False, refuses=True
 )
 KILL_BUS = Kind(name="SIGKILL nats-server", victims="bus", weight=2, inject=_kill_bus, moves=False, refuses=True)
+KILL_GATEWAY = Kind(
+    name="SIGKILL gateway, clients come back", victims="durable gateway", weight=3, inject=_kill, moves=False,
+    stops_first=_process,
+)  # fmt: skip
+"""Of the gateway that only durable clients ask: an ordinary stream cannot survive its own connection's end."""
 
 SIMULATED = (
     KILL_WORKER, RESTART_WORKER, DRAIN_WORKER, FREEZE_WORKER, CUT_WORKER, STALL_WORKER, CUT_GATEWAY, STALL_GATEWAY, KILL_BUS,
+    KILL_GATEWAY,
 )  # fmt: skip
 REAL = (KILL_WORKER, KILL_ENGINE)

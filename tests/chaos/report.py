@@ -24,13 +24,14 @@ def render(outcome: Outcome, *, engine: str) -> str:
         *table([head, *rows, _row("all", total)]),
         "",
         f"requests {tally.requests}, tokens {tally.tokens}, moved to another worker {tally.moved}",
+        f"durable requests {tally.durable}, whose clients came back {tally.returns} times after losing their gateway",
         f"lost {tally.lost}, doubled {tally.doubled}, wrong {tally.wrong}, broken {tally.broken}",
         f"refused and tried again {tally.refused} (503 with Retry-After while a gateway had no bus)",
         f"refused without such a reason {tally.unexplained}",
         f"longest stall between two tokens {tally.longest_stall_s:.2f} s, before the first {tally.longest_wait_s:.2f} s",
         f"left in the queue or dead-lettered at the end {outcome.left}",
     ]
-    return "\n".join(lines + [f"  {failure}" for failure in tally.failures])
+    return "\n".join(lines + [f"  {line}" for line in tally.slow + tally.failures])
 
 
 def _row(name: str, kind: KindTally) -> tuple[str, ...]:

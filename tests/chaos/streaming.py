@@ -88,28 +88,30 @@ async def receive(
 
 
 async def receive_durably(
-    urls: Callable[[], list[str]], request: bytes, headers: Mapping[str, str], received: Received
+    gateways: Callable[[], Mapping[str, str]], request: bytes, headers: Mapping[str, str], received: Received
 ) -> int:
-    """Send one durable request to the first of the gateways and read its stream to the end, wherever it goes on: a broken
-    connection is a reason to come back, to the next gateway, with the id of the last event. Gives how often it did.
+    """Send one durable request to the first of the gateways (name: url) and read its stream to the end, wherever it goes
+    on: a broken connection is a reason to come back, to the next gateway, with the id of the last event. Gives how often
+    it did.
 
     Raises:
-        Refused, NeverEnded: as for `receive`. BrokenOff: no gateway let it come back for `SILENT_S`.
+        NeverEnded: as for `receive`. Refused: it was not accepted. BrokenOff: no gateway let it come back for `SILENT_S`.
     """
     name = received.request_id
     headers = {**headers, "X-Request-Id": name, "Idempotency-Key": name, "X-Inferbus-Durable": "true"}
     returns, give_up = 0, time.monotonic() + SILENT_S
     while True:
-        known = urls()
-        url = known[returns % len(known)]
+        known = list(gateways().items())
+        received.gateway, url = known[returns % len(known)]
         try:
             if received.last_id:
                 follow = {**headers, "Last-Event-ID": received.last_id}
                 await receive(url, b"", follow, received, path=f"/v1/requests/{name}/events")
             else:
                 await receive(url, request, headers, received)
-        except BrokenOff:
-            if time.monotonic() > give_up:
+        except (BrokenOff, Refused) as exc:
+            refused = isinstance(exc, Refused) and (not received.last_id or exc.retry_after_s is None)
+            if refused or time.monotonic() > give_up:
                 raise
             returns += 1
             await asyncio.sleep(_RETURN_S)

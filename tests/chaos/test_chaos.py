@@ -21,8 +21,8 @@ FAULTS = 8
 @pytest.mark.timeout(240)
 async def test_no_stream_is_lost_or_doubled_whatever_breaks(tmp_path: Path) -> None:
     seed = secrets.randbelow(10**9)
-    async with ChaosPlatform(tmp_path, Setting()) as platform:
-        load = Load(platform, simulated, clients=12, draw=random.Random(seed))
+    async with ChaosPlatform(tmp_path, Setting(gateways=2)) as platform:
+        load = Load(platform, simulated, clients=12, durable=4, draw=random.Random(seed))
         outcome = await play(platform, load, SIMULATED, faults=FAULTS, seed=seed, say=print)
     report = render(outcome, engine="simulator")
     print(report)

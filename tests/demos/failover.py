@@ -114,7 +114,7 @@ async def a_killed_gateway(stage: Stage, case: Case, unbroken: Received) -> None
     )
     await stage.whole_again()
     received, body = stage.new(case)
-    reading = asyncio.create_task(receive_durably(lambda: [platform.url], body, stage.headers, received))
+    reading = asyncio.create_task(receive_durably(lambda: {"": platform.url}, body, stage.headers, received))
     await _middle(received, unbroken, reading)
     victim = observer.gateway_of(received.request_id)
     worker = observer.worker_of(received.request_id)

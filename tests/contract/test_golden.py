@@ -13,6 +13,7 @@ import pytest
 
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.control import Control, ControlItem
+from inferbus.contracts.durable import Claim, Deltas, DurableRequest, IdempotencyKey, StoredDelta
 from inferbus.contracts.envelope import Envelope, envelope_from, headers_of
 from inferbus.contracts.facts import RequestCancelled
 from inferbus.contracts.keys import KeyEntry
@@ -52,6 +53,17 @@ FRAMES: list[tuple[Frame, str]] = [
     (Ask(7, 3, 0, "r1"), "95 04 07 03 00 a2 7231"),
 ]
 OTHERS: list[tuple[Any, str]] = [
+    (
+        Claim(RUN, 77, 2, "llm-0", 41, 2, 1763750001, "f0"),
+        "99 00 ce12345678 4d 02 a5 6c6c6d2d30 29 02 ce6920b071 a2 6630",
+    ),
+    (
+        Deltas(RUN, 77, [StoredDelta(2, [(0, [15496, 11])], b"data: {}\n\n", [(0, "stop", None)], (3, None))]),
+        (
+            "94 01 ce12345678 4d 91 95 02 91 92 00 92 cd3c88 0b c40a 646174613a207b7d0a0a"
+            "91 93 00 a4 73746f70 c0 92 03 c0"
+        ),
+    ),
     (Answer("fresh"), "99 a5 6672657368 00 c2 90 90 90 c0 00 a0"),
     (
         Answer("continue", 2, True, [(0, [1, 2])], [[3, 4]], [(0, "stop", None)], (0, None), 1763750001, "f0"),
@@ -115,6 +127,20 @@ JSON: list[tuple[Any, bytes]] = [
             b'{"type":"request.cancelled.v1","request_id":"r1","tenant":"dev","pool":"m","reason":"cancelled",'
             b'"phase":"decode","attempt":2,"streamed":true,"prompt_tokens":12,"completion_tokens":7}'
         ),
+    ),
+    (
+        DurableRequest(
+            request_id="r1", digest="d", path="/v1/chat/completions", model="m", streamed=True, created=1.5,
+            deadline_at=2.5, asker="a1",
+        ),
+        (
+            b'{"type":"durable.request.v1","request_id":"r1","digest":"d","path":"/v1/chat/completions","model":"m",'
+            b'"streamed":true,"created":1.5,"deadline_at":2.5,"asker":"a1"}'
+        ),
+    ),
+    (
+        IdempotencyKey(request_id="r1", digest="d"),
+        b'{"type":"durable.idempotency.v1","request_id":"r1","digest":"d"}',
     ),
 ]  # fmt: skip
 ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [

@@ -15,7 +15,7 @@ import httpx
 import msgspec
 from tests.chaos.assembled import assemble
 from tests.chaos.oracle import judge, simulated_question
-from tests.chaos.streaming import Received, receive
+from tests.chaos.streaming import Received, receive, receive_durably
 from tests.main_path import MODEL, MainPath
 
 from inferbus_llm_worker.adapters.simulated_words import simulated_answer
@@ -23,7 +23,10 @@ from inferbus_llm_worker.adapters.simulated_words import simulated_answer
 _TOKENS = (5, 80)
 _HANG_UP_S = (0.0, 0.4)
 _LARGE_BYTES = 1_500_000
-_KINDS = {"stream": 50, "whole": 25, "hang up": 12, "hang up whole": 4, "mistake": 8, "large": 1}
+_KINDS = {"stream": 45, "whole": 25, "durable": 4, "hang up": 12, "hang up whole": 4, "mistake": 9, "large": 1}
+
+_DEADLINE = {"X-Inferbus-Deadline-Ms": "60000"}
+"""A large body is stored until then."""
 
 
 class MixedLoad:
@@ -36,7 +39,9 @@ class MixedLoad:
         self._going = True
         self._count = 0
         self._tasks: list[asyncio.Task[None]] = []
-        self._http = httpx.AsyncClient(base_url=path.url, timeout=60, headers={"Authorization": f"Bearer {path.key}"})
+        self._http = httpx.AsyncClient(
+            base_url=path.url, timeout=60, headers={"Authorization": f"Bearer {path.key}"} | _DEADLINE
+        )
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
 
@@ -63,8 +68,8 @@ class MixedLoad:
             self.counts[kind] += 1
 
     async def _do(self, kind: str, name: str) -> None:
-        if kind == "stream":
-            await self._stream(name)
+        if kind in ("stream", "durable"):
+            await self._stream(name, durable=kind == "durable")
         elif kind == "whole":
             await self._whole(name, [{"role": "user", "content": f"{name} tell me"}])
         elif kind == "large":
@@ -74,10 +79,14 @@ class MixedLoad:
         else:
             await self._hang_up(name, streamed=kind == "hang up")
 
-    async def _stream(self, name: str) -> None:
+    async def _stream(self, name: str, *, durable: bool) -> None:
         question = simulated_question(MODEL, name, self._draw.randint(*_TOKENS))
         received = Received(request_id=name, gateway="gateway-0", began=time.monotonic())
-        await receive(self._path.url, msgspec.json.encode(question.body), self._headers(name), received)
+        body = msgspec.json.encode(question.body)
+        if durable:
+            await receive_durably(lambda: {"gateway-0": self._path.url}, body, self._headers(name), received)
+        else:
+            await receive(self._path.url, body, self._headers(name), received)
         flaws = judge(question, assemble(received.events), name)
         if flaws.any:
             self.failures.append(f"{name}: {flaws}")
@@ -121,4 +130,4 @@ class MixedLoad:
         return await self._http.post("/v1/chat/completions", content=msgspec.json.encode(body))
 
     def _headers(self, name: str) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._path.key}", "X-Request-Id": name}
+        return {"Authorization": f"Bearer {self._path.key}", "X-Request-Id": name} | _DEADLINE

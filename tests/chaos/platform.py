@@ -62,7 +62,9 @@ class ChaosPlatform(MainPath):
         for name in (*self.gateways, *self.workers):
             self.links[name] = await self._stack.enter_async_context(Proxy(self.nats.port))
         await self._start("topology-0", "inferbus.topology", "operator", "TOPOLOGY", {})
-        await asyncio.gather(*map(self.run, (*self.gateways, *self.workers)))
+        await asyncio.gather(*map(self.run, self.gateways))
+        for name in self.workers:  # two engines that start at once take longer than one after the other
+            await self.run(name)
         return self
 
     async def __aexit__(

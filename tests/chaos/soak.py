@@ -1,6 +1,7 @@
 """`make soak`: does anything grow? Memory and descriptors of every process under a mixed load, for 20 minutes.
 
-The first quarter is for warming up; after it the least-squares slope of each process must stay under 0.5 MB a minute, and
+What the platform keeps for clients that come back (payloads, deltas, outcomes, facts) is kept for two minutes here, so that
+the load is as steady as the first quarter, which is for warming up, leaves it. After it the least-squares slope of each process must stay under 0.5 MB a minute, and
 its descriptors must not grow. Ends with 1 otherwise, or if any answer was not what it must be.
 """
 
@@ -19,21 +20,37 @@ from pathlib import Path
 from tests.chaos.mixed_load import MixedLoad
 from tests.chaos.report import table
 from tests.chaos.slope import Sample, Trend, look_at, trend_of
-from tests.main_path import MainPath
+from tests.main_path import CONFIG, MainPath
+
+from inferbus.contracts.models import ModelEntry
+from inferbus.testing import NatsServer
+from inferbus.topology import TopologySettings, reconcile
 
 MOST_MB_PER_MINUTE = 0.5
 MOST_DESCRIPTORS = 3.0
 """Of noise: how many connections are open differs from look to look."""
 CLIENTS = 8
 ITL_S = 0.005
+KEPT_SHORTLY = TopologySettings(deltas_max_age_s=120, results_max_age_s=120, events_max_age_s=120)
 _LOOK_S = 2.0
 _SAY_S = 60.0
 _WARM_UP = 0.25
 
 
+class SoakNats(NatsServer):
+    """Keeps for two minutes what is kept for clients that come back."""
+
+    async def reconcile(self, *models: ModelEntry) -> None:
+        bus = await self.connect("operator")
+        await reconcile(bus, KEPT_SHORTLY, list(models))
+        await bus.close()
+
+
 async def soak(folder: Path, *, minutes: float, seed: int, say: Callable[[str], None]) -> bool:
     """Run it and print what was seen; says whether nothing grew and nothing was wrong."""
-    async with MainPath(folder) as path:
+    path = MainPath(folder)
+    path.nats = SoakNats(folder, CONFIG)
+    async with path:
         pids = {"nats-server": path.nats.pid}
         for name in ("llm-0", "llm-1"):
             pids[name] = (await path.worker(name, simulator_itl_s=ITL_S)).pid

@@ -55,6 +55,14 @@ class ChaosPlatform(MainPath):
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
+        try:
+            await self._start_all()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def _start_all(self) -> None:
         bus = await self.nats.connect("operator", name="observer")
         self._stack.push_async_callback(bus.close)
         self.observer = Observer(bus)
@@ -65,7 +73,6 @@ class ChaosPlatform(MainPath):
         await asyncio.gather(*map(self.run, self.gateways))
         for name in self.workers:  # two engines that start at once take longer than one after the other
             await self.run(name)
-        return self
 
     async def __aexit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None

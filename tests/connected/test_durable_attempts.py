@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
@@ -16,9 +18,10 @@ from inferbus import routes
 from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
 from inferbus.contracts.control import STALE
-from inferbus.contracts.durable import Claim, Deltas
+from inferbus.contracts.durable import Claim, Deltas, DurableRequest
 from inferbus.delta_writer import Author, DeltaWriter, Fenced, decode_deltas
 from inferbus.durable_reader import DurableReader
+from inferbus.durable_records import DurableRecords
 from inferbus.errors import Cancelled, EngineDead, InferbusError, ResumeImpossible
 from inferbus.event_ids import EventId
 from inferbus.exchange import Chunk, Ended
@@ -309,6 +312,22 @@ async def test_a_stale_attempt_stores_and_acknowledges_nothing(rig: Rig) -> None
     await eventually(lambda: len(worker.attempts) == 0)
     assert await load_outcome(kept.gateway.bus, "dev", "r1") is None
     assert await rig.left() == 1
+
+
+async def test_a_request_that_was_noted_by_a_gateway_and_never_accepted_is_begun_by_the_next(rig: Rig) -> None:
+    kept, worker = Kept(await rig.gateway()), await rig.worker()
+    worker.engine.answer = lambda call: call.end(b'{"ok":1}')
+    body, path = b'{"model":"m"}', "/v1/chat/completions"
+    ghost = DurableRequest(
+        request_id="r1", digest=hashlib.sha256(path.encode() + b"\n" + body).hexdigest(), path=path, model="m",
+        streamed=False, created=0.0, deadline_at=time.time() + 30, asker="dead",
+    )  # fmt: skip
+    assert await DurableRecords(kept.gateway.bus).create("dev", ghost) is None
+    await kept.ask(streamed=False)
+    assert await kept.read() == b'{"ok":1}'
+    await kept.ask(streamed=False)
+    await eventually(rig.queue_is_empty)
+    assert len(worker.engine.calls) == 1
 
 
 async def test_states_by_id(rig: Rig) -> None:

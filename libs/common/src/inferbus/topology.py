@@ -45,6 +45,7 @@ class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     deltas_max_age_s: float = 3600.0
     results_max_bytes: int = 1024 * 1024 * 1024
     results_max_age_s: float = 86_400.0
+    requests_max_bytes: int = 256 * 1024 * 1024
 
 
 class _ApiAnswer(msgspec.Struct):
@@ -85,10 +86,15 @@ def stream_configs(settings: TopologySettings, region: str, models: list[ModelEn
     ]
     configs.extend(_durable_configs(settings, common))
     kv = common | {"max_msgs_per_subject": 1, "discard": "new", "deny_delete": True, "allow_rollup_hdrs": True}
+    expiring = {
+        "max_age": int(settings.results_max_age_s * 1e9),
+        "max_bytes": settings.requests_max_bytes,
+        "discard": "old",
+    }
     configs.extend(
         kv
         | {"name": routes.kv_stream(bucket), "subjects": [routes.kv_subject(bucket, ">")]}
-        | ({"max_age": int(settings.results_max_age_s * 1e9)} if bucket in routes.KV_EXPIRING else {})
+        | (expiring if bucket in routes.KV_EXPIRING else {})
         for bucket in routes.KV_BUCKETS
     )
     for runtime_ in sorted({model.runtime for model in models}):

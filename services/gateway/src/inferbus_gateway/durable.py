@@ -38,7 +38,7 @@ from inferbus_gateway.ports import Admitter, ModelLister
 QUEUED, RUNNING, COMPLETED, FAILED, CANCELLED = "queued", "running", "completed", "failed", "cancelled"
 _WORKER_WITHIN_S = 2.0
 _LATE_S = 5.0
-_GHOST_S = 3.0
+_GHOST_S = 1.0
 _HOLD_S = 30.0
 _LOOK_S = 0.2
 _MAX_DEADLINE_S = 86_400.0

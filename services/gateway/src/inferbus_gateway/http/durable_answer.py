@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
 from litestar.types import Receive
 
@@ -45,7 +46,14 @@ async def answer_durable(
     record.request_id = opened.record.request_id
     if opened.replayed:
         response.extra.append(_REPLAYED)
-    await follow(durable, identity.tenant, record, receive, response, settings, after)
+
+    async def look() -> None:
+        await durable.open(
+            identity, ask
+        )  # the gateway it was begun at may have died, or been refused it: it is ours then
+        await durable.status(identity.tenant, record.request_id)
+
+    await follow(durable, identity.tenant, record, receive, response, settings, after, look)
 
 
 async def follow(
@@ -56,12 +64,14 @@ async def follow(
     response: HttpResponse,
     settings: GatewaySettings,
     after: EventId | None,
+    look: Callable[[], Awaitable[object]],
 ) -> None:
-    """Send the answer of the durable request that `record` names, as a stream if `record.streamed`."""
+    """Send the answer of the durable request that `record` names, as a stream if `record.streamed`. `look` is called now
+    and then where nothing comes, and raises where nothing will."""
     reader = await durable.read(tenant, record.request_id, after)
     watch = asyncio.create_task(_leave_when_gone(receive, reader))
     try:
-        end = await _send_until_end(durable, tenant, reader, record, response, settings)
+        end = await _send_until_end(reader, record, response, settings, look)
     except InferbusError as error:
         await response.fail(error)
         return
@@ -80,12 +90,11 @@ async def follow(
 
 
 async def _send_until_end(
-    durable: DurableStore,
-    tenant: str,
     reader: DurableReader,
     record: RequestRecord,
     response: HttpResponse,
     settings: GatewaySettings,
+    look: Callable[[], Awaitable[object]],
 ) -> Ended:
     """Send events as they come, and comments where nothing comes; give the end."""
     wait_s = settings.queue_comment_after_s if record.streamed else settings.comment_every_s
@@ -100,7 +109,7 @@ async def _send_until_end(
         elif event is not None:
             record.phase = PREFILL
         else:
-            await durable.status(tenant, record.request_id)  # it may have been refused, or be late: then it ends here
+            await look()
             if record.streamed:
                 await response.write(_COMMENT_RUNNING if reader.started else _COMMENT_QUEUED)
         if event is None or record.first_chunk:

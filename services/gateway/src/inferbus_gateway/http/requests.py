@@ -84,7 +84,11 @@ class EventsEndpoint:
         if not _is_streamed(status):
             raise Unsupported(f"its answer is not streamed; it is at /v1/requests/{self._request_id}")
         record.streamed = True
-        await follow(deps.durable, identity.tenant, record, receive, response, deps.settings, after)
+
+        async def look() -> None:
+            await deps.durable.status(identity.tenant, self._request_id)  # it may be late: then it ends here
+
+        await follow(deps.durable, identity.tenant, record, receive, response, deps.settings, after, look)
 
 
 def build_requests(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:

@@ -22,8 +22,8 @@ from inferbus_gateway.http.models import build_models
 from inferbus_gateway.http.openapi import add_schemas, openapi_config
 from inferbus_gateway.http.problems import on_exception, on_http_exception, on_inferbus_error
 from inferbus_gateway.http.request_head import request_id_from
-from inferbus_gateway.http.requests import build_requests
-from inferbus_gateway.observer import DONE, Observer, RequestRecord
+from inferbus_gateway.http.requests import RECORD, build_requests
+from inferbus_gateway.observer import ADMISSION, DONE, Observer, RequestRecord
 
 UNMATCHED = "unmatched"
 _UNOBSERVED = ("/health/", "/metrics", "/docs")  # probes and pages: no line, no count
@@ -66,18 +66,17 @@ class HttpDoor:
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                named = dict(message["headers"]).get(b"x-request-id")  # the endpoints of durable requests name theirs
-                if named is None:
+                if b"x-request-id" not in dict(message["headers"]):
                     message["headers"] = [*message["headers"], (b"x-request-id", record.request_id.encode())]
-                else:
-                    record.request_id = named.decode("latin-1")
             await send(message)
 
+        scope["state"][RECORD] = record  # for routes that know more about the request than its path
         try:
             await self.site(scope, receive, noting)
         finally:
             record.path = scope.get("path_template") or UNMATCHED  # the route, never the path: labels stay few
-            record.phase = DONE
+            if record.phase == ADMISSION:
+                record.phase = DONE
             self._observer.finished(record)
 
 

@@ -23,6 +23,8 @@ from inferbus_gateway.http.problems import bug
 from inferbus_gateway.http.request_head import event_id_from
 from inferbus_gateway.observer import RequestRecord
 
+RECORD = "inferbus_record"
+"""Where a scope's state has the `RequestRecord` of its request."""
 EVENTS_PATH = "/v1/requests/{request_id}/events"
 
 
@@ -56,7 +58,8 @@ class EventsEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        record = RequestRecord(EVENTS_PATH, self._request_id)
+        record: RequestRecord = scope["state"][RECORD]
+        record.request_id = self._request_id
         response = HttpResponse(send, record)
         observer = self._deps.observer
         observer.open_requests += 1
@@ -79,11 +82,12 @@ class EventsEndpoint:
             raise Overloaded(f"this gateway has its {deps.settings.max_open_requests} open requests")
         authorization = headers.get(b"authorization")
         identity = deps.authenticator.authenticate(None if authorization is None else authorization.decode("latin-1"))
+        record.tenant = identity.tenant
         after = event_id_from(headers)
         status = await deps.durable.status(identity.tenant, _checked(self._request_id))
         if not _is_streamed(status):
             raise Unsupported(f"its answer is not streamed; it is at /v1/requests/{self._request_id}")
-        record.streamed = True
+        record.streamed, record.requested_model = True, status.record.model if status.record is not None else ""
 
         async def look() -> None:
             await deps.durable.status(identity.tenant, self._request_id)  # it may be late: then it ends here

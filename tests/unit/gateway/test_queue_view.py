@@ -97,6 +97,16 @@ async def test_a_report_older_than_our_own_requests_is_no_less_than_they_are(que
     assert queue.position(own[2]) == 3
 
 
+async def test_a_report_may_count_ours_that_have_just_begun(queue: Queue) -> None:
+    own = [queue.add() for _ in range(6)]
+    queue.reported["m", "interactive"] = 6
+    assert queue.position(own[5]) == 6
+    for begun in own[:2]:
+        begun.begin(Started(begun.tag, 1, 0, "ack", "w", "i"))
+    queue.clock.now += 0.6
+    assert queue.position(own[5]) == 4, "not six, though the workers have not said so yet"
+
+
 async def test_batch_stands_behind_interactive_and_does_not_delay_it(queue: Queue) -> None:
     batch = [queue.add(lane="batch") for _ in range(5)]
     interactive = queue.add()

@@ -17,6 +17,7 @@ from inferbus.routes import BATCH, INTERACTIVE
 from inferbus_gateway.ports import Place
 
 _FRESH_S = 0.5
+_LATE_S = 2.0
 
 
 class _Queue:
@@ -42,12 +43,15 @@ class QueueView:
         self._presence = presence
         self._bounds = bounds
         self._queues: dict[tuple[str, str], _Queue] = {}
+        self._before: dict[tuple[str, str], int] = {}
         self._counted = -_FRESH_S
 
     def place_of(self, exchange: Exchange) -> Place:
         """Estimate where a waiting request stands now."""
         now = time.monotonic()
         if now - self._counted >= _FRESH_S:
+            just_before = now - self._counted < _LATE_S
+            self._before = {key: len(queue.rank) for key, queue in self._queues.items()} if just_before else {}
             self._counted = now
             self._queues = self._count(self._open_exchanges())
         own, ahead = self._of(exchange.pool, exchange.lane).ahead(exchange.tag)
@@ -65,7 +69,9 @@ class QueueView:
         for exchange in exchanges:
             if exchange.fence is None and not exchange.ended:
                 waiting.setdefault((exchange.pool, exchange.lane), []).append(exchange.tag)
-        return {
-            (pool, lane): _Queue(tags, max(0, self._presence.queued(pool, lane) - len(tags)))
-            for pool, lane, tags in ((pool, lane, waiting[pool, lane]) for pool, lane in waiting)
-        }
+        queues = {}
+        for (pool, lane), tags in waiting.items():
+            # A report may still count those of ours that have just begun: they are no others.
+            ours = max(len(tags), self._before.get((pool, lane), 0))
+            queues[pool, lane] = _Queue(tags, max(0, self._presence.queued(pool, lane) - ours))
+        return queues

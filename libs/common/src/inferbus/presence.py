@@ -102,7 +102,8 @@ class PresenceTable:
         """Give the messages of a lane that wait in the pool's queue, as its workers last saw it; 0 where there is none."""
         batch = lane == routes.BATCH
         return max(
-            (beat.pending_batch if batch else beat.pending - beat.pending_batch for beat in self.workers(pool)), default=0
+            (beat.pending_batch if batch else beat.pending - beat.pending_batch for beat in self.workers(pool)),
+            default=0,
         )
 
     def has_asker(self, asker: str) -> bool:

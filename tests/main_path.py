@@ -29,7 +29,7 @@ from inferbus.local.ports import free_port
 from inferbus.models import apply_model
 from inferbus.presence import PresenceTable
 from inferbus.testing import NatsServer, eventually
-from inferbus.topology import Topology, TopologySettings
+from inferbus.topology import Topology, TopologySettings, reconcile
 from inferbus_llm_worker.adapters.simulated_words import simulated_answer
 
 CONFIG = Path(__file__).parents[1] / "deploy/nats/nats.conf"
@@ -196,17 +196,24 @@ class MainPath:
     # --- asking -----------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def topology(self) -> AsyncIterator[None]:
+    async def topology(self, settings: TopologySettings | None = None) -> AsyncIterator[None]:
         """Reconcile all the time, as its process does: what a restarted server forgot is made again."""
         bus = await self.nats.connect("operator")
         stopping = asyncio.Event()
-        task = asyncio.create_task(Topology(bus, TopologySettings(), CollectorRegistry()).run(stopping))
+        task = asyncio.create_task(Topology(bus, settings or TopologySettings(), CollectorRegistry()).run(stopping))
         try:
             yield
         finally:
             stopping.set()
             await task
             await bus.close()
+
+    async def store_deltas_in_memory(self) -> None:
+        """Have the topology make the stream of kept deltas anew, as its settings say."""
+        bus = await self.nats.connect("operator")
+        await bus.request(f"$JS.API.STREAM.DELETE.{routes.STREAM_DELTAS}")
+        await reconcile(bus, TopologySettings(deltas_storage="memory"), [self.entry])
+        await bus.close()
 
     async def key_of(self, tenant: str) -> str:
         """Make a key of another tenant's; gateways know it a moment later."""

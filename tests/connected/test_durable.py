@@ -15,6 +15,7 @@ from tests.main_path import HELLO, MODEL, MainPath, answer_of
 from inferbus import client as client_module
 from inferbus.errors import NotFound
 from inferbus.testing import eventually
+from inferbus.topology import TopologySettings
 
 ITL_S = 0.02
 CHAT = "/v1/chat/completions"
@@ -166,10 +167,13 @@ class TestStreams:
         assert [reader.text for reader in readers] == [answer_of(80)] * 4
         await eventually(lambda: _is(path.stored(), 0))
 
-    async def test_the_server_is_killed_and_forgets_the_deltas(self, path: MainPath) -> None:
+    @pytest.mark.parametrize("storage", ["file", "memory"])
+    async def test_the_server_is_killed(self, path: MainPath, storage: str) -> None:
+        if storage == "memory":  # it forgets the deltas
+            await path.store_deltas_in_memory()
         await path.worker(simulator_itl_s=ITL_S)
         await path.gateway()
-        async with path.topology():
+        async with path.topology(TopologySettings(deltas_storage=storage)):
             readers = [Reader(path, path.url) for _ in range(4)]
             tasks = [asyncio.create_task(reader.begin(150)) for reader in readers]
             await eventually(lambda: all(len(reader.data) > 20 for reader in readers))

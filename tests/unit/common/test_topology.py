@@ -54,7 +54,7 @@ def test_every_stream_has_what_the_code_relies_on() -> None:
         assert config["max_consumers"] == -1, "2.15 stops at 1,000 otherwise"
         assert config["allow_msg_ttl"]
         assert config["allow_direct"]
-        assert config["storage"] == ("memory" if config["name"] == "DELTAS" else "file")
+        assert config["storage"] == "file"
     assert streams()["KV_keys"]["max_msgs_per_subject"] == 1
 
 

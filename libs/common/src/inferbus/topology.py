@@ -33,7 +33,8 @@ log = structlog.get_logger()
 
 
 class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Section TOPOLOGY. `replicas` 1 on one server, 3 on a cluster over zones; `storage` of work streams."""
+    """Section TOPOLOGY. `replicas` 1 on one server, 3 on a cluster over zones. `deltas_storage` is file, or memory: then a
+    restart of the server empties the stream, and workers write again what they have."""
 
     process: str = "topology-0"
     replicas: int = 1
@@ -41,7 +42,8 @@ class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     dlq_max_age_s: float = 30 * 86_400
     events_max_bytes: int = 256 * 1024 * 1024
     events_max_age_s: float = 7 * 86_400
-    deltas_max_bytes: int = 256 * 1024 * 1024
+    deltas_storage: str = "file"
+    deltas_max_bytes: int = 512 * 1024 * 1024
     deltas_max_age_s: float = 3600.0
     results_max_bytes: int = 1024 * 1024 * 1024
     results_max_age_s: float = 86_400.0
@@ -142,7 +144,7 @@ def _durable_configs(settings: TopologySettings, common: dict[str, Any]) -> list
         settings.results_max_bytes,
         settings.results_max_age_s,
     )
-    return [deltas | {"storage": "memory"}, results | {"max_msgs_per_subject": 1}]
+    return [deltas | {"storage": settings.deltas_storage}, results | {"max_msgs_per_subject": 1}]
 
 
 def consumer_configs(region: str, models: list[ModelEntry]) -> list[tuple[str, dict[str, Any]]]:

@@ -90,7 +90,7 @@ class Campaign:
         await undo()
         await self._platform.full_strength()
         await self._until_held_go_on(kind, found)
-        takeovers = [taken for one, _ in found.held if (taken := self._takeover_s(found, one)) > 0]
+        takeovers = list(found.takeovers.values())
         tally.done += 1
         tally.held += len(found.held)
         tally.acks_in_flight += found.acks_in_flight
@@ -110,9 +110,10 @@ class Campaign:
 
     def _went_on(self, kind: Kind, found: Hit, stream: Received, had: int) -> bool:
         """Whether a stream has ended or got further since the fault: elsewhere, if it had to move."""
-        if stream.ended:
-            return True
-        return self._takeover_s(found, stream) > 0 if kind.moves else len(stream.times) > had
+        taken_s = self._takeover_s(found, stream)
+        if taken_s > 0:
+            found.takeovers[stream.request_id] = taken_s  # the observer forgets what has ended
+        return stream.ended > 0 or (taken_s > 0 if kind.moves else len(stream.times) > had)
 
     def _takeover_s(self, found: Hit, stream: Received) -> float:
         """Give the time from the fault to the first piece of a new attempt; 0 where there was none."""

@@ -26,13 +26,15 @@ _HOLDS_S = 20.0
 
 
 class Hit(msgspec.Struct, kw_only=True):
-    """One fault as it was. `at`: monotonic seconds; `held`: the victim's open streams with the pieces they had then."""
+    """One fault as it was. `at`: monotonic seconds; `held`: the victim's open streams with the pieces they had then;
+    `takeovers`: seconds to the first new piece of each that moved, by request id."""
 
     kind: str
     victim: str
     at: float
     held: list[tuple[Received, int]]
     acks_in_flight: int
+    takeovers: dict[str, float] = {}
 
 
 Undo = Callable[[], Awaitable[None]]

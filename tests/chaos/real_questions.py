@@ -11,14 +11,14 @@ from tests.chaos.oracle import Question, known_question
 from tests.chaos.platform import ChaosPlatform
 from tests.chaos.streaming import Received, receive
 
-_LONG = {"ignore_eos": True, "max_tokens": 1200}
+_LONG = {"ignore_eos": True, "max_tokens": 900}
 _NOTE = {
     "type": "function",
     "function": {
         "name": "take_note",
         "parameters": {
             "type": "object",
-            "properties": {"text": {"type": "string", "minLength": 900, "maxLength": 1000}},
+            "properties": {"text": {"type": "string", "minLength": 300, "maxLength": 340}},
             "required": ["text"],
             "additionalProperties": False,
         },
@@ -27,12 +27,12 @@ _NOTE = {
 _REPORT = {
     "type": "object",
     "properties": {
-        "title": {"type": "string", "minLength": 20, "maxLength": 60},
+        "title": {"type": "string", "minLength": 20, "maxLength": 40},
         "lines": {
             "type": "array",
-            "items": {"type": "string", "minLength": 40, "maxLength": 60},
-            "minItems": 20,
-            "maxItems": 20,
+            "items": {"type": "string", "minLength": 30, "maxLength": 40},
+            "minItems": 8,
+            "maxItems": 8,
         },
     },
     "required": ["title", "lines"],
@@ -46,12 +46,12 @@ SCHEMA: dict[str, Any] = {
 }
 _FIELDS: dict[str, dict[str, Any]] = {
     "greedy": _LONG,
-    "greedy, to its own end": {"max_tokens": 1500, "min_tokens": 600},
+    "greedy, to its own end": {"max_tokens": 900, "min_tokens": 500},
     "seeded": _LONG | {"temperature": 1, "seed": 7},
     "seeded, top_p top_k": _LONG | {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "seed": 3},
     "penalties": _LONG | {"presence_penalty": 1.5, "frequency_penalty": 0.7},
-    "two choices": _LONG | {"n": 2, "temperature": 1, "seed": 5, "max_tokens": 700},
-    "logprobs": _LONG | {"logprobs": True, "top_logprobs": 2, "max_tokens": 700},
+    "two choices": _LONG | {"n": 2, "temperature": 1, "seed": 5, "max_tokens": 450},
+    "logprobs": _LONG | {"logprobs": True, "top_logprobs": 2, "max_tokens": 500},
     "tool call": TOOL,
     "json_schema": SCHEMA,
     "json_schema, seeded": SCHEMA | {"temperature": 1, "seed": 2},

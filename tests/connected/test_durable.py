@@ -167,6 +167,19 @@ class TestStreams:
         assert [reader.text for reader in readers] == [answer_of(80)] * 4
         await eventually(lambda: _is(path.stored(), 0))
 
+    async def test_its_gateway_and_its_worker_are_killed(self, path: MainPath) -> None:
+        victim = await path.worker(simulator_itl_s=ITL_S)
+        gateway = await path.gateway()
+        other = await path.other_gateway()
+        reader = Reader(path, path.url)
+        await reader.begin(100, leave_after=10)
+        await path.worker("llm-1", simulator_itl_s=ITL_S)
+        await asyncio.gather(gateway.kill(), victim.kill())
+        async with asyncio.timeout(15):  # well before the lease of 20 s runs out
+            await reader.until_ended([other])
+        assert reader.text == answer_of(100)
+        await eventually(lambda: _is(path.stored(), 0))
+
     @pytest.mark.parametrize("storage", ["file", "memory"])
     async def test_the_server_is_killed(self, path: MainPath, storage: str) -> None:
         if storage == "memory":  # it forgets the deltas

@@ -48,7 +48,7 @@ class Kept:
     def __init__(self, gateway: GatewaySide) -> None:
         self.gateway = gateway
         self.requests = DurableRequests(
-            gateway.bus, gateway.admission, gateway.models, asker=gateway.asker.id, is_alive=gateway.presence.has_asker
+            gateway.bus, gateway.admission, gateway.models, gateway.presence, asker=gateway.asker.id
         )
 
     async def ask(self, request_id: str = "r1", *, streamed: bool = True, body: bytes = b'{"model":"m"}') -> None:

@@ -54,8 +54,8 @@ FRAMES: list[tuple[Frame, str]] = [
 ]
 OTHERS: list[tuple[Any, str]] = [
     (
-        Claim(RUN, 77, 2, "llm-0", 41, 2, 1763750001, "f0"),
-        "99 00 ce12345678 4d 02 a5 6c6c6d2d30 29 02 ce6920b071 a2 6630",
+        Claim(RUN, 77, 2, "llm-0", 41, 2, 1763750001, "f0", "0a", "$JS.ACK.S"),
+        "9b 00 ce12345678 4d 02 a5 6c6c6d2d30 29 02 ce6920b071 a2 6630 a2 3061 a9 244a532e41434b2e53",
     ),
     (
         Deltas(RUN, 77, [StoredDelta(2, [(0, [15496, 11])], b"data: {}\n\n", [(0, "stop", None)], (3, None))]),

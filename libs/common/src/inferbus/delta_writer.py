@@ -36,12 +36,15 @@ class Fenced(Exception):
 
 
 class Author(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose writes these are: the attempt's random number, its worker, and the delivery (stream sequence, number)."""
+    """Whose writes these are: the attempt's random number, its worker, and the delivery (stream sequence, number, and
+    where it is acknowledged)."""
 
     run: int
     worker: str
     work: int
     attempt: int
+    incarnation: str = ""
+    ack_subject: str = ""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -171,6 +174,8 @@ class DeltaWriter:
                 author.attempt,
                 self._created,
                 self._fingerprint,
+                author.incarnation,
+                author.ack_subject,
             )
         )
         self._claimed = True

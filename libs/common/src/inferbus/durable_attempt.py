@@ -46,7 +46,14 @@ class DurableAttempt(Attempt):
     def __init__(self, owner: Attempts, envelope: Envelope, delivery: Delivery) -> None:
         super().__init__(owner, envelope, delivery)
         self.tenant = routes.parse_infer(delivery.subject).tenant
-        author = Author(run=self.run, worker=owner.process, work=delivery.seq, attempt=delivery.attempt)
+        author = Author(
+            run=self.run,
+            worker=owner.process,
+            work=delivery.seq,
+            attempt=delivery.attempt,
+            incarnation=owner.incarnation,
+            ack_subject=delivery.reply,
+        )
         self._bus = owner.bus
         self._writer = DeltaWriter(self._bus, self.tenant, envelope.request_id, author, lambda: self.stop(STALE))
         self._ending: asyncio.Task[None] | None = None

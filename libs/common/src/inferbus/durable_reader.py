@@ -54,9 +54,11 @@ class DurableReader:
         self._hole = False
         self._news = asyncio.Event()
         self._subscription: Subscription | None = None
-        self._forget: Callable[[], None] = lambda: None
+        self._closers: list[Callable[[], None]] = []
         self._told_begun = False
         self.started = False
+        self.claim: Claim | None = None
+        """Who writes the answer, as last seen."""
 
     async def start(self) -> None:
         """Begin to listen.
@@ -64,16 +66,31 @@ class DurableReader:
         Raises:
             DependencyDown: the connection is closed.
         """
-        self._forget = self._bus.on_reconnect(self._on_reconnect)
+        forget = self._bus.on_reconnect(self._on_reconnect)
+        self._closers.append(forget)
         subject = routes.stored_filter(self._tenant, self._request_id)
         self._subscription = await self._bus.subscribe(subject, self._on_stored)
 
+    def on_closed(self, callback: Callable[[], None]) -> None:
+        """Be called once when the reader closes."""
+        self._closers.append(callback)
+
     async def close(self) -> None:
-        self._forget()
-        self._forget = lambda: None
+        closers, self._closers = self._closers, []
+        for closer in closers:
+            closer()
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await self._bus.unsubscribe(subscription)
+
+    @property
+    def name(self) -> tuple[str, str]:
+        return self._tenant, self._request_id
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to wait for."""
+        return self._outcome is not None or self._error is not None
 
     def leave(self) -> None:
         """The client is gone: whoever waits in `next` hears of it."""
@@ -173,7 +190,9 @@ class DurableReader:
         if not self._fits(message.story):
             return
         self.started = True
-        if not isinstance(message, Claim) and all(self._take(delta) for delta in message.items):
+        if isinstance(message, Claim):
+            self.claim = message
+        elif all(self._take(delta) for delta in message.items):
             self._seq = seq
 
     def _fits(self, story: int) -> bool:

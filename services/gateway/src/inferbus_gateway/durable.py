@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
@@ -32,7 +31,9 @@ from inferbus.errors import (
 from inferbus.event_ids import EventId
 from inferbus.exchange import Ended, Exchange
 from inferbus.outcomes import failed_outcome, has_outcome, load_outcome, store_outcome
+from inferbus.presence import PresenceTable
 from inferbus.stored import last_stored
+from inferbus_gateway.orphans import Orphans
 from inferbus_gateway.ports import Admitter, ModelLister
 
 QUEUED, RUNNING, COMPLETED, FAILED, CANCELLED = "queued", "running", "completed", "failed", "cancelled"
@@ -61,21 +62,26 @@ class RequestStatus(msgspec.Struct, frozen=True):
 
 
 class DurableRequests:
-    """One per gateway. `is_alive` says of an asker whether its process is there."""
+    """One per gateway; `asker` is its own."""
 
     def __init__(
-        self, bus: Bus, admitter: Admitter, models: ModelLister, *, asker: str, is_alive: Callable[[str], bool]
+        self, bus: Bus, admitter: Admitter, models: ModelLister, presence: PresenceTable, *, asker: str
     ) -> None:
         self._bus = bus
         self._admitter = admitter
         self._models = models
         self._asker = asker
-        self._is_alive = is_alive
+        self._presence = presence
         self._records = DurableRecords(bus)
+        self._orphans = Orphans(bus, presence, self._is_orphan)
         self._keeping: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        await self._orphans.start()
 
     async def stop(self) -> None:
         """Wait for nothing any more: workers finish what runs, and other gateways answer for it."""
+        await self._orphans.stop()
         for task in self._keeping:
             task.cancel()
         await asyncio.gather(*self._keeping, return_exceptions=True)
@@ -111,6 +117,7 @@ class DurableRequests:
         """Begin to read an answer; the caller closes the reader."""
         reader = DurableReader(self._bus, tenant, request_id, after=after)
         await reader.start()
+        self._orphans.watch(reader)
         return reader
 
     async def status(self, tenant: str, request_id: str) -> RequestStatus:
@@ -185,6 +192,14 @@ class DurableRequests:
             deadline_at=now + min(ask.deadline_s or default_s, _MAX_DEADLINE_S),
             asker=self._asker,
         )
+
+    def _is_alive(self, asker: str) -> bool:
+        return asker == self._asker or self._presence.has_asker(asker)
+
+    async def _is_orphan(self, tenant: str, request_id: str) -> bool:
+        """Whether the gateway that waits for a request is gone."""
+        record = await self._records.find(tenant, request_id)
+        return record is not None and not self._is_alive(record.asker)
 
     async def _is_ghost(self, tenant: str, record: DurableRequest) -> bool:
         """Whether a request was noted by a gateway that may have died before it was accepted: nobody has begun it. Should

@@ -60,13 +60,7 @@ async def main(process: runtime.Runtime) -> None:
             bus, models, asker, presence, payload_bus=payload_bus, tracing=tracing, hold_s=settings.hold_s,
             withdrawals=Withdrawals(bus, Facts(bus, "gateway", errands), errands, asker=asker.id),
         )  # fmt: skip
-        durable = DurableRequests(
-            bus,
-            admission,
-            models,
-            asker=asker.id,
-            is_alive=lambda other: other == asker.id or presence.has_asker(other),
-        )
+        durable = DurableRequests(bus, admission, models, presence, asker=asker.id)
         registry.register(PoolCollector(asker, presence, models))
 
         def why_not_ready() -> str | None:
@@ -100,7 +94,7 @@ async def main(process: runtime.Runtime) -> None:
         # What waits on a shared socket or at the door comes at once, and must not be told 401 or 404 for being early.
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(models.loaded(), keys.loaded()), _LOAD_S)
-        for part in (cancelling, door, fetch_door, server, beacon):
+        for part in (cancelling, door, durable, fetch_door, server, beacon):
             await part.start()
         runtime.freeze_heap()
         stopping = asyncio.create_task(process.stopping.wait())

@@ -31,7 +31,8 @@ class Claim(msgspec.Struct, frozen=True, array_like=True, tag=0):
     `run` is the attempt's random number, `story` that of the first attempt whose answer is being continued: an answer
     begun anew has another one, and must not be joined to what a client already has. `next` is the index of the first
     delta after this, `work` and `attempt` say which delivery of which message it is, `created` and `fingerprint` are
-    the answer's (see `step.Started`).
+    the answer's (see `step.Started`). With `ack_subject` a gateway may hand the message back for a worker whose
+    `incarnation` is gone.
     """
 
     run: int
@@ -42,6 +43,8 @@ class Claim(msgspec.Struct, frozen=True, array_like=True, tag=0):
     attempt: int
     created: int
     fingerprint: str
+    incarnation: str = ""
+    ack_subject: str = ""
 
 
 class Deltas(msgspec.Struct, frozen=True, array_like=True, tag=1):

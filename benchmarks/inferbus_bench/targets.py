@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -45,8 +45,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @asynccontextmanager
-async def platform(folder: Path, *, simulator: bool) -> AsyncIterator[Target]:
-    """Run `inferbus up` with its state in `folder`, on free ports.
+async def platform(
+    folder: Path, *, simulator: bool, env: Mapping[str, str] | None = None, answers: bool = True
+) -> AsyncIterator[Target]:
+    """Run `inferbus up` with its state in `folder`, on free ports; `env` has settings of its processes. `answers`: wait
+    until it gave one.
 
     Raises:
         DidNotStart: it was not ready in time.
@@ -55,7 +58,7 @@ async def platform(folder: Path, *, simulator: bool) -> AsyncIterator[Target]:
     home.mkdir(parents=True)
     argv = [str(PLATFORM_BIN / "inferbus"), "up", "--port", "0", "--bus-port", "0"]
     argv += ["--simulator"] if simulator else []
-    env = _clean_env() | {"INFERBUS_HOME": str(home)}
+    env = _clean_env() | {"INFERBUS_HOME": str(home)} | dict(env or {})
     layout = Layout(root=ROOT, home=home)
     async with Process(argv, env=env, log=folder / "up.log", folder=ROOT) as process:
         state = await _until(process, lambda: _ready_state(layout, process.pid))
@@ -66,7 +69,8 @@ async def platform(folder: Path, *, simulator: bool) -> AsyncIterator[Target]:
             model=_SIMULATOR if simulator else _TINY,
             roots={_role(child.role): child.pid for child in state.processes},
         )
-        await _until(process, lambda: _answers(target))
+        if answers:
+            await _until(process, lambda: _answers(target))
         yield target
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -21,6 +22,7 @@ from inferbus.codec import to_json
 from inferbus.settings import INCARNATION, HealthSettings
 
 _YOUNG_OBJECTS = 10_000
+_MANY_FILES = 1 << 20
 _TICK_S, _ACCEPTED_S = 1.0, 0.05
 log = structlog.get_logger()
 
@@ -40,7 +42,11 @@ class Runtime:
 
 
 def run(main: Callable[[Runtime], Awaitable[None]]) -> None:
-    """Run `main` on uvloop; the first SIGINT or SIGTERM sets `stopping`, the second ends the process at once."""
+    """Run `main` on uvloop; the first SIGINT or SIGTERM sets `stopping`, the second ends the process at once.
+
+    It may open as many files as the system lets it: every connection is one, and the usual soft limit is 1,024.
+    """
+    _raise_descriptors()
 
     async def with_signals() -> None:
         runtime = Runtime()
@@ -62,6 +68,14 @@ def run(main: Callable[[Runtime], Awaitable[None]]) -> None:
         await main(runtime)
 
     uvloop.run(with_signals())
+
+
+def _raise_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, _MANY_FILES) if hard == resource.RLIM_INFINITY else hard
+    if soft != wanted:
+        with contextlib.suppress(OSError, ValueError):  # the system has a bound of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def freeze_heap() -> None:

@@ -29,7 +29,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     queue_comment_after_s: float = 1.0
     """A streamed response starts by then, with a comment if nothing else is there."""
-    comment_every_s: float = 10.0
+    comment_every_s: float = 15.0
     """Comments keep a silent stream alive in proxies."""
     slow_client_s: float = 60.0
     """A connection that takes nothing for that long is closed by the kernel (TCP_USER_TIMEOUT)."""

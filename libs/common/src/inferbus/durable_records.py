@@ -15,7 +15,7 @@ from inferbus.bus import Bus
 from inferbus.codec import from_json, to_json
 from inferbus.contracts.durable import DurableRequest, IdempotencyKey
 from inferbus.pub_ack import EXPECTED, WrongSequence
-from inferbus.stored import Stored, last_stored
+from inferbus.stored import HOLD_S, Stored, last_stored
 
 
 class KnownKey(msgspec.Struct, frozen=True):
@@ -41,8 +41,8 @@ class DurableRecords:
         return None if found is None else _request_of(found)
 
     async def find(self, tenant: str, request_id: str) -> DurableRequest | None:
-        found = await self._bus.kv_get(routes.KV_REQUESTS, routes.tenant_key(tenant, request_id))
-        return None if found is None else from_json(found, DurableRequest, what="durable request")
+        found = await self._read(routes.KV_REQUESTS, routes.tenant_key(tenant, request_id))
+        return None if found is None or _is_marker(found) else _request_of(found)
 
     async def remove(self, tenant: str, request_id: str) -> None:
         """Forget a request that was not accepted after all."""
@@ -64,14 +64,17 @@ class DurableRecords:
     async def _create(self, bucket: str, name: str, value: bytes) -> Stored | None:
         expected = 0
         while not await self._put(bucket, name, value, expected):
-            found = await last_stored(self._bus, routes.kv_stream(bucket), routes.kv_subject(bucket, name))
+            found = await self._read(bucket, name)
             if found is None:
                 expected = 0  # it expired in between
-            elif "KV-Operation" in found.headers or "Nats-Marker-Reason" in found.headers:
+            elif _is_marker(found):
                 expected = found.seq  # it was deleted
             else:
                 return None if found.data == value else found  # ours, and its acknowledgement was lost
         return None
+
+    async def _read(self, bucket: str, name: str) -> Stored | None:
+        return await last_stored(self._bus, routes.kv_stream(bucket), routes.kv_subject(bucket, name), hold_s=HOLD_S)
 
     async def _put(self, bucket: str, name: str, value: bytes, expected: int) -> bool:
         headers = {EXPECTED: str(expected)}
@@ -80,6 +83,10 @@ class DurableRecords:
         except WrongSequence:
             return False
         return True
+
+
+def _is_marker(found: Stored) -> bool:
+    return "KV-Operation" in found.headers or "Nats-Marker-Reason" in found.headers
 
 
 def _request_of(found: Stored) -> DurableRequest:

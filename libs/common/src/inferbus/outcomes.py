@@ -13,7 +13,7 @@ from inferbus.contracts.durable import Failure, Outcome, headers_of_outcome, out
 from inferbus.contracts.step import Usage
 from inferbus.errors import InferbusError, openai_body
 from inferbus.pub_ack import EXPECTED, WrongSequence
-from inferbus.stored import last_stored
+from inferbus.stored import HOLD_S, last_stored
 from inferbus.tickets import INLINE_BYTES, load_payload, store_payload, ticket_from
 
 KEPT_S = 86_400
@@ -56,7 +56,7 @@ async def load_outcome(bus: Bus, tenant: str, request_id: str) -> Outcome | None
     Raises:
         DependencyDown: the stream does not answer. TicketLost: the body is gone.
     """
-    stored = await last_stored(bus, routes.STREAM_RESULTS, routes.results(tenant, request_id))
+    stored = await last_stored(bus, routes.STREAM_RESULTS, routes.results(tenant, request_id), hold_s=HOLD_S)
     return None if stored is None else await whole_outcome(bus, tenant, outcome_from(stored.headers, stored.data))
 
 
@@ -70,4 +70,5 @@ async def whole_outcome(bus: Bus, tenant: str, outcome: Outcome) -> Outcome:
 
 async def has_outcome(bus: Bus, tenant: str, request_id: str) -> bool:
     """Say whether a request has ended."""
-    return await last_stored(bus, routes.STREAM_RESULTS, routes.results(tenant, request_id)) is not None
+    subject = routes.results(tenant, request_id)
+    return await last_stored(bus, routes.STREAM_RESULTS, subject, hold_s=HOLD_S) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import msgspec
 from nats.aio.msg import Msg
@@ -13,6 +14,9 @@ from inferbus.errors import DependencyDown
 _BATCH = 512
 _BATCH_BYTES = 4 * 1024 * 1024
 _TIMEOUT_S = 5.0
+_AGAIN_S = 0.05
+HOLD_S = 3.0
+"""How long a request waits for a bus that reconnects, in seconds."""
 _END_OF_BATCH, _NOTHING = "204", "404"
 
 
@@ -24,19 +28,30 @@ class Stored(msgspec.Struct, frozen=True):
     data: bytes
 
 
-async def last_stored(bus: Bus, stream: str, subject: str) -> Stored | None:
-    """Read the newest message of a subject; None if there is none.
+async def last_stored(bus: Bus, stream: str, subject: str, *, hold_s: float = 0.0) -> Stored | None:
+    """Read the newest message of a subject; None if there is none. While the bus is away it waits for up to `hold_s`.
 
     Raises:
         DependencyDown: the stream does not answer (or does not exist).
     """
-    message = await bus.request(f"$JS.API.DIRECT.GET.{stream}.{subject}")
+    message = await _ask(bus, f"$JS.API.DIRECT.GET.{stream}.{subject}", time.monotonic() + hold_s)
     headers = message.headers or {}
     if "Status" in headers:
         if headers["Status"] == _NOTHING:
             return None
         raise DependencyDown(f"{stream} answers {headers['Status']}")
     return Stored(int(headers["Nats-Sequence"]), dict(headers), message.data)
+
+
+async def _ask(bus: Bus, subject: str, give_up: float) -> Msg:
+    while True:
+        try:
+            return await bus.request(subject)
+        except DependencyDown:
+            if time.monotonic() + _AGAIN_S >= give_up:
+                raise
+            await asyncio.sleep(_AGAIN_S)
+            await bus.wait_connected(give_up - time.monotonic())
 
 
 async def read_stored(bus: Bus, stream: str, subject: str, from_seq: int = 1) -> list[Stored]:

@@ -32,7 +32,7 @@ from inferbus.event_ids import EventId
 from inferbus.exchange import Ended, Exchange
 from inferbus.outcomes import failed_outcome, has_outcome, load_outcome, store_outcome
 from inferbus.presence import PresenceTable
-from inferbus.stored import last_stored
+from inferbus.stored import HOLD_S, last_stored
 from inferbus_gateway.orphans import Orphans
 from inferbus_gateway.ports import Admitter, ModelLister
 
@@ -133,7 +133,7 @@ class DurableRequests:
         running = False
         if outcome is None:
             subject = routes.deltas(tenant, request_id)
-            running = await last_stored(self._bus, routes.STREAM_DELTAS, subject) is not None
+            running = await last_stored(self._bus, routes.STREAM_DELTAS, subject, hold_s=HOLD_S) is not None
             if record is not None and time.time() > record.deadline_at + _LATE_S:
                 kind = DeadlineWhileRunning if running else DeadlineWhileQueued
                 await self._end(tenant, request_id, kind("the deadline passed"))

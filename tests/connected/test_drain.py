@@ -18,7 +18,7 @@ from inferbus.contracts.presence import DRAINING
 from inferbus.testing import eventually
 
 _SLOW = {"simulator_itl_s": 0.02}
-_TOKENS = 200  # 4 s
+_TOKENS = 600  # 12 s: longer than a slow machine takes to start a worker and a command
 
 
 @pytest.fixture

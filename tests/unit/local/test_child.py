@@ -137,7 +137,8 @@ async def test_a_death_is_told_with_the_incarnation_that_died_before_the_next_on
         await eventually(lambda: child.log.exists() and len(child.log.read_text().split()) == 1)
         child.mark_ready()
         os.kill(child.state.pid, signal.SIGKILL)
-        await eventually(lambda: child.log.read_text().count("\n") == 3)  # it, our remark, the next one
+        # it, our remark, the next one
+        await eventually(lambda: child.log.read_text().count("\n") == 3, within_s=20)
     finally:
         await child.stop(grace_s=0.0)
     first, *_, second = child.log.read_text().split()

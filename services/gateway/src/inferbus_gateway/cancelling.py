@@ -17,7 +17,7 @@ from inferbus.errors import DependencyDown, NotFound
 from inferbus.exchange import Exchange
 from inferbus.presence import PresenceTable
 
-_OTHERS_S = 0.5
+_OTHERS_S = 1.0
 log = structlog.get_logger()
 
 

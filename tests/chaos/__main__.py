@@ -22,7 +22,7 @@ from tests.chaos.real_questions import unbroken_questions
 from tests.chaos.report import render
 from tests.main_path import MODEL
 
-SIMULATED_CLIENTS, DURABLE_CLIENTS, REAL_CLIENTS = 16, 5, 6
+SIMULATED_CLIENTS, DURABLE_CLIENTS, REAL_CLIENTS = 16, 5, 4
 TOKENS = (40, 220)
 
 

@@ -116,9 +116,9 @@ class Campaign:
         return stream.ended > 0 or (taken_s > 0 if kind.moves else len(stream.times) > had)
 
     def _takeover_s(self, found: Hit, stream: Received) -> float:
-        """Give the time from the fault to the first piece of a new attempt; 0 where there was none."""
-        began = self._platform.observer.taken_over(stream.request_id, found.at)
-        return next((at - found.at for at in stream.times if began and at >= began), 0.0)
+        """Give the time from the fault to the first token of a new attempt; 0 where there was none."""
+        first = self._platform.observer.taken_over(stream, found.at)
+        return first - found.at if first else 0.0
 
 
 async def left_over(platform: ChaosPlatform) -> int:

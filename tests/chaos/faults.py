@@ -27,7 +27,7 @@ _HOLDS_S = 20.0
 
 class Hit(msgspec.Struct, kw_only=True):
     """One fault as it was. `at`: monotonic seconds; `held`: the victim's open streams with the pieces they had then;
-    `takeovers`: seconds to the first new piece of each that moved, by request id."""
+    `takeovers`: seconds to the first new token of each that moved, by request id."""
 
     kind: str
     victim: str

@@ -23,7 +23,7 @@ from inferbus_llm_worker.adapters.simulated_words import simulated_answer
 _TOKENS = (5, 80)
 _HANG_UP_S = (0.0, 0.4)
 _LARGE_BYTES = 1_500_000
-_KINDS = {"stream": 45, "whole": 25, "durable": 4, "hang up": 12, "hang up whole": 4, "mistake": 9, "large": 1}
+_KINDS = {"stream": 180, "whole": 100, "durable": 24, "hang up": 48, "hang up whole": 16, "mistake": 39, "large": 1}
 
 _DEADLINE = {"X-Inferbus-Deadline-Ms": "60000"}
 """A large body is stored until then."""

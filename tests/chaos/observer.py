@@ -20,7 +20,7 @@ from inferbus.bus import Bus
 from inferbus.codec import unpacker
 from inferbus.contracts.envelope import envelope_from
 from inferbus.contracts.presence import READY, Presence
-from inferbus.contracts.step import Ask, Failed, Finished, Frame, Started
+from inferbus.contracts.step import Ask, Delta, Failed, Finished, Frame, Started
 
 _MOST_KEPT = 20_000
 _ACK_S = 5.0
@@ -30,7 +30,8 @@ STARTED, ENDED = "started", "ended"
 
 
 class Run(msgspec.Struct, kw_only=True, eq=False):
-    """One attempt at one request: from its `started` on. `ended` and `acked` are monotonic seconds, 0 before."""
+    """One attempt at one request: from its `started` on. `first` (token), `ended` and `acked` are monotonic seconds, 0
+    before."""
 
     request_id: str
     worker: str
@@ -38,6 +39,7 @@ class Run(msgspec.Struct, kw_only=True, eq=False):
     attempt: int
     ack_subject: str
     began: float
+    first: float = 0.0
     ended: float = 0.0
     acked: float = 0.0
 
@@ -84,10 +86,15 @@ class Observer:
         """Give the streams that a worker works on now: begun there, not ended there, and their clients have a part."""
         return [one for one in streams if one.times and self._holder(one.request_id) == process]
 
-    def taken_over(self, request_id: str, since: float) -> float:
-        """Give when a new attempt began after `since`; 0 while none did."""
-        runs = self._by_request.get(request_id, {}).values()
-        return next((run.began for run in runs if run.began > since), 0.0)
+    def taken_over(self, stream: Received, since: float) -> float:
+        """Give when the first token came of an attempt that began after `since`; 0 while there is none.
+
+        Deltas of a durable request do not pass here: of those it is the client's first piece.
+        """
+        runs = [run for run in self._by_request.get(stream.request_id, {}).values() if run.began > since]
+        if stream.last_id and runs:
+            return next((at for at in stream.times if at >= runs[0].began), 0.0)
+        return next((run.first for run in runs if run.first), 0.0)
 
     def worker_of(self, request_id: str) -> str:
         """Name the worker that has a request now; empty if none has."""
@@ -154,6 +161,9 @@ class Observer:
             key = (asker, frame.tag, frame.attempt, frame.run)
             if isinstance(frame, Started):
                 self._on_started(key, frame)
+            elif isinstance(frame, Delta):
+                if (run := self._runs.get(key)) is not None and not run.first:
+                    run.first = time.monotonic()
             elif isinstance(frame, Finished | Failed) and (run := self._runs.get(key)) is not None and not run.ended:
                 run.ended = time.monotonic()
                 self._tell(ENDED, run)

@@ -11,7 +11,7 @@ from tests.chaos.oracle import Question, known_question
 from tests.chaos.platform import ChaosPlatform
 from tests.chaos.streaming import Received, receive
 
-_LONG = {"ignore_eos": True, "max_tokens": 900}
+_LONG = {"ignore_eos": True, "max_tokens": 600}
 _NOTE = {
     "type": "function",
     "function": {
@@ -38,7 +38,11 @@ _REPORT = {
     "required": ["title", "lines"],
     "additionalProperties": False,
 }
-TOOL: dict[str, Any] = {"tools": [_NOTE], "tool_choice": "required", "max_tokens": 1500}
+TOOL: dict[str, Any] = {
+    "tools": [_NOTE],
+    "tool_choice": {"type": "function", "function": {"name": "take_note"}},
+    "max_tokens": 1500,
+}
 """A call whose arguments take a second or more to write, so that a fault can hit the middle of them."""
 SCHEMA: dict[str, Any] = {
     "response_format": {"type": "json_schema", "json_schema": {"name": "report", "strict": True, "schema": _REPORT}},
@@ -46,12 +50,12 @@ SCHEMA: dict[str, Any] = {
 }
 _FIELDS: dict[str, dict[str, Any]] = {
     "greedy": _LONG,
-    "greedy, to its own end": {"max_tokens": 900, "min_tokens": 500},
+    "greedy, to its own end": {"max_tokens": 700, "min_tokens": 400},
     "seeded": _LONG | {"temperature": 1, "seed": 7},
     "seeded, top_p top_k": _LONG | {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "seed": 3},
     "penalties": _LONG | {"presence_penalty": 1.5, "frequency_penalty": 0.7},
-    "two choices": _LONG | {"n": 2, "temperature": 1, "seed": 5, "max_tokens": 450},
-    "logprobs": _LONG | {"logprobs": True, "top_logprobs": 2, "max_tokens": 500},
+    "two choices": _LONG | {"n": 2, "temperature": 1, "seed": 5, "max_tokens": 300},
+    "logprobs": _LONG | {"logprobs": True, "top_logprobs": 2, "max_tokens": 400},
     "tool call": TOOL,
     "json_schema": SCHEMA,
     "json_schema, seeded": SCHEMA | {"temperature": 1, "seed": 2},

@@ -12,8 +12,11 @@ import httpx
 import pytest
 from tests.main_path import HELLO, MODEL, MainPath, answer_of
 
+import inferbus
 from inferbus import client as client_module
-from inferbus.errors import NotFound
+from inferbus import routes
+from inferbus.contracts import door
+from inferbus.errors import InferbusError, NotFound, Unsupported
 from inferbus.testing import eventually
 from inferbus.topology import TopologySettings
 
@@ -362,6 +365,17 @@ class TestById:
         await eventually(lambda: _is(path.stored(), 0))
 
 
+async def _fetched(producer: inferbus.Client, request_id: str) -> bool:
+    """Whether there is anything under an id yet."""
+    try:
+        await producer.result(request_id, timeout_s=5)
+    except NotFound:
+        return False
+    except InferbusError:
+        return True
+    return True
+
+
 async def _state(path: MainPath, request_id: str, wanted: str) -> bool:
     return bool((await look(path, path.url, request_id)).json()["status"] == wanted)
 
@@ -410,6 +424,25 @@ class TestProducers:
             events = [event async for event in producer.events("s1")]
             rest = [event async for event in producer.events("s1", after=events[49].id)]
         assert rest == events[50:]
+
+    async def test_who_wants_no_reply_fetches_the_answer_or_why_there_is_none(self, path: MainPath) -> None:
+        await path.worker()
+        await path.gateway()
+        bus = await path.nats.connect("dev")
+        for request_id, tokens in (("good", 8), ("bad", -1)):
+            content = body(tokens, stream=False)
+            headers = {door.REQUEST_ID: request_id, door.DELIVERY: "results"}
+            if request_id == "bad":
+                headers[door.PATH] = "/v1/nothing"
+            await bus.accept(routes.request("dev", MODEL, routes.INTERACTIVE), content, headers, msg_id=request_id)
+        await bus.close()
+        async with path.producer() as producer:
+            await eventually(lambda: _fetched(producer, "good"))
+            answer = await producer.result("good", timeout_s=10)
+            assert answer["choices"][0]["message"]["content"] == answer_of(8)
+            await eventually(lambda: _fetched(producer, "bad"))
+            with pytest.raises(Unsupported):
+                await producer.result("bad", timeout_s=10)
 
     async def test_the_same_idempotency_key_is_one_run(self, path: MainPath) -> None:
         await path.worker(simulator_itl_s=0.005)

@@ -149,6 +149,8 @@ class FakeDurable:
         self.asked.append(ask)
         raise Conflict(f"{identity.tenant} has another request under this key")
 
+    async def refuse(self, tenant: str, request_id: str, error: InferbusError) -> None: ...
+
     async def read(self, tenant: str, request_id: str, after: EventId | None = None) -> DurableReader:
         raise NotFound(f"{tenant} has no {request_id} after {after}")
 

@@ -45,6 +45,7 @@ _MAX_RETRIES = 50
 """How often a request that was refused for now (pool full, bus away) comes back before it is a dead letter."""
 _MAX_CANCELLED = 4096
 _DEFAULT_PATH = "/v1/chat/completions"
+_ACCEPTED = 202
 log = structlog.get_logger()
 
 
@@ -123,7 +124,9 @@ class BusDoor:
 
     async def _on_delivery(self, delivery: Delivery) -> None:
         subject = routes.parse_request(delivery.subject)
-        writer = ReplyWriter(self._bus, reply_subject(subject.tenant, delivery.headers))
+        is_kept = _is_durable(delivery)
+        wanted = not is_kept or door.REPLY_TO in delivery.headers
+        writer = ReplyWriter(self._bus, reply_subject(subject.tenant, delivery.headers) if wanted else "")
         request_id = _request_id(delivery)
         record = RequestRecord(delivery.headers.get(door.PATH, _DEFAULT_PATH), request_id)
         record.tenant = subject.tenant
@@ -133,6 +136,8 @@ class BusDoor:
         except Permanent as error:
             _note(record, error)
             await writer.error(error)
+            if is_kept:
+                await self._durable.refuse(subject.tenant, request_id, error)
             raise  # the intake copies it to the dead letters
         except InferbusError as error:  # not accepted now: it waits in the queue, but not for ever
             _note(record, error)
@@ -164,7 +169,7 @@ class BusDoor:
             },
             root=True,
         )
-        durable = delivery.headers.get(door.DELIVERY) == RESULTS or door.IDEMPOTENCY_KEY in delivery.headers
+        durable = _is_durable(delivery)
         return Ask(
             model=view.model,
             task=task,
@@ -189,7 +194,10 @@ class BusDoor:
         record: RequestRecord,
     ) -> None:
         if ask.deadline_s is not None and ask.deadline_s <= 0:
-            await self._over(delivery, writer, record, DeadlineWhileQueued("the deadline passed in the queue"))
+            late = DeadlineWhileQueued("the deadline passed in the queue")
+            if ask.delivery == RESULTS:
+                await self._durable.refuse(tenant, request_id, late)
+            await self._over(delivery, writer, record, late)
             return
         if self._was_cancelled(tenant, request_id, delivery):
             await self._over(delivery, writer, record, Cancelled("the request was cancelled"))
@@ -217,6 +225,9 @@ class BusDoor:
         opened = await self._durable.open(Identity(tenant=tenant), ask)
         record.request_id = opened.record.request_id
         await delivery.ack_surely()
+        if not writer.wanted:
+            record.status = _ACCEPTED
+            return
         try:
             end = await relay_kept(self._durable, tenant, record.request_id, writer, None)
         except InferbusError as error:
@@ -247,6 +258,10 @@ async def _relay(exchange: Exchange, writer: ReplyWriter, record: RequestRecord)
                 return
             case None:
                 continue
+
+
+def _is_durable(delivery: Delivery) -> bool:
+    return delivery.headers.get(door.DELIVERY) == RESULTS or door.IDEMPOTENCY_KEY in delivery.headers
 
 
 def _request_id(delivery: Delivery) -> str:

@@ -113,6 +113,11 @@ class DurableRequests:
         self._keep(exchange)
         return Opened(existing or record, existing is not None)
 
+    async def refuse(self, tenant: str, request_id: str, error: InferbusError) -> None:
+        """Keep why a request was not accepted, for a producer that will ask; not over another request of that id."""
+        if not isinstance(error, Conflict):
+            await self._end(tenant, request_id, error)
+
     async def read(self, tenant: str, request_id: str, after: EventId | None = None) -> DurableReader:
         """Begin to read an answer; the caller closes the reader."""
         reader = DurableReader(self._bus, tenant, request_id, after=after)

@@ -10,6 +10,7 @@ import msgspec
 from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
 from inferbus.contracts.models import ModelEntry
+from inferbus.errors import InferbusError
 from inferbus.event_ids import EventId
 from inferbus.exchange import Exchange
 
@@ -85,6 +86,10 @@ class DurableStore(Protocol):
 
     async def open(self, identity: Identity, ask: Ask) -> Opened:
         """Begin a request, or join the one that has its idempotency key or its id."""
+        ...
+
+    async def refuse(self, tenant: str, request_id: str, error: InferbusError) -> None:
+        """Keep why a request was not accepted."""
         ...
 
     async def read(self, tenant: str, request_id: str, after: EventId | None = None) -> DurableReader:

@@ -18,7 +18,7 @@ _EVENT, _DONE, _ID = b"data: ", b"[DONE]", b"id: "
 
 class ReplyWriter:
     """Writes the parts of one answer to its reply subject, numbered, the last one marked; where it is kept, each says
-    under which request id."""
+    under which request id. Without a subject nobody wants to hear."""
 
     def __init__(self, bus: Bus, subject: str) -> None:
         self._bus = bus
@@ -35,7 +35,12 @@ class ReplyWriter:
         if event_id:
             headers[door.EVENT] = event_id
         self._seq += 1
-        await self._bus.publish(self._subject, data, headers)
+        if self._subject:
+            await self._bus.publish(self._subject, data, headers)
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self._subject)
 
     async def events(self, data: bytes) -> None:
         """Write server-sent events as plain JSON, one message each, with their ids where they have any."""

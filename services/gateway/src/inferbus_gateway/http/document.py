@@ -10,7 +10,7 @@ from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
 from inferbus.contracts.models import ModelEntry
 from inferbus.durable_reader import DurableReader
-from inferbus.errors import DependencyDown
+from inferbus.errors import DependencyDown, InferbusError
 from inferbus.event_ids import EventId
 from inferbus.exchange import Exchange
 from inferbus.settings import TelemetrySettings
@@ -40,6 +40,9 @@ class Unconnected:
         raise DependencyDown("not connected")
 
     def place_of(self, exchange: Exchange) -> Place:  # noqa: ARG002 - the port's signature
+        raise DependencyDown("not connected")
+
+    async def refuse(self, tenant: str, request_id: str, error: InferbusError) -> None:  # noqa: ARG002 - the port's signature
         raise DependencyDown("not connected")
 
     async def read(self, tenant: str, request_id: str, after: EventId | None = None) -> DurableReader:  # noqa: ARG002 - the port's signature

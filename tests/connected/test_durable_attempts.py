@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -14,7 +14,7 @@ from tests.connected.conftest import MODEL
 from tests.connected.rig import Call, GatewaySide, Rig
 
 from inferbus import durable_reader as durable_reader_module
-from inferbus import routes
+from inferbus import routes, testing
 from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
 from inferbus.contracts.control import STALE
@@ -28,7 +28,7 @@ from inferbus.exchange import Chunk, Ended
 from inferbus.models import apply_model
 from inferbus.outcomes import failed_outcome, load_outcome, store_outcome
 from inferbus.stored import read_stored
-from inferbus.testing import NatsServer, eventually
+from inferbus.testing import NatsServer
 from inferbus.tickets import INLINE_BYTES
 from inferbus_gateway.durable import COMPLETED, FAILED, QUEUED, RUNNING, DurableRequests
 
@@ -40,6 +40,11 @@ async def rig(server: NatsServer) -> AsyncIterator[Rig]:
     await admin.close()
     async with AsyncExitStack() as stack:
         yield Rig(server, stack)
+
+
+async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Wait as long as a loaded machine may need."""
+    await testing.eventually(condition, within_s=20)
 
 
 class Kept:
@@ -70,7 +75,7 @@ class Kept:
 async def read_to_end(reader: DurableReader) -> bytes:
     data = b""
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 event = await reader.next()
                 if isinstance(event, Chunk):

@@ -12,18 +12,6 @@ from tests.chaos.platform import ChaosPlatform
 from tests.chaos.streaming import Received, receive
 
 _LONG = {"ignore_eos": True, "max_tokens": 600}
-_NOTE = {
-    "type": "function",
-    "function": {
-        "name": "take_note",
-        "parameters": {
-            "type": "object",
-            "properties": {"text": {"type": "string", "minLength": 300, "maxLength": 340}},
-            "required": ["text"],
-            "additionalProperties": False,
-        },
-    },
-}
 _REPORT = {
     "type": "object",
     "properties": {
@@ -38,12 +26,39 @@ _REPORT = {
     "required": ["title", "lines"],
     "additionalProperties": False,
 }
-TOOL: dict[str, Any] = {
-    "tools": [_NOTE],
-    "tool_choice": {"type": "function", "function": {"name": "take_note"}},
-    "max_tokens": 1500,
+"""Long enough that a fault can hit the middle of it; strings that a small model can end."""
+_PLACES = [
+    (
+        "Tokyo, the capital of Japan, on the island of Honshu, by the bay of the same name, where the rivers Sumida and Arakawa "
+        "end, between the plain of Kanto and the sea, as many people know it from pictures, from films and from books"
+    ),
+    (
+        "Oslo, the capital of Norway, at the end of its long fjord, between the hills that the snow covers in winter and the "
+        "islands that people swim from in summer, as many people know it from pictures, from films and from books"
+    ),
+]
+_WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather in a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "enum": _PLACES}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
 }
-"""A call whose arguments take a second or more to write, so that a fault can hit the middle of them."""
+_NO_WHITESPACE = {"202": -100, "224": -100, "494": -100, "705": -100}
+"""Line feeds and spaces of inferbus-tiny, which it would put between the string and the bracket until the limit."""
+TOOL: dict[str, Any] = {
+    "tools": [_WEATHER],
+    "tool_choice": "required",
+    "logit_bias": _NO_WHITESPACE,
+    "max_tokens": 600,
+}
+"""Arguments of a hundred tokens or more."""
 SCHEMA: dict[str, Any] = {
     "response_format": {"type": "json_schema", "json_schema": {"name": "report", "strict": True, "schema": _REPORT}},
     "max_tokens": 1500,

@@ -39,7 +39,7 @@ class Case(msgspec.Struct, frozen=True):
 
 
 CASES = (
-    Case("a tool call", TOOL, "Take a note about Thread."),
+    Case("a tool call", TOOL, "What is the weather in Tokyo?"),
     Case("an answer by JSON schema", SCHEMA, "Reply in JSON. Explain Thread."),
 )
 

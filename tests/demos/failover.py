@@ -40,7 +40,7 @@ class Case(msgspec.Struct, frozen=True):
 
 CASES = (
     Case("a tool call", TOOL, "What is the weather in Tokyo?"),
-    Case("an answer by JSON schema", SCHEMA, "Reply in JSON. Explain Thread."),
+    Case("an answer by JSON schema", SCHEMA | {"temperature": 1, "seed": 2}, "Explain Thread."),
 )
 
 
@@ -194,7 +194,7 @@ async def sections(show: Show, platform: RunningPlatform) -> None:
         await observer.start()
         stage = Stage(show, platform, observer)
         for case in CASES:
-            show.section(f"Unbroken: {case.title}", "temperature 0: the same answer every time")
+            show.section(f"Unbroken: {case.title}", "greedy, or sampled with a seed: the same answer every time")
             await stage.whole_again()
             unbroken = await stage.ask(case)
             show.say(f"{text_of(unbroken)[:_SHOWN]} ...")

@@ -48,7 +48,7 @@ class ChaosPlatform(MainPath):
         self.members: dict[str, Service] = {}
         self.urls: dict[str, str] = {}
         self.observer: Observer
-        self._stack = AsyncExitStack()
+        self._stack, self._watching = AsyncExitStack(), AsyncExitStack()
         self._layout = find_layout({}, ROOT)
         if setting.engine == VLLM:
             self.start_s = ENGINE_START_S
@@ -64,7 +64,7 @@ class ChaosPlatform(MainPath):
 
     async def _start_all(self) -> None:
         bus = await self.nats.connect("operator", name="observer")
-        self._stack.push_async_callback(bus.close)
+        self._watching.push_async_callback(bus.close)
         self.observer = Observer(bus)
         await self.observer.start()
         for name in (*self.gateways, *self.workers):
@@ -77,6 +77,7 @@ class ChaosPlatform(MainPath):
     async def __aexit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        await self._watching.aclose()  # before the bus goes: it would be connecting anew when it is closed
         await super().__aexit__(_type, _error, _trace)
         await self._stack.aclose()
 

@@ -26,7 +26,10 @@ from inferbus.testing import NatsServer, eventually
 from inferbus.topology import TopologySettings, reconcile
 
 STORE_BYTES = 12 * 2**20
-SMALL = TopologySettings(pay_max_bytes=2**20, events_max_bytes=2**20, deltas_max_bytes=2**20, results_max_bytes=2**20)
+SMALL = msgspec.convert(
+    {name: 2**20 for name in TopologySettings.__struct_fields__ if name.endswith("_max_bytes")}, TopologySettings
+)
+"""What streams reserve for themselves must fit."""
 BODY_BYTES = 700_000
 """Below what travels by ticket, so that it is the work stream that fills."""
 CUT_S = 5.0
@@ -47,8 +50,10 @@ class SmallNats(NatsServer):
 
     async def reconcile(self, *models: ModelEntry) -> None:
         bus = await self.connect("operator")
-        await reconcile(bus, SMALL, list(models))
-        await bus.close()
+        try:
+            await reconcile(bus, SMALL, list(models))
+        finally:
+            await bus.close()
 
 
 @pytest.fixture

@@ -206,9 +206,7 @@ async def test_a_stopping_worker_hands_back_what_it_cannot_finish(path: MainPath
         await path.worker("llm-1")
         worker.signal(signal.SIGTERM)
         assert await worker.ended() == 0
-        assert await asyncio.gather(*whole) == [answer_of(200)] * 5
-        for broken in await asyncio.gather(*streams, return_exceptions=True):
-            assert isinstance(broken, openai.APIError)
+        assert await asyncio.gather(*whole, *streams) == [answer_of(200)] * 8
     await path.settled()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 
-from inferbus.contracts.step import CONTINUE, FRESH, Answer, Cached, Delta, Done
+from inferbus.contracts.step import CONTINUE, FRESH, Answer, Cached, Delta, Done, Resume
 
 
 class Delivered:
@@ -56,3 +56,17 @@ class Delivered:
         return Answer(
             CONTINUE, engine_deaths, solo, ids, chunks, self._done, self.cached, self.created, self.fingerprint
         )
+
+
+def resume_from(answer: Answer) -> Resume | None:
+    """Give what an engine goes on from; None where it begins."""
+    if answer.verdict != CONTINUE:
+        return None
+    return Resume(
+        ids=answer.ids,
+        chunks=answer.chunks,
+        done=answer.done,
+        cached=answer.cached,
+        created=answer.created,
+        fingerprint=answer.fingerprint,
+    )

@@ -18,8 +18,8 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.durable import Claim, DeltaMessage, Deltas, StoredDelta
-from inferbus.contracts.step import CONTINUE, Cached, Delta, Done, Ids, Resume
-from inferbus.delivered import Delivered
+from inferbus.contracts.step import Cached, Delta, Done, Ids, Resume
+from inferbus.delivered import Delivered, resume_from
 from inferbus.errors import DependencyDown, InferbusError, ResumeImpossible
 from inferbus.pub_ack import EXPECTED, WrongSequence, sequence_of
 from inferbus.stored import Stored, last_stored, read_stored
@@ -150,17 +150,7 @@ class DeltaWriter:
             delivered.add(Delta(0, 0, 0, delta.ids, delta.data, 0, delta.done, delta.cached))
         if not delivered.can_continue:
             raise ResumeImpossible("the worker was lost before the first token was complete")
-        answer = delivered.answer(0, solo=False)
-        if answer.verdict != CONTINUE:
-            return None
-        return Resume(
-            ids=answer.ids,
-            chunks=answer.chunks,
-            done=answer.done,
-            cached=answer.cached,
-            created=answer.created,
-            fingerprint=answer.fingerprint,
-        )
+        return resume_from(delivered.answer(0, solo=False))
 
     async def _write_claim(self) -> None:
         author = self._author

@@ -16,7 +16,8 @@ from inferbus.attempts import Attempt, Attempts
 from inferbus.bus import Bus, NoResponders
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.envelope import RESULTS, Envelope, UnknownVersion, envelope_from
-from inferbus.contracts.step import CANCELLED, CONTINUE, GONE, Answer, Ask, Resume
+from inferbus.contracts.step import CANCELLED, GONE, Answer, Ask, Resume
+from inferbus.delivered import resume_from
 from inferbus.delivery import Delivery
 from inferbus.durable_attempt import DurableAttempt
 from inferbus.errors import Cancelled, DependencyDown, EngineDead, InferbusError, Permanent, ResumeImpossible, Transient
@@ -203,7 +204,7 @@ class Serving:
             place = await attempt.begin(fingerprint)
             attempt.started(place.created, fingerprint)  # the asker has none of it, and waits for the end only
             return place.resume, place.created
-        resume = _resume_of(answer)
+        resume = resume_from(answer)
         created = resume.created if resume is not None else int(time.time())
         attempt.started(created, fingerprint, sum(len(ids) for _, ids in resume.ids) if resume is not None else 0)
         return resume, created
@@ -255,16 +256,3 @@ class Serving:
             return
         attempt.failed(error.code, error.message, final=False)
         await delivery.nak(_REQUEUE_S)
-
-
-def _resume_of(answer: Answer) -> Resume | None:
-    if answer.verdict != CONTINUE:
-        return None
-    return Resume(
-        ids=answer.ids,
-        chunks=answer.chunks,
-        done=answer.done,
-        cached=answer.cached,
-        created=answer.created,
-        fingerprint=answer.fingerprint,
-    )

@@ -88,6 +88,8 @@ class FakePresence:
         self.beats = {beat.process: beat for beat in beats}
         self.lost: list[Callable[[Presence], None]] = []
 
+    settled = True
+
     def alive(self) -> dict[str, Presence]:
         return self.beats
 

@@ -71,7 +71,7 @@ class PresenceTable:
         self._ended_askers: dict[str, None] = {}
         self._lost: list[Callable[[Presence], None]] = []
         self._task: asyncio.Task[None] | None = None
-        self._checked = self._swept = time.monotonic()
+        self._checked = self._swept = self._made = time.monotonic()
 
     async def start(self) -> None:
         await self._bus.subscribe(routes.presence_all(self._region), self._on_beat)
@@ -82,6 +82,11 @@ class PresenceTable:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def settled(self) -> bool:
+        """Whether everybody who lives has been heard since this table is there: not in its first 1.5 s."""
+        return time.monotonic() - self._made > SILENT_S
 
     def on_lost(self, callback: Callable[[Presence], None]) -> None:
         """Be called with the last beat of an incarnation that went, fell silent or was replaced."""

@@ -91,7 +91,8 @@ class Cancelling:
     async def _ask_others(self, tenant: str, request_id: str) -> str | None:
         """Ask all gateways; only one that has it answers, so silence means that none does."""
         gateways = [beat for beat in self._presence.alive().values() if beat.role == "gateway"]
-        if all(beat.asker == self._asker.id for beat in gateways) and self._bus.connected:
+        alone = self._presence.settled and all(beat.asker == self._asker.id for beat in gateways)
+        if alone and self._bus.connected:
             return None
         try:
             answer = await self._bus.request(routes.cancel(tenant, request_id), timeout_s=_OTHERS_S)

@@ -49,7 +49,7 @@ class Attempt:
         self._owner = owner
         self.envelope = envelope
         self.delivery = delivery
-        self.run = secrets.randbits(32)
+        self.run = owner.next_run()
         self._sent: list[Frame] = []
         self._kept_bytes = 0
         self.deltas = 0
@@ -178,6 +178,7 @@ class Attempts:
         self._decode = unpacker(Control).decode
         self._task: asyncio.Task[None] | None = None
         self._asker_seen: dict[str, float] = {}
+        self._runs = itertools.count(secrets.randbits(32))
 
     async def start(self) -> None:
         await self._bus.subscribe(routes.control_all(self.process), self._on_control)
@@ -201,6 +202,10 @@ class Attempts:
         self._open.setdefault((envelope.asker, envelope.tag_no), []).append(attempt)
         self._asker_seen.setdefault(envelope.asker, time.monotonic())
         return attempt
+
+    def next_run(self) -> int:
+        """Give a number that no other run of any attempt has: they count from a random beginning in every process."""
+        return next(self._runs) & 0xFFFFFFFF
 
     def is_running(self, envelope: Envelope, number: int) -> bool:
         """Say whether this very attempt is open already."""

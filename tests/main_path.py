@@ -84,6 +84,14 @@ class MainPath:
 
     async def __aenter__(self) -> Self:
         await self.nats.start()
+        try:
+            await self._set_up()
+        except BaseException:  # nobody else would stop it
+            await self.nats.kill(signal.SIGTERM)
+            raise
+        return self
+
+    async def _set_up(self) -> None:
         await self.nats.reconcile(self.entry)
         self._admin = await self.nats.connect("admin")
         await apply_model(self._admin, self.entry)
@@ -91,7 +99,6 @@ class MainPath:
         await store_key(self._admin, stored)
         self.presence = PresenceTable(self._admin, self._admin.region)
         await self.presence.start()
-        return self
 
     async def __aexit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None

@@ -52,5 +52,5 @@ class Errands:
                 await job()
             except InferbusError as exc:
                 log.warning("errand_failed", errand=name, code=exc.code, error=exc.message)
-            except Exception:
+            except Exception:  # the errands behind it must still be run
                 log.exception("errand_failed", errand=name)

@@ -60,7 +60,7 @@ class Orphans:
                     await self._look()
                 except InferbusError as exc:
                     log.debug("orphans_wait", error=exc.message)
-                except Exception:
+                except Exception:  # without this loop abandoned requests wait for their lease
                     log.exception("orphans_failed")
 
     async def _look(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
 import pytest
@@ -60,15 +60,15 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def fall(bus: Bus, monkeypatch: pytest.MonkeyPatch, lost: Callable[[str], bool]) -> list[str]:
     """Have a connection lose core messages on the way, as a full buffer or a dying socket would."""
     dropped: list[str] = []
-    publish: Callable[..., Awaitable[None]] = bus.publish
+    send = bus.send
 
-    async def sometimes(subject: str, data: bytes, headers: dict[str, str] | None = None, reply: str = "") -> None:
+    def sometimes(subject: str, data: bytes, reply: str = "") -> None:
         if lost(subject):
             dropped.append(subject)
         else:
-            await publish(subject, data, headers, reply)
+            send(subject, data, reply)
 
-    monkeypatch.setattr(bus, "publish", sometimes)
+    monkeypatch.setattr(bus, "send", sometimes)
     return dropped
 
 

@@ -27,7 +27,7 @@ class Taken:
 
     async def handle(self, delivery: Delivery) -> None:
         self.tenants.append(routes.parse_infer(delivery.subject).tenant)
-        await delivery.ack()
+        delivery.ack()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -78,7 +79,7 @@ class Bench:
             await asyncio.sleep(0)
         finally:
             self.running[lane] -= 1
-        await delivery.ack()
+        delivery.ack()
 
     def bodies(self) -> list[int]:
         return [int(delivery.data) for delivery in self.seen]
@@ -190,7 +191,7 @@ class TestPulling:
             bench.seen.append(delivery)
             ends.append(asyncio.Event())
             await ends[-1].wait()
-            await delivery.ack()
+            delivery.ack()
 
         def lanes() -> list[str]:
             return [routes.parse_infer(delivery.subject).lane for delivery in bench.seen]
@@ -242,7 +243,7 @@ class TestPulling:
         first = bench.seen[0]
         redelivered = first.reply.replace(".1.1.1.", ".2.1.2.", 1)
         for reply in (first.reply, redelivered):  # a client may not send such replies, so not over the bus
-            await intake._on_message(
+            intake._on_message(
                 Msg(bench.worker.nc, first.subject, reply, first.data, dict(first.headers)), intake._generation
             )
         await eventually(lambda: len(bench.seen) == 2)
@@ -262,7 +263,7 @@ class TestOutcomes:
             error = errors[min(len(times), len(errors)) - 1]
             if error is not None:
                 raise error
-            await delivery.ack()
+            delivery.ack()
 
         await bench.publish(headers={"Ib-Request": "r1", "Nats-Expected-Stream": "INFER_local_llm_interactive"})
         await bench.intake(Slots(2), handle)
@@ -286,9 +287,9 @@ class TestOutcomes:
         delays: list[float] = []
         nak = Delivery.nak
 
-        async def soon(delivery: Delivery, delay_s: float = 0.0) -> None:
+        def soon(delivery: Delivery, delay_s: float = 0.0) -> None:
             delays.append(delay_s)
-            await nak(delivery, delay_s / 20)
+            nak(delivery, delay_s / 20)
 
         monkeypatch.setattr(Delivery, "nak", soon)
         assert len(await self.run_one(bench, KeyError("oops"))) == 5
@@ -299,22 +300,26 @@ class TestOutcomes:
         assert headers[dead_letter.REASON] == "KeyError: 'oops'"
         assert headers[dead_letter.DELIVERIES] == "5"
 
-    async def test_the_letter_is_stored_before_the_message_ends(self, bench: Bench, letters: list[Msg]) -> None:
-        order: list[str] = []
+    async def test_the_letter_is_stored_before_the_message_ends(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stored: list[int] = []
+        accept = bench.worker.accept
         terminate = Delivery.terminate
 
-        async def watched(delivery: Delivery) -> None:
-            await eventually(lambda: len(letters) == 1)
-            order.append("letter")
-            await terminate(delivery)
+        async def counted(*args: Any, **named: Any) -> int:
+            sequence = await accept(*args, **named)
+            stored.append(sequence)
+            return sequence
 
-        patch = pytest.MonkeyPatch()
-        patch.setattr(Delivery, "terminate", watched)
-        try:
-            await self.run_one(bench, InvalidRequest("x"))
-        finally:
-            patch.undo()
-        assert order == ["letter"]
+        def watched(delivery: Delivery) -> None:
+            assert stored
+            terminate(delivery)
+
+        monkeypatch.setattr(bench.worker, "accept", counted)
+        monkeypatch.setattr(Delivery, "terminate", watched)
+        await self.run_one(bench, InvalidRequest("x"))
+        assert len(stored) == 1
 
     async def test_a_transient_error_comes_back_after_its_delay(self, bench: Bench, letters: list[Msg]) -> None:
         times = await self.run_one(bench, Overloaded("later", retry_after_s=0.3), None)
@@ -355,9 +360,9 @@ class TestOutcomes:
                 case 1:
                     raise Cancelled("x")
                 case 2:
-                    await delivery.terminate()
+                    delivery.terminate()
                 case _:
-                    await delivery.ack()
+                    delivery.ack()
 
         await bench.publish(40)
         intake = await bench.intake(slots, handle)
@@ -429,8 +434,8 @@ class TestStopping:
         on_message = intake._on_message
         stopped = asyncio.Event()
 
-        async def stop_at_once(message: Msg, generation: int) -> None:
-            await on_message(message, generation)
+        def stop_at_once(message: Msg, generation: int) -> None:
+            on_message(message, generation)
             if intake.running and not stopped.is_set():
                 stopped.set()
                 for task in intake._running.values():
@@ -563,16 +568,16 @@ class TestLeases:
 
     async def test_a_lease_survives_errors_of_sending(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         failures = 0
-        publish = bench.worker.publish
+        send = bench.worker.send
 
-        async def sometimes(subject: str, data: bytes, headers: dict[str, str] | None = None, reply: str = "") -> None:
+        def sometimes(subject: str, data: bytes, reply: str = "") -> None:
             nonlocal failures
             if data == b"+WPI" and failures < 1:
                 failures += 1
                 raise DependencyDown("no")
-            await publish(subject, data, headers, reply)
+            send(subject, data, reply)
 
-        monkeypatch.setattr(bench.worker, "publish", sometimes)
+        monkeypatch.setattr(bench.worker, "send", sometimes)
         bench.gate.clear()
         await bench.publish()
         await bench.intake(Slots(4), ack_wait_s=0.5)

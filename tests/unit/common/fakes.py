@@ -29,10 +29,19 @@ class FakeBus:
         self._reconnected: list[Callable[[], Awaitable[None]]] = []
 
     async def publish(self, subject: str, data: bytes, headers: dict[str, str] | None = None, reply: str = "") -> None:
+        self.send(subject, data)
+
+    def send(self, subject: str, data: bytes, reply: str = "") -> None:
         self.sent.append((subject, data))
 
-    async def publish_soon(self, subject: str, data: bytes) -> None:
-        await self.publish(subject, data)
+    def send_soon(self, subject: str, data: bytes) -> None:
+        self.send(subject, data)
+
+    async def listen(self, subject: str, handler: Callable[[Msg], None]) -> None:
+        async def callback(message: Msg) -> None:
+            handler(message)
+
+        self._subscribers[subject] = callback
 
     async def subscribe(self, subject: str, callback: Callback, *, queue: str = "") -> None:
         self._subscribers[subject] = callback
@@ -64,7 +73,7 @@ class Wire(FakeBus):
         self._fates = deque(fates)
         self._late: list[tuple[str, bytes]] = []
 
-    async def publish(self, subject: str, data: bytes, headers: dict[str, str] | None = None, reply: str = "") -> None:
+    def send(self, subject: str, data: bytes, reply: str = "") -> None:
         fate = self._fates.popleft() if self._fates else "fine"
         if fate == "late":
             self._late.append((subject, data))

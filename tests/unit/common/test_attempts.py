@@ -50,7 +50,7 @@ class Side:
         return self.attempts.open(envelope(tag), delivery(self.bus, attempt))
 
     async def sent(self) -> list[Frame]:
-        await self.attempts.sender._flush()
+        self.attempts.sender.flush()
         step = routes.step_of(ASKER)
         return [frame for subject, data in self.bus.take() if subject == step for frame in decode(data)]
 
@@ -134,7 +134,7 @@ async def test_an_abandoned_delivery_sends_nothing(side: Side) -> None:
     await side.control(STALE, ControlItem(1, 1))
     side.bus.take()
     for send in (attempt.delivery.ack, attempt.delivery.nak, attempt.delivery.terminate, attempt.delivery.progress):
-        await send()
+        send()
     assert side.bus.take() == []
 
 
@@ -253,7 +253,7 @@ class TestLimits:
         attempt = side.open()
         for n in range(50):
             attempt.delta([(0, [n])], b"0123456789")
-        await side.attempts.sender._flush()
+        side.attempts.sender.flush()
         messages = [data for subject, data in side.bus.take() if subject == routes.step_of(ASKER)]
         assert max(map(len, messages)) <= 100
         assert [frame.seq for data in messages for frame in decode(data)] == list(range(50))

@@ -31,14 +31,13 @@ class Desk:
         self.refusals = list(refusals)
         self.down = False
 
-    async def publish(self, subject: str, data: bytes) -> None:
+    def send(self, subject: str, data: bytes) -> None:
         if self.down:
             raise DependencyDown("away")
         assert subject.startswith("$JS.ACK.")
         self.verbs.append(data)
 
-    async def publish_soon(self, subject: str, data: bytes) -> None:
-        await self.publish(subject, data)
+    send_soon = send
 
     async def accept(self, subject: str, data: bytes, headers: dict[str, str], *, msg_id: str | None = None) -> int:
         if self.refusals:
@@ -67,18 +66,18 @@ def test_both_forms_of_the_ack_subject(reply: str) -> None:
 async def test_verbs() -> None:
     desk = Desk()
     delivery = desk.delivery()
-    await delivery.progress()
-    await delivery.nak()
-    await delivery.nak(1.5)
-    await delivery.terminate()
-    await delivery.ack()
+    delivery.progress()
+    delivery.nak()
+    delivery.nak(1.5)
+    delivery.terminate()
+    delivery.ack()
     assert desk.verbs == [b"+WPI", b"-NAK", b'-NAK {"delay": 1500000000}', b"+TERM", b"+ACK"]
 
 
 async def test_a_verdict_that_cannot_be_sent_is_no_error() -> None:
     desk = Desk()
     desk.down = True
-    await desk.delivery().ack()
+    desk.delivery().ack()
 
 
 class TestDeadLetters:

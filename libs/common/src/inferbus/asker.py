@@ -52,17 +52,15 @@ class Asker:
         self._strays: dict[tuple[int, int], float] = {}
         self._decode = unpacker(list[Frame]).decode
         self._control: dict[tuple[str, str], list[ControlItem]] = {}
-        self._kick = asyncio.Event()
-        self._late: asyncio.TimerHandle | None = None
-        self._sending: set[asyncio.Task[None]] = set()
-        self._hand_back = HandBack(self._send_later)
-        self._task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.Handle | None = None
+        self._is_late = False
+        self._hand_back = HandBack(self._send)
 
     async def start(self) -> None:
-        await self._bus.subscribe(routes.step_of(self.id), self._on_step)
+        await self._bus.listen(routes.step_of(self.id), self._on_step)
         self._bus.on_reconnect(self._ask_for_all)
         self._presence.on_lost(self._on_worker_lost)
-        self._task = asyncio.create_task(self._send_control(), name="asker-control")
 
     async def stop(self) -> None:
         """Cancel what is open, wherever it is, and end. What is durable goes on."""
@@ -70,12 +68,7 @@ class Asker:
             if not exchange.durable:
                 exchange.cancel()
         self._hand_back.stop()
-        if self._late is not None:
-            self._late.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, *self._sending, return_exceptions=True)
-        await self._flush_control()
+        self.flush_control()
 
     def open(
         self,
@@ -101,7 +94,7 @@ class Asker:
         self._open[exchange.tag] = exchange
         self._by_id[tenant, request_id] = exchange
         if self._control:  # confirms that wait: they share the write of the publish that follows
-            self._kick.set()
+            self._flush_soon()
         return exchange
 
     def find(self, tenant: str, request_id: str) -> Exchange | None:
@@ -118,7 +111,7 @@ class Asker:
 
     # --- frames ---------------------------------------------------------------------------------------------------
 
-    async def _on_step(self, message: Msg) -> None:
+    def _on_step(self, message: Msg) -> None:
         try:
             frames: list[Frame] = self._decode(message.data)
         except msgspec.DecodeError as exc:
@@ -126,7 +119,7 @@ class Asker:
             return
         for frame in frames:
             if type(frame) is Ask:
-                await self._answer(frame, message.reply)
+                self._answer(frame, message.reply)
             else:
                 self._on_frame(frame)  # type: ignore[arg-type]  # Ask is excluded above
 
@@ -159,7 +152,7 @@ class Asker:
                 exchange.begin(frame)
             else:  # the server forgot a delivery and counts anew: this attempt did not ask where to go on
                 self._tell(frame.worker, STALE, frame.tag, frame.attempt, run=frame.run)
-                self._send_later(frame.ack_subject, b"-NAK")
+                self._send(frame.ack_subject, b"-NAK")
         else:
             self._tell(frame.worker, STALE, frame.tag, frame.attempt, run=frame.run)
 
@@ -235,7 +228,7 @@ class Asker:
         self._tell(fence.worker, STALE, exchange.tag, fence.attempt, run=fence.run)
         self._take_back(exchange, False, why)
 
-    async def _answer(self, ask: Ask, reply: str) -> None:
+    def _answer(self, ask: Ask, reply: str) -> None:
         exchange = self._open.get(ask.tag)
         self._hand_back.heard(ask.tag)
         if exchange is None or exchange.ended or exchange.request_id != ask.request_id:
@@ -248,7 +241,7 @@ class Asker:
             # under the newer one, and its `started` is answered `stale`.
             solo = exchange.engine_deaths >= _SOLO_AFTER_DEATHS
             answer = Answer(GONE) if exchange.ended else exchange.resume_answer(solo=solo)
-        await self._send(reply, pack(answer))
+        self._send(reply, pack(answer))
 
     # --- workers --------------------------------------------------------------------------------------------------
 
@@ -263,7 +256,7 @@ class Asker:
             self._take_away(exchange, fence, f"{worker.process} is gone")
             # Nobody else may act for the dead worker: ack what cannot go on, hand back what can (0.2 ms, no ack_wait).
             if exchange.error is not None:
-                self._send_later(fence.ack_subject, b"+ACK")
+                self._send(fence.ack_subject, b"+ACK")
             else:
                 self._hand_back.begin(exchange.tag, fence.ack_subject)
 
@@ -291,33 +284,27 @@ class Asker:
     def _tell(self, worker: str, verb: str, tag: int, attempt: int, from_seq: int = 0, *, run: int = 0) -> None:
         self._control.setdefault((worker, verb), []).append(ControlItem(tag, attempt, from_seq, run))
         if verb != CONFIRM:
-            self._kick.set()
-        elif self._late is None:
-            self._late = asyncio.get_running_loop().call_later(_CONFIRM_SOON_S, self._kick_late)
+            self._flush_soon()
+        elif self._timer is None:
+            self._timer, self._is_late = self._loop.call_later(_CONFIRM_SOON_S, self.flush_control), True
 
-    def _kick_late(self) -> None:
-        self._late = None
-        self._kick.set()
+    def _flush_soon(self) -> None:
+        if self._timer is None or self._is_late:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer, self._is_late = self._loop.call_soon(self.flush_control), False
 
-    async def _send_control(self) -> None:
-        """One message per tick, worker and verb. Confirms wait a millisecond for others, or for the next publish."""
-        while True:
-            await self._kick.wait()
-            self._kick.clear()
-            await self._flush_control()
-
-    async def _flush_control(self) -> None:
+    def flush_control(self) -> None:
+        """Send what waits: one message per worker and verb. Confirms wait a millisecond for others, or for the next publish."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         control, self._control = self._control, {}
         for (worker, verb), items in control.items():
-            await self._send(routes.control_of(worker, verb), pack(Control(self.id, items)))
+            self._send(routes.control_of(worker, verb), pack(Control(self.id, items)))
 
-    async def _send(self, subject: str, data: bytes) -> None:
+    def _send(self, subject: str, data: bytes) -> None:
         try:
-            await self._bus.publish(subject, data)
+            self._bus.send(subject, data)
         except Exception as exc:  # the buffer is full or the connection closes: workers repeat what matters
             log.warning("control_not_sent", subject=subject, error=repr(exc))
-
-    def _send_later(self, subject: str, data: bytes) -> None:
-        task = asyncio.ensure_future(self._send(subject, data))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)

@@ -132,15 +132,15 @@ class Attempt:
 
     async def expire(self) -> None:
         """End the message after its deadline: the asker's own timer has told the client."""
-        await self.delivery.ack()
+        self.delivery.ack()
 
     async def let_go(self, again_s: float) -> None:
         """End the message of an attempt whose outcome the asker has, or wants no more, once that is so."""
         if await self.over == ASKER_GONE:
             # Not the end of it: an asker that was only cut off still waits. The next attempt asks before it starts.
-            await self.delivery.nak(again_s)
+            self.delivery.nak(again_s)
         else:
-            await self.delivery.ack()  # says nothing where the attempt is stale
+            self.delivery.ack()  # says nothing where the attempt is stale
 
     async def closed(self) -> None:
         """Be told that it was closed."""
@@ -181,17 +181,16 @@ class Attempts:
         self._runs = itertools.count(secrets.randbits(32))
 
     async def start(self) -> None:
-        await self._bus.subscribe(routes.control_all(self.process), self._on_control)
+        await self._bus.listen(routes.control_all(self.process), self._on_control)
         await self._bus.subscribe(routes.CANCEL_ALL, self._on_cancel)
         self._bus.on_reconnect(self._send_again)
-        await self.sender.start()
         self._task = asyncio.create_task(self._repeat(), name="attempts-repeat")
 
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self.sender.stop()
+        self.sender.flush()
 
     def open(self, envelope: Envelope, delivery: Delivery) -> Attempt:
         return self.register(Attempt(self, envelope, delivery))
@@ -231,7 +230,7 @@ class Attempts:
     def __iter__(self) -> Iterator[Attempt]:
         return itertools.chain.from_iterable(list(self._open.values()))
 
-    async def _on_control(self, message: Msg) -> None:
+    def _on_control(self, message: Msg) -> None:
         try:
             control: Control = self._decode(message.data)
         except msgspec.DecodeError as exc:

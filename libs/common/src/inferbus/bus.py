@@ -100,7 +100,7 @@ class Bus:
         bus._up.set()
         bus._inboxes = f"{inbox}."
         bus._inbox = f"{inbox}.{secrets.token_hex(8)}"
-        await nc.subscribe(f"{bus._inbox}.*", cb=bus._on_response)
+        await nc.listen(f"{bus._inbox}.*", bus._on_response)
         return bus
 
     @property
@@ -139,7 +139,7 @@ class Bus:
         """Send a core message: buffered, written when the loop next yields, lost without a trace if nobody listens.
 
         Raises:
-            DependencyDown: the connection is closed, or its buffer is full while it is away.
+            DependencyDown: the connection is closed, or its buffer is full.
             TooLarge, InvalidRequest: nothing was sent; the server would hang up on it.
         """
         check_size(subject, data, headers)
@@ -148,16 +148,29 @@ class Bus:
         except nats.errors.Error as exc:
             raise _translated(exc, subject) from exc
 
-    async def publish_soon(self, subject: str, data: bytes) -> None:
-        """Send a core message nobody waits for, such as an acknowledgement: written with the next one, or after 2 ms.
+    def send(self, subject: str, data: bytes, reply: str = "") -> None:
+        """Send a core message without headers, as `publish` does, from where nothing can be awaited.
 
         Raises:
-            DependencyDown: the connection is closed, or its buffer is full while it is away.
-            TooLarge: nothing was sent.
+            DependencyDown: the connection is closed, or its buffer is full.
+            TooLarge, InvalidRequest: nothing was sent.
         """
         check_size(subject, data, None)
         try:
-            await self.nc.publish_soon(subject, data)
+            self.nc.send(subject, data, reply)
+        except nats.errors.Error as exc:
+            raise _translated(exc, subject) from exc
+
+    def send_soon(self, subject: str, data: bytes) -> None:
+        """Send a core message nobody waits for, such as an acknowledgement: written with the next one, or after 5 ms.
+
+        Raises:
+            DependencyDown: the connection is closed, or its buffer is full.
+            TooLarge, InvalidRequest: nothing was sent.
+        """
+        check_size(subject, data, None)
+        try:
+            self.nc.send_soon(subject, data)
         except nats.errors.Error as exc:
             raise _translated(exc, subject) from exc
 
@@ -173,6 +186,18 @@ class Bus:
             return await self.nc.subscribe(
                 subject, queue=queue, cb=callback, pending_msgs_limit=262_144, pending_bytes_limit=_PENDING_BYTES
             )
+        except nats.errors.Error as exc:
+            raise _translated(exc, subject) from exc
+
+    async def listen(self, subject: str, handler: Callable[[Msg], None]) -> Subscription:
+        """Call a plain function for every message, as it is read: for what comes with every request. What it raises is
+        logged.
+
+        Raises:
+            DependencyDown: the connection is closed.
+        """
+        try:
+            return await self.nc.listen(subject, handler)
         except nats.errors.Error as exc:
             raise _translated(exc, subject) from exc
 
@@ -324,7 +349,7 @@ class Bus:
 
     # --- callbacks of nats-py ---------------------------------------------------------------------------------------
 
-    async def _on_response(self, message: Msg) -> None:
+    def _on_response(self, message: Msg) -> None:
         future = self._waiting.pop(message.subject.rsplit(".", 1)[1], None)
         if future is not None and not future.done():
             future.set_result(message)

@@ -7,7 +7,7 @@ it is stale therefore sends nothing any more.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 from nats.aio.msg import Msg
@@ -58,9 +58,9 @@ class Delivery:
         self.age_s = 0.0
         self.abandoned = False
 
-    async def ack(self) -> None:
+    def ack(self) -> None:
         """End it. Nobody waits for an acknowledgement, so it shares its write with what is sent next."""
-        await self._send(b"+ACK", self._bus.publish_soon)
+        self._send(b"+ACK", self._bus.send_soon)
 
     async def ack_surely(self) -> None:
         """End it, and wait until the server has heard of it."""
@@ -71,15 +71,15 @@ class Delivery:
         except DependencyDown as exc:  # it comes back, and is found to be over
             log.warning("verdict_not_sent", subject=self.subject, seq=self.seq, verb="+ACK", error=exc.message)
 
-    async def nak(self, delay_s: float = 0.0) -> None:
-        await self._send(b'-NAK {"delay": %d}' % int(delay_s * 1e9) if delay_s > 0 else b"-NAK")
+    def nak(self, delay_s: float = 0.0) -> None:
+        self._send(b'-NAK {"delay": %d}' % int(delay_s * 1e9) if delay_s > 0 else b"-NAK")
 
-    async def terminate(self) -> None:
-        await self._send(b"+TERM")
+    def terminate(self) -> None:
+        self._send(b"+TERM")
 
-    async def progress(self) -> None:
+    def progress(self) -> None:
         """Renew the lease."""
-        await self._send(b"+WPI")
+        self._send(b"+WPI")
 
     def abandon(self) -> None:
         """Another attempt owns the message now: send nothing about it any more."""
@@ -99,36 +99,36 @@ class Delivery:
         except Permanent:  # with our headers it is over the bus's limit, or an old header cannot be sent again
             await self._bury_without_body(headers)
         except InferbusError as exc:
-            await self._not_buried(exc)
+            self._not_buried(exc)
         else:
-            await self._buried(code, reason)
+            self._buried(code, reason)
 
     async def _bury_without_body(self, headers: dict[str, str]) -> None:
         ours = {name: value for name, value in headers.items() if name.startswith(dead_letter.PREFIX)}
         try:
             await self._store_dead(b"", ours | {dead_letter.TRUNCATED: str(len(self.data))})
         except InferbusError as exc:
-            await self._not_buried(exc)
+            self._not_buried(exc)
         else:
-            await self._buried(headers[dead_letter.CODE], headers[dead_letter.REASON])
+            self._buried(headers[dead_letter.CODE], headers[dead_letter.REASON])
 
     async def _store_dead(self, data: bytes, headers: dict[str, str]) -> None:
         subject = self.subject.encode()[:_MAX_DLQ_SUBJECT_BYTES].decode(errors="ignore").rstrip(".")
         await self._bus.accept(routes.dlq(subject), data, headers, msg_id=f"dlq:{self.stream}:{self.seq}")
 
-    async def _buried(self, code: str, reason: str) -> None:
+    def _buried(self, code: str, reason: str) -> None:
         log.warning("dead_letter", subject=self.subject, seq=self.seq, code=code, reason=reason, attempt=self.attempt)
-        await self.terminate()
+        self.terminate()
 
-    async def _not_buried(self, error: InferbusError) -> None:
+    def _not_buried(self, error: InferbusError) -> None:
         log.error("dead_letter_not_stored", subject=self.subject, seq=self.seq, error=error.message)
-        await self.nak(_BURY_AGAIN_S)
+        self.nak(_BURY_AGAIN_S)
 
-    async def _send(self, verb: bytes, publish: Callable[[str, bytes], Awaitable[None]] | None = None) -> None:
+    def _send(self, verb: bytes, send: Callable[[str, bytes], None] | None = None) -> None:
         if self.abandoned:
             return
         try:
-            await (publish or self._bus.publish)(self.reply, verb)
+            (send or self._bus.send)(self.reply, verb)
         except DependencyDown as exc:  # the message comes back after its ack_wait, as after any lost acknowledgement
             log.warning("verdict_not_sent", subject=self.subject, seq=self.seq, verb=verb.decode(), error=exc.message)
 

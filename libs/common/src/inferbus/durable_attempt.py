@@ -138,7 +138,7 @@ class DurableAttempt(Attempt):
         if self._has_outcome:
             await self.delivery.ack_surely()
         else:
-            await self.delivery.nak(again_s)  # says nothing where the attempt is stale
+            self.delivery.nak(again_s)  # says nothing where the attempt is stale
 
     async def closed(self) -> None:
         if self._ending is not None:

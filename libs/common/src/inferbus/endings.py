@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from inferbus.errors import Cancelled, SlowClient
 from inferbus.exchange import Exchange
 
@@ -13,12 +15,14 @@ class Endings:
     """Remembers the last 8,192, by tenant and request id."""
 
     def __init__(self) -> None:
-        self._how: dict[tuple[str, str], str] = {}
+        self._how: OrderedDict[tuple[str, str], str] = (
+            OrderedDict()
+        )  # a dict looks through all it forgot to find its first
 
     def note(self, exchange: Exchange) -> None:
         self._how[exchange.tenant, exchange.request_id] = state_of(exchange)
         if len(self._how) > _MOST:
-            del self._how[next(iter(self._how))]
+            self._how.popitem(last=False)
 
     def find(self, tenant: str, request_id: str) -> str | None:
         """Give `completed`, `failed` or `cancelled`; None where the request is not among them."""

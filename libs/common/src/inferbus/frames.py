@@ -21,24 +21,24 @@ class FrameSender:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self._loop = asyncio.get_running_loop()
         self._pending: dict[str, list[Frame]] = {}
-        self._kick = asyncio.Event()
-        self._late: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="frame-sender")
+        self._timer: asyncio.Handle | None = None
+        self._is_late = False
 
     def send(self, asker: str, frame: Frame) -> None:
         """Send at the end of this tick."""
         self._add(asker, frame)
-        self._kick.set()
+        if self._timer is None or self._is_late:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer, self._is_late = self._loop.call_soon(self.flush), False
 
     def send_soon(self, asker: str, frame: Frame) -> None:
         """Send with the next frame that does not wait, or after 2 ms: a fast engine's answer then is one message."""
         self._add(asker, frame)
-        if self._late is None:
-            self._late = asyncio.get_running_loop().call_later(_SOON_S, self._kick_late)
+        if self._timer is None:
+            self._timer, self._is_late = self._loop.call_later(_SOON_S, self.flush), True
 
     def _add(self, asker: str, frame: Frame) -> None:
         pending = self._pending.get(asker)
@@ -47,39 +47,24 @@ class FrameSender:
         else:
             pending.append(frame)
 
-    def _kick_late(self) -> None:
-        self._late = None
-        self._kick.set()
-
-    async def stop(self) -> None:
-        """Send what is pending, then end."""
-        if self._late is not None:
-            self._late.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self._flush()
-
-    async def _run(self) -> None:
-        while True:
-            await self._kick.wait()
-            self._kick.clear()
-            await self._flush()
-
-    async def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what is pending."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         pending, self._pending = self._pending, {}
         for asker, frames in pending.items():
             try:
-                await self._send(routes.step_of(asker), frames)
+                self._send(routes.step_of(asker), frames)
             except Exception as exc:  # buffer full while disconnected: numbered frames are asked for again
                 log.warning("frames_not_sent", asker=asker, frames=len(frames), error=repr(exc))
 
-    async def _send(self, subject: str, frames: list[Frame]) -> None:
+    def _send(self, subject: str, frames: list[Frame]) -> None:
         """Send frames as one message, or as several where they are too many for one (all of an attempt, again)."""
         data = pack(frames)
         if len(data) > _MAX_MESSAGE_BYTES and len(frames) > 1:
             middle = len(frames) // 2
-            await self._send(subject, frames[:middle])
-            await self._send(subject, frames[middle:])
+            self._send(subject, frames[:middle])
+            self._send(subject, frames[middle:])
         else:
-            await self._bus.publish(subject, data)
+            self._bus.send(subject, data)

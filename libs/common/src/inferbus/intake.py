@@ -123,7 +123,7 @@ class Intake:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for delivery in list(self._running):  # tasks cancelled before their first step never saw it
-            await delivery.nak()
+            delivery.nak()
             self._release(delivery)
 
     @property
@@ -145,10 +145,10 @@ class Intake:
             generation = self._generation
             self._inbox = self._bus.nc.new_inbox()
 
-            async def on_message(message: Msg) -> None:
-                await self._on_message(message, generation)
+            def on_message(message: Msg) -> None:
+                self._on_message(message, generation)
 
-            self._subscription = await self._bus.subscribe(self._inbox, on_message)
+            self._subscription = await self._bus.listen(self._inbox, on_message)
             self._outstanding = 0
             self._seen = time.monotonic()
             self._kick.set()
@@ -187,7 +187,7 @@ class Intake:
         body = {"batch": want, "expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
         await self._bus.publish(self._next, msgspec.json.encode(body), reply=self._inbox)
 
-    async def _on_message(self, message: Msg, generation: int) -> None:
+    def _on_message(self, message: Msg, generation: int) -> None:
         if generation == self._generation:
             self._seen = time.monotonic()
         if message.headers is not None and "Status" in message.headers and not message.reply.startswith(_ACK_KINDS):
@@ -201,7 +201,7 @@ class Intake:
         if self._is_running(delivery):
             return
         if self._paused:
-            await delivery.nak()
+            delivery.nak()
             return
         self._slots.take()
         self._running[delivery] = asyncio.create_task(self._run(delivery))
@@ -232,7 +232,7 @@ class Intake:
             delivery.age_s = max(0.0, time.time() + (self._clock_offset_s or 0.0) - delivery.stored_s)
             await self._handled(delivery)
         except asyncio.CancelledError:
-            await delivery.nak()
+            delivery.nak()
             raise
         except Exception:  # the message comes back when its lease is over
             log.exception("settle_failed", subject=delivery.subject, seq=delivery.seq)
@@ -265,7 +265,7 @@ class Intake:
         while True:
             await asyncio.sleep(self._settings.ack_wait_s / 3)
             for delivery in list(self._running):
-                await _survive(delivery.progress)
+                delivery.progress()
 
     async def _poll_loop(self) -> None:
         """Read the queue's length (every delivery also tells it) and the server's clock."""

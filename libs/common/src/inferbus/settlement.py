@@ -22,7 +22,7 @@ async def settle(delivery: Delivery, error: BaseException, *, max_attempts: int,
         await delivery.bury(code, reason)
         return
     if verdict is Verdict.ACKNOWLEDGE:
-        await delivery.ack()
+        delivery.ack()
         return
     if isinstance(error, Transient):
         limit, delay_s = max_retries, error.retry_after_s
@@ -31,4 +31,4 @@ async def settle(delivery: Delivery, error: BaseException, *, max_attempts: int,
     if delivery.attempt >= limit:
         await delivery.bury(code, reason)
     else:
-        await delivery.nak(delay_s)
+        delivery.nak(delay_s)

@@ -209,7 +209,7 @@ class BusDoor:
         self._open[tenant, request_id] = exchange
         try:
             await _relay(exchange, writer, record)
-            await delivery.ack()
+            delivery.ack()
         except InferbusError as error:  # an end by the platform is an answer too
             record.usage = Usage(0, exchange.delivered_tokens)
             await self._over(delivery, writer, record, error)
@@ -239,7 +239,7 @@ class BusDoor:
     async def _over(self, delivery: Delivery, writer: ReplyWriter, record: RequestRecord, error: InferbusError) -> None:
         _note(record, error)
         await writer.error(error)
-        await delivery.ack()
+        delivery.ack()
 
 
 async def _relay(exchange: Exchange, writer: ReplyWriter, record: RequestRecord) -> None:

@@ -5,13 +5,14 @@ the client (20 us of 200 a request).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _STATUS_LINE = b"HTTP/1.1 "
-ABORT = "inferbus.abort"
-"""In the scope: closes the connection at once, without what waits to be written."""
+CONNECTION = "inferbus.connection"
+"""In the scope: the `JoiningProtocol` the request came by."""
 
 
 class JoiningTransport:
@@ -45,11 +46,38 @@ class JoiningTransport:
 
 
 class JoiningProtocol(HttpToolsProtocol):
-    """uvicorn's protocol on a transport that joins writes; the application may abort the connection."""
+    """uvicorn's protocol on a transport that joins writes; the application may abort the connection, and be told of its
+    end without a task that waits for it."""
+
+    _on_gone: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]  # stands in for one
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]  # a key of ours
+        self.scope[CONNECTION] = self  # type: ignore[literal-required]  # a key of ours
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._on_gone is not None:
+            self._on_gone()
+
+    @property
+    def has_whole_body(self) -> bool:
+        """Whether the request that is served now has been read to its end (where requests are pipelined, so is the last
+        one that was read)."""
+        return not self.cycle.more_body
+
+    def on_gone(self, callback: Callable[[], None] | None) -> None:
+        """Call this when the connection ends, or now if it has; one at a time, as requests are. None: no more."""
+        self._on_gone = callback
+        if callback is None:
+            return
+        self.flow.resume_reading()  # a large body has paused it, and an end that is not read is not noticed
+        if self.transport.is_closing():
+            callback()
+
+    def abort(self) -> None:
+        """Close the connection at once, without what waits to be written."""
+        self.transport.abort()

@@ -77,7 +77,7 @@ class Serving:
             return
         if left_s <= 0:
             self._metrics.expired.inc()
-            await delivery.ack()  # the asker's own timer has told the client
+            delivery.ack()  # the asker's own timer has told the client
             return
         expires_at = asyncio.get_running_loop().time() + left_s
         answer = Answer("fresh")
@@ -86,7 +86,7 @@ class Serving:
             if answer.verdict in (GONE, CANCELLED):
                 if envelope.delivery == RESULTS:
                     raise Transient("its asker has given it up; the outcome is about to be stored")
-                await delivery.ack()
+                delivery.ack()
                 return
         turn = self._exclusion.alone() if answer.solo else self._exclusion.shared()
         async with turn:
@@ -238,7 +238,7 @@ class Serving:
             return
         if isinstance(error, Transient):
             attempt.failed(error.code, error.message, final=False)
-            await delivery.nak(error.retry_after_s)
+            delivery.nak(error.retry_after_s)
             return
         if isinstance(error, Permanent):  # its body cannot be had (an engine answers what it refuses)
             attempt.failed(error.code, error.message, final=True)
@@ -255,4 +255,4 @@ class Serving:
             await attempt.over
             return
         attempt.failed(error.code, error.message, final=False)
-        await delivery.nak(_REQUEUE_S)
+        delivery.nak(_REQUEUE_S)

@@ -25,7 +25,7 @@ from inferbus_gateway.http.exchange_response import HttpResponse, answer_stream,
 from inferbus_gateway.http.problems import bug
 from inferbus_gateway.http.request_body import BodyRefused, ClientGone, decode_view, read_body
 from inferbus_gateway.http.request_head import read_head, request_id_from
-from inferbus_gateway.joined_head import ABORT
+from inferbus_gateway.joined_head import CONNECTION, JoiningProtocol
 from inferbus_gateway.observer import QUEUED, UNKNOWN, Observer, RequestRecord
 from inferbus_gateway.ports import (
     Admitter,
@@ -82,8 +82,8 @@ class InferenceEndpoint:
         observer = self._deps.observer
         observer.open_requests += 1
         try:
-            abort = cast("Callable[[], None] | None", scope.get(ABORT))
-            await self._serve(headers, receive, response, record, abort)
+            connection = cast("JoiningProtocol | None", scope.get(CONNECTION))
+            await self._serve(headers, receive, response, record, connection)
         except ClientGone:
             record.error, record.status = Cancelled.code, 499
         except BodyRefused as refused:
@@ -105,8 +105,9 @@ class InferenceEndpoint:
         receive: Receive,
         response: HttpResponse,
         record: RequestRecord,
-        abort: Callable[[], None] | None,
+        connection: JoiningProtocol | None,
     ) -> None:
+        """Serve one request; without a `connection` (another server) its end is waited for by a task."""
         deps = self._deps
         settings = deps.settings
         head = read_head(headers)
@@ -119,6 +120,7 @@ class InferenceEndpoint:
             content_length=head.content_length,
             limit_bytes=settings.max_body_bytes,
             timeout_s=settings.body_timeout_s,
+            is_here=connection is not None and connection.has_whole_body,
         )
         view = decode_view(self._decoder, body)
         self._note_view(view, record)
@@ -139,9 +141,9 @@ class InferenceEndpoint:
             await answer_durable(deps.durable, identity, ask, headers, receive, response, record, settings)
             return
         exchange = await deps.admitter.admit(identity, ask)
-        if abort is not None and record.streamed:
-            _hang_up_if_slow(exchange, abort)
-        await self._answer(exchange, receive, response, record)
+        if connection is not None and record.streamed:
+            _hang_up_if_slow(exchange, connection.abort)
+        await self._answer(exchange, receive, response, record, connection)
 
     def _note_view(self, view: Any, record: RequestRecord) -> None:
         record.requested_model = view.model
@@ -165,11 +167,20 @@ class InferenceEndpoint:
         record.span = tracing.begin(name, traceparent, SpanKind.SERVER, attributes, root=True)
 
     async def _answer(
-        self, exchange: Exchange, receive: Receive, response: HttpResponse, record: RequestRecord
+        self,
+        exchange: Exchange,
+        receive: Receive,
+        response: HttpResponse,
+        record: RequestRecord,
+        connection: JoiningProtocol | None,
     ) -> None:
         deps = self._deps
         record.phase = QUEUED
-        watch = asyncio.create_task(_cancel_when_gone(receive, exchange))
+        watch = None
+        if connection is not None:
+            connection.on_gone(exchange.cancel)
+        else:
+            watch = asyncio.create_task(_cancel_when_gone(receive, exchange))
         try:
             if record.streamed:
                 deps.observer.open_streams += 1
@@ -186,7 +197,10 @@ class InferenceEndpoint:
         finally:
             if record.streamed:
                 deps.observer.open_streams -= 1
-            watch.cancel()
+            if connection is not None:
+                connection.on_gone(None)
+            if watch is not None:
+                watch.cancel()
             exchange.close()  # cancels what has not ended
 
 
@@ -202,7 +216,7 @@ def _hang_up_if_slow(exchange: Exchange, abort: Callable[[], None]) -> None:
 
 
 async def _cancel_when_gone(receive: Receive, exchange: Exchange) -> None:
-    """Wait for the connection to close (4 us a request) and cancel the exchange, in whatever phase it is."""
+    """Wait for the connection to close and cancel the exchange, in whatever phase it is."""
     while (await receive())["type"] != "http.disconnect":
         pass
     exchange.cancel()

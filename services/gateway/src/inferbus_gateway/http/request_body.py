@@ -26,8 +26,10 @@ class BodyRefused(Exception):
         self.error = error
 
 
-async def read_body(receive: Receive, *, content_length: int | None, limit_bytes: int, timeout_s: float) -> bytes:
-    """Read the whole body.
+async def read_body(
+    receive: Receive, *, content_length: int | None, limit_bytes: int, timeout_s: float, is_here: bool = False
+) -> bytes:
+    """Read the whole body. `is_here`: the server has all of it already, so that there is nothing to wait for.
 
     Raises:
         BodyRefused: more than `limit_bytes` were announced or came, or it was not complete after `timeout_s`.
@@ -35,23 +37,27 @@ async def read_body(receive: Receive, *, content_length: int | None, limit_bytes
     """
     if content_length is not None and content_length > limit_bytes:
         raise BodyRefused(TooLarge(f"the body is {content_length} bytes, the limit is {limit_bytes} bytes"))
+    if is_here:  # nearly always
+        return await _read_parts(receive, limit_bytes)
     try:
         async with asyncio.timeout(timeout_s):
-            message = await receive()
-            if message["type"] == "http.request" and not message["more_body"] and len(message["body"]) <= limit_bytes:
-                return message["body"]  # nearly always: it came in one piece
-            parts: list[bytes] = []
-            size = 0
-            while message["type"] == "http.request":
-                parts.append(message["body"])
-                size += len(message["body"])
-                if size > limit_bytes:
-                    raise BodyRefused(TooLarge(f"{size} bytes of the body came, the limit is {limit_bytes} bytes"))
-                if not message["more_body"]:
-                    return b"".join(parts)
-                message = await receive()
+            return await _read_parts(receive, limit_bytes)
     except TimeoutError as exc:
         raise BodyRefused(InvalidRequest(f"the body was not complete after {timeout_s:g} seconds")) from exc
+
+
+async def _read_parts(receive: Receive, limit_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while (message := await receive())["type"] == "http.request":
+        size += len(message["body"])
+        if size > limit_bytes:
+            raise BodyRefused(TooLarge(f"{size} bytes of the body came, the limit is {limit_bytes} bytes"))
+        if not message["more_body"] and not parts:
+            return message["body"]  # it came in one piece
+        parts.append(message["body"])
+        if not message["more_body"]:
+            return b"".join(parts)
     raise ClientGone
 
 

@@ -36,6 +36,7 @@ class MixedLoad:
         self._path = path
         self._clients = clients
         self._draw = draw
+        self._mark = f"s{draw.randrange(1_000_000)}"  # ids are remembered, also those of a load before this one
         self._going = True
         self._count = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -64,7 +65,7 @@ class MixedLoad:
         while self._going:
             self._count += 1
             kind = self._draw.choices(list(_KINDS), list(_KINDS.values()))[0]
-            await self._do(kind, f"s{self._count}")
+            await self._do(kind, f"{self._mark}-{self._count}")
             self.counts[kind] += 1
 
     async def _do(self, kind: str, name: str) -> None:

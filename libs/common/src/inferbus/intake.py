@@ -41,7 +41,7 @@ class IntakeSettings(msgspec.Struct, frozen=True, kw_only=True):
     stream: str
     consumer: str
     lane: str
-    ack_wait_s: float = 20.0
+    ack_wait_s: float = 8.0
     max_attempts: int = 5
     max_retries: int = 50
 

@@ -25,7 +25,8 @@ from inferbus.presence import Beacon
 from inferbus.settings import BusSettings, HealthSettings, TelemetrySettings, from_env
 from inferbus.telemetry import logs
 
-ACK_WAIT_S = 20.0
+ACK_WAIT_S = 8.0
+"""The lease of work. `IntakeSettings.ack_wait_s` is the same (docs/adr/0010-leases.md)."""
 _MAX_ACK_PENDING = 20_000
 _RETRY_S = 0.5
 _GATHER_S = 0.05

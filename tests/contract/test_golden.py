@@ -19,7 +19,9 @@ from inferbus.contracts.facts import RequestCancelled
 from inferbus.contracts.keys import KeyEntry
 from inferbus.contracts.models import Buckets, Limits, ModelEntry
 from inferbus.contracts.presence import EngineStats, Presence
+from inferbus.contracts.prices import Price
 from inferbus.contracts.step import Answer, Ask, Delta, Failed, Finished, Frame, Started, Usage
+from inferbus.contracts.usage import UsageEvent
 from inferbus.tickets import Ticket, ticket_from
 
 RUN = 0x12345678
@@ -141,6 +143,23 @@ JSON: list[tuple[Any, bytes]] = [
     (
         IdempotencyKey(request_id="r1", digest="d"),
         b'{"type":"durable.idempotency.v1","request_id":"r1","digest":"d"}',
+    ),
+    (
+        Price(input=150_000, output=600_000, cached=75_000, version="3", model="org/m"),
+        b'{"type":"prices.price.v1","input":150000,"output":600000,"cached":75000,"version":"3","model":"org/m"}',
+    ),
+    (
+        UsageEvent(
+            request_id="r1", tenant="dev", key_id="k1", team="core", user="ann", model="org/m", pool="m", version="",
+            task="chat", lane="interactive", prompt_tokens=12, completion_tokens=7, cached_tokens=4, queue_s=0.25,
+            engine_s=1.5, cost=6, price_version="3", outcome="finished", trace_id="0af7", at=1763750001.5,
+        ),
+        (
+            b'{"type":"usage.event.v1","request_id":"r1","tenant":"dev","key_id":"k1","team":"core","user":"ann",'
+            b'"model":"org/m","pool":"m","version":"","task":"chat","lane":"interactive","prompt_tokens":12,'
+            b'"completion_tokens":7,"cached_tokens":4,"queue_s":0.25,"engine_s":1.5,"cost":6,"price_version":"3",'
+            b'"outcome":"finished","trace_id":"0af7","at":1763750001.5,"wasted_tokens":0,"requests":1}'
+        ),
     ),
 ]  # fmt: skip
 ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [

@@ -56,3 +56,55 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, tag="usage.event.v1"
     @property
     def usage(self) -> Usage:
         return Usage(self.prompt_tokens, self.completion_tokens, self.cached_tokens)
+
+    @property
+    def figures(self) -> Figures:
+        return Figures(**{name: getattr(self, name) for name in FIGURES})
+
+
+FIGURES = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens", "wasted_tokens", "cost")
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """What is added up. Differences of two may be negative."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    wasted_tokens: int = 0
+    cost: int = 0
+
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(**{name: getattr(self, name) + getattr(other, name) for name in FIGURES})
+
+    def __sub__(self, other: Figures) -> Figures:
+        return Figures(**{name: getattr(self, name) - getattr(other, name) for name in FIGURES})
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, name) for name in FIGURES)
+
+
+class Total(msgspec.Struct, frozen=True, kw_only=True, tag="usage.total.v1"):
+    """One row of the totals, in the bucket `totals`. `day` is a UTC date (2026-11-22).
+
+    `upto` is the stream's sequence of the last event in it: whatever has a lower one is in it, or is another row's.
+    """
+
+    tenant: str
+    team: str
+    key_id: str
+    model: str
+    day: str
+    figures: Figures = Figures()
+    upto: int = 0
+
+
+class LedgerPlace(msgspec.Struct, frozen=True, kw_only=True, tag="usage.place.v1"):
+    """How far the totals have come, in the bucket `ledger`: every event up to the sequence `upto` is in its row.
+
+    `by` is the process (its incarnation) that said so last.
+    """
+
+    upto: int = 0
+    by: str = ""

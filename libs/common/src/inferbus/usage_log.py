@@ -97,12 +97,14 @@ class UsageLog:
         except InferbusError as exc:
             self._lost.inc()
             event = msgspec.to_builtins(record.event)
-            log.error("usage_not_stored", code=exc.code, error=exc.message, name=record.name, event=event)
+            log.error("usage_not_stored", code=exc.code, error=exc.message, name=record.name, usage=event)
         finally:
             self.forget(record)
 
     async def _stored(self, record: Record) -> PubAck:
         try:
+            if record.answer.done():  # as a rule: the asker's word takes longer than the stream's
+                return ack_of(record.answer.result().data)
             async with asyncio.timeout(_ANSWER_S):
                 return ack_of((await asyncio.shield(record.answer)).data)
         except (TimeoutError, InferbusError):

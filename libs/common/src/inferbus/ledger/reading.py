@@ -119,6 +119,21 @@ async def read_totals(bus: Bus, tenant: str = "") -> list[Total]:
     return rows
 
 
+class Totals:
+    """The rows of one organisation, read when they are asked for."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def rows(self, tenant: str) -> list[Total]:
+        """Read every row of a tenant.
+
+        Raises:
+            DependencyDown: the bus does not answer.
+        """
+        return await read_totals(self._bus, tenant)
+
+
 async def read_events(bus: Bus, tenant: str = "") -> AsyncIterator[list[tuple[int, UsageEvent]]]:
     """Read every event with its sequence, a page at a time.
 

@@ -129,6 +129,10 @@ class MainPath:
         fixed = {"pool": self.entry.pool, "served_name": self.entry.name, "engine": "simulator"}
         return await self._start(name, "inferbus_llm_worker", "worker", "LLM_WORKER", fixed | settings)
 
+    async def ledger(self, name: str = "ledger-0", **settings: object) -> Service:
+        """Start a ledger process."""
+        return await self._start(name, "inferbus.ledger", "ledger", "LEDGER", {"every_s": 0.2} | settings)
+
     async def _start(self, name: str, module: str, role: str, section: str, settings: dict[str, object]) -> Service:
         env = {key: value for key, value in os.environ.items() if not key.startswith("INFERBUS_")}
         env |= {

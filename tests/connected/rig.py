@@ -23,11 +23,14 @@ from inferbus.exchange import Chunk, Ended, Exchange
 from inferbus.intake import Intake, IntakeSettings
 from inferbus.models import ModelRegistry
 from inferbus.presence import Beacon, PresenceTable
+from inferbus.prices import PriceBook
 from inferbus.settings import BusSettings, TelemetrySettings
 from inferbus.slots import Slots
 from inferbus.telemetry.tracing import Tracing
 from inferbus.testing import NatsServer
 from inferbus.topology import ACK_WAIT_S
+from inferbus.usage_log import UsageLog
+from inferbus_llm_worker.billing import Billing
 from inferbus_llm_worker.metrics import WorkerMetrics
 from inferbus_llm_worker.ports import Sink, Work
 from inferbus_llm_worker.serving import Serving
@@ -102,13 +105,16 @@ class WorkerSide:
         self.engine = StringEngine()
         self.presence = PresenceTable(bus, bus.region)
         self.attempts = Attempts(bus, self.presence, process=process, incarnation=self.incarnation)
+        registry = CollectorRegistry()
+        self.usage_log, self.prices = UsageLog(bus, registry), PriceBook(bus)
         self.serving = Serving(
             bus,
             self.attempts,
             self.engine,
             Tracing("worker", TelemetrySettings()),
-            WorkerMetrics(CollectorRegistry(), "m"),
+            WorkerMetrics(registry, "m"),
             old_message_s=old_message_s,
+            billing=Billing(self.usage_log, self.prices, model="m"),
         )
         self.beacon = Beacon(bus, self._describe)
         settings = IntakeSettings(
@@ -130,11 +136,12 @@ class WorkerSide:
         )
 
     async def start(self) -> None:
-        for part in (self.presence, self.attempts, self.beacon, self.intake):
+        for part in (self.presence, self.attempts, self.prices, self.usage_log, self.beacon, self.intake):
             await part.start()
+        await asyncio.wait_for(self.prices.loaded(), 5)
 
     async def stop(self) -> None:
-        for part in (self.intake, self.attempts, self.beacon, self.presence):
+        for part in (self.intake, self.attempts, self.prices, self.beacon, self.presence):
             await part.stop()
         await self.bus.close()
 

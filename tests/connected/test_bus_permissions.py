@@ -134,6 +134,29 @@ MAY_NOT_PUBLISH = [
     ("dev", "_INBOX_gateway.x"),
 ]
 
+MAY_NOT_PUBLISH += [
+    ("worker", routes.kv_subject("prices", "m")),
+    ("worker", routes.kv_subject("totals", "dev.x")),
+    ("worker", "$JS.API.DIRECT.GET.KV_totals"),
+    ("worker", "$JS.API.STREAM.PURGE.USAGE"),
+    ("gateway", routes.usage("dev", "m")),
+    ("gateway", routes.kv_subject("prices", "m")),
+    ("gateway", routes.kv_subject("totals", "dev.x")),
+    ("gateway", "$JS.API.STREAM.MSG.DELETE.USAGE"),
+    ("gateway", "$JS.API.DIRECT.GET.USAGE"),
+    ("admin", routes.usage("dev", "m")),
+    ("admin", routes.kv_subject("totals", "dev.x")),
+    ("admin", "$JS.API.STREAM.PURGE.USAGE"),
+    ("ledger", routes.usage("dev", "m")),
+    ("ledger", WORK),
+    ("ledger", "$JS.API.STREAM.PURGE.USAGE"),
+    ("ledger", "$JS.API.DIRECT.GET.KV_keys.$KV.keys.k"),
+    ("ledger", routes.kv_subject("prices", "m")),
+    ("dev", routes.usage("dev", "m")),
+    ("dev", "$JS.API.DIRECT.GET.USAGE"),
+    ("dev", "$JS.API.DIRECT.GET.KV_totals"),
+]
+
 MAY_NOT_READ = [
     ("gateway", "infer.>"),
     ("gateway", "request.>"),
@@ -157,6 +180,8 @@ MAY_NOT_READ = [
     ("dev", "_INBOX.>"),
     ("dev", "_INBOX_other.>"),
 ]
+
+MAY_NOT_READ += [(role, "usage.>") for role in ("worker", "gateway", "ledger", "admin", "dev")]
 
 MAY = [  # publisher, subject, reader (of another role) or "" where JetStream answers
     ("gateway", "control.llm-0.confirm", "worker"),
@@ -199,6 +224,20 @@ JETSTREAM = [
     ("gateway", "$JS.API.DIRECT.GET.KV_keys.$KV.keys.k"),
     ("worker", "$JS.API.DIRECT.GET.KV_models.$KV.models.m"),
     ("admin", "$JS.API.STREAM.INFO.KV_models"),
+]
+
+
+JETSTREAM += [
+    ("worker", routes.usage("dev", "m")),
+    ("worker", "$JS.API.DIRECT.GET.USAGE"),
+    ("ledger", "$JS.API.DIRECT.GET.USAGE"),
+    ("ledger", routes.kv_subject("totals", "dev.x")),
+    ("ledger", routes.kv_subject("ledger", "place")),
+    ("ledger", "$JS.API.DIRECT.GET.KV_totals.$KV.totals.dev.x"),
+    ("admin", "$JS.API.DIRECT.GET.USAGE"),
+    ("admin", "$JS.API.DIRECT.GET.KV_totals"),
+    ("admin", routes.kv_subject("prices", "m")),
+    ("gateway", "$JS.API.DIRECT.GET.KV_totals"),
 ]
 
 

@@ -62,6 +62,10 @@ async def test_reconciling_again_changes_nothing(server: NatsServer, connect: Co
     assert after["created"] == created
     assert set(before) == {
         "REQUEST",
+        "USAGE",
+        "KV_prices",
+        "KV_totals",
+        "KV_ledger",
         "PAY",
         "DLQ",
         "EVENTS",

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from inferbus.cli.models import read_models
+from inferbus.ledger.main import LedgerSettings
 from inferbus.local.layout import Layout
-from inferbus.local.processes import Platform, gateway_spec, nats_spec, topology_spec, worker_specs
+from inferbus.local.processes import Platform, gateway_spec, ledger_spec, nats_spec, topology_spec, worker_specs
 from inferbus.local.secrets import ROLES, Secrets
 from inferbus.local.serving import UpOptions, served_models
 from inferbus.settings import BusSettings, HealthSettings, from_env
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILES = sorted((ROOT / "deploy/docker").glob("*.Dockerfile"))
 SETTINGS: list[tuple[str, type[msgspec.Struct]]] = [
     ("bus", BusSettings), ("gateway", GatewaySettings), ("health", HealthSettings), ("llm_worker", WorkerSettings),
-    ("topology", TopologySettings),
+    ("topology", TopologySettings), ("ledger", LedgerSettings),
 ]  # fmt: skip
 # Where it runs, and as what: rightly different.
 _OWN = re.compile(
@@ -66,6 +67,7 @@ def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
     specs = {
         "nats": nats_spec(platform, port=4222),
         "topology": topology_spec(platform, bus_url=url),
+        "ledger": ledger_spec(platform, bus_url=url),
         "gateway": gateway_spec(platform, bus_url=url, port=8080),
         "llm-worker": worker_specs(platform, chat, bus_url=url)[0],
         "embed-worker": worker_specs(platform, embed, bus_url=url)[0],
@@ -76,7 +78,7 @@ def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
     }
 
 
-@pytest.mark.parametrize("service", ["nats", "topology", "gateway", "llm-worker", "embed-worker"])
+@pytest.mark.parametrize("service", ["nats", "topology", "ledger", "gateway", "llm-worker", "embed-worker"])
 def test_compose_gives_what_up_gives(compose: dict[str, Any], tmp_path: Path, service: str) -> None:
     defaults = {
         f"INFERBUS_{section.upper()}_{field.encode_name.upper()}": str(field.default).lower()
@@ -90,7 +92,7 @@ def test_compose_gives_what_up_gives(compose: dict[str, Any], tmp_path: Path, se
             assert in_container.get(name, default) == in_up.get(name, default), name
 
 
-@pytest.mark.parametrize("service", ["topology", "gateway", "llm-worker", "embed-worker"])
+@pytest.mark.parametrize("service", ["topology", "ledger", "gateway", "llm-worker", "embed-worker"])
 def test_services_know_every_variable_they_get(compose: dict[str, Any], service: str) -> None:
     for section, struct in SETTINGS:
         from_env(struct, section, env_of(compose, service))

@@ -19,7 +19,9 @@ from inferbus.contracts.facts import RequestCancelled
 from inferbus.contracts.keys import KeyEntry
 from inferbus.contracts.models import Buckets, Limits, ModelEntry
 from inferbus.contracts.presence import EngineStats, Presence
+from inferbus.contracts.prices import Price
 from inferbus.contracts.step import Answer, Ask, Delta, Failed, Finished, Frame, Started, Usage
+from inferbus.contracts.usage import Figures, LedgerPlace, Total, UsageEvent
 from inferbus.tickets import Ticket, ticket_from
 
 RUN = 0x12345678
@@ -142,6 +144,35 @@ JSON: list[tuple[Any, bytes]] = [
         IdempotencyKey(request_id="r1", digest="d"),
         b'{"type":"durable.idempotency.v1","request_id":"r1","digest":"d"}',
     ),
+    (
+        Price(input=150_000, output=600_000, cached=75_000, version="3", model="org/m"),
+        b'{"type":"prices.price.v1","input":150000,"output":600000,"cached":75000,"version":"3","model":"org/m"}',
+    ),
+    (
+        UsageEvent(
+            request_id="r1", tenant="dev", key_id="k1", team="core", user="ann", model="org/m", pool="m", version="",
+            task="chat", lane="interactive", prompt_tokens=12, completion_tokens=7, cached_tokens=4, queue_s=0.25,
+            engine_s=1.5, cost=6, price_version="3", outcome="finished", trace_id="0af7", at=1763750001.5,
+        ),
+        (
+            b'{"type":"usage.event.v1","request_id":"r1","tenant":"dev","key_id":"k1","team":"core","user":"ann",'
+            b'"model":"org/m","pool":"m","version":"","task":"chat","lane":"interactive","prompt_tokens":12,'
+            b'"completion_tokens":7,"cached_tokens":4,"queue_s":0.25,"engine_s":1.5,"cost":6,"price_version":"3",'
+            b'"outcome":"finished","trace_id":"0af7","at":1763750001.5,"wasted_tokens":0,"requests":1}'
+        ),
+    ),
+    (
+        Total(
+            tenant="dev", team="core", key_id="k1", model="org/m", day="2026-11-22", upto=41,
+            figures=Figures(requests=2, prompt_tokens=24, completion_tokens=14, cached_tokens=4, cost=12),
+        ),
+        (
+            b'{"type":"usage.total.v1","tenant":"dev","team":"core","key_id":"k1","model":"org/m","day":"2026-11-22",'
+            b'"figures":{"requests":2,"prompt_tokens":24,"completion_tokens":14,"cached_tokens":4,"wasted_tokens":0,'
+            b'"cost":12},"upto":41}'
+        ),
+    ),
+    (LedgerPlace(upto=41, by="0a"), b'{"type":"usage.place.v1","upto":41,"by":"0a"}'),
 ]  # fmt: skip
 ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
     (
@@ -171,6 +202,8 @@ ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
             idempotency_key="i1",
             ticket="t1;5;2;2000000;ff",
             model="m",
+            team="core",
+            user="ann",
         ),
         {
             "Ib-Version": "1",
@@ -188,6 +221,8 @@ ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
             "Ib-Idempotency-Key": "i1",
             "Ib-Ticket": "t1;5;2;2000000;ff",
             "Ib-Model": "m",
+            "Ib-Team": "core",
+            "Ib-User": "ann",
         },
     ),
 ]

@@ -33,7 +33,7 @@ FIRST = [
     "dlq",
 ]
 SUBJECT = re.compile(
-    rf"({'|'.join(FIRST)})\.[\w{{*>.-]*[\w}}*>]?$|(REQUEST|PAY|DLQ|EVENTS|DELTAS|RESULTS|INFER_\S*|KV_\S*)$|\$KV\."
+    rf"({'|'.join(FIRST)})\.[\w{{*>.-]*[\w}}*>]?$|(REQUEST|PAY|DLQ|EVENTS|DELTAS|RESULTS|USAGE|INFER_\S*|KV_\S*)$|\$KV\."
 )
 TYPE_TAG = re.compile(r"[a-z.]+\.v\d+$")
 API = re.compile(r"\$(JS|KV)\.")

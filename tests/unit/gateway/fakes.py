@@ -14,6 +14,7 @@ from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
 from inferbus.contracts.models import ModelEntry
 from inferbus.contracts.step import Delta, Failed, Finished, Started, Usage
+from inferbus.contracts.usage import Total
 from inferbus.durable_reader import DurableReader
 from inferbus.errors import Conflict, InferbusError, NotFound, Unauthenticated
 from inferbus.event_ids import EventId
@@ -139,6 +140,16 @@ class FakeCanceller:
         return self.states[tenant, request_id]
 
 
+class FakeTotals:
+    """Has the rows a test gives it."""
+
+    def __init__(self) -> None:
+        self.all: list[Total] = []
+
+    async def rows(self, tenant: str) -> list[Total]:
+        return [row for row in self.all if row.tenant == tenant]
+
+
 class FakeDurable:
     """Keeps nothing: notes what is asked for, and says that it is not there."""
 
@@ -168,6 +179,7 @@ class Door:
         self.durable = FakeDurable()
         self.places = FakePlaces()
         self.canceller = FakeCanceller()
+        self.totals = FakeTotals()
         self.not_ready: str | None = None
         self.registry = CollectorRegistry()
         self.deps = HttpDeps(
@@ -182,6 +194,7 @@ class Door:
             durable=self.durable,
             places=self.places,
             canceller=self.canceller,
+            totals=self.totals,
         )
         self.app: Any = build_app(self.deps)
 
@@ -215,9 +228,10 @@ class Call:
         self._changed = asyncio.Condition()
         for data, more in body:
             self.give(data, more)
+        path, _, query = path.partition("?")
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
-            "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "state": {},
+            "path": path, "raw_path": path.encode(), "query_string": query.encode(), "root_path": "", "state": {},
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
             "client": ("127.0.0.1", 1), "server": ("door", 80),
         }  # fmt: skip

@@ -52,6 +52,7 @@ async def test_the_documentation_is_served(door: Door) -> None:
         "/v1/requests/{request_id}/events",
         "/v1/requests/{request_id}/cancel",
         "/v1/models/{model_id}",
+        "/v1/usage",
         "/health/live",
         "/health/ready",
     }

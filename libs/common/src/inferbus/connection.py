@@ -49,6 +49,15 @@ class Connection(Client):
         self._put(pub_cmd(subject, reply, payload), len(payload))
         self._write_soon()
 
+    def send_named(self, subject: str, payload: bytes, reply: str, headers: bytes) -> None:
+        """Publish now with a block of headers as it goes on the wire: before all that is sent after it.
+
+        Raises: as `send`.
+        """
+        self._check(subject, reply, payload)
+        self._put(hpub_cmd(subject, reply, headers, payload), len(payload))
+        self._write_soon()
+
     def send_soon(self, subject: str, payload: bytes) -> None:
         """Publish what nobody waits for: it leaves with the next message that somebody does, or after 5 ms.
 

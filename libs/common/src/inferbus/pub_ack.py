@@ -26,17 +26,27 @@ class _ApiError(msgspec.Struct):
     description: str = ""
 
 
-class _PubAck(msgspec.Struct):
+class PubAck(msgspec.Struct):
+    """Where a message was stored. `duplicate`: it is not, one of the same name was there, under `seq`."""
+
     seq: int = 0
     duplicate: bool = False
     error: _ApiError | None = None
 
 
-_decode = msgspec.json.Decoder(_PubAck).decode
+_decode = msgspec.json.Decoder(PubAck).decode
 
 
 def sequence_of(data: bytes) -> int:
     """Give the sequence in the stream under which a message was stored.
+
+    Raises: as `ack_of`.
+    """
+    return ack_of(data).seq
+
+
+def ack_of(data: bytes) -> PubAck:
+    """Read a publish's answer.
 
     Raises:
         TenantOverloaded, Overloaded, TooLarge, NotFound, DependencyDown: it was not. WrongSequence: it was not, because
@@ -47,7 +57,7 @@ def sequence_of(data: bytes) -> int:
     except msgspec.DecodeError as exc:
         raise DependencyDown(f"unreadable publish acknowledgement: {exc}") from exc
     if ack.error is None:
-        return ack.seq
+        return ack
     if ack.error.err_code in _WRONG_SEQUENCE:
         raise WrongSequence(ack.error.description)
     if ack.error.err_code == _QUEUE_FULL:

@@ -14,6 +14,7 @@ from inferbus.contracts import control, durable, step
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.facts import RequestCancelled
 from inferbus.contracts.presence import Presence
+from inferbus.contracts.usage import UsageEvent
 
 LANES = ("interactive", "batch")
 INTERACTIVE, BATCH = LANES
@@ -206,6 +207,21 @@ def event(service: str, fact: str) -> str:
     return f"events.{service}.{fact}"
 
 
+# --- the ledger ---------------------------------------------------------------------------------------------------------
+
+
+def usage(tenant: str, pool: str) -> str:
+    return f"usage.{tenant}.{pool}"
+
+
+def usage_filter(tenant: str = "*") -> str:
+    return f"usage.{tenant}.*"
+
+
+STREAM_USAGE, SUBJECTS_USAGE = "USAGE", "usage.*.*"
+KV_PRICES, KV_TOTALS, KV_LEDGER = "prices", "totals", "ledger"
+
+
 # --- streams, durables, buckets ----------------------------------------------------------------------------------------
 
 STREAM_REQUEST, STREAM_PAY, STREAM_DLQ, STREAM_EVENTS = "REQUEST", "PAY", "DLQ", "EVENTS"
@@ -214,7 +230,10 @@ SUBJECTS_DELTAS, SUBJECTS_RESULTS = "deltas.*.*", "results.*.*"
 SUBJECTS_PAY, SUBJECTS_DLQ, SUBJECTS_EVENTS = "pay.*.*.*", "dlq.>", "events.*.*"
 KV_KEYS, KV_MODELS = "keys", "models"
 KV_REQUESTS, KV_IDEMPOTENCY = "requests", "idempotency"
-KV_BUCKETS = (KV_KEYS, KV_MODELS, KV_REQUESTS, KV_IDEMPOTENCY)
+KV_BUCKETS = (
+    KV_KEYS, KV_MODELS, KV_REQUESTS, KV_IDEMPOTENCY,
+    KV_PRICES, KV_TOTALS, KV_LEDGER,
+)  # fmt: skip
 KV_EXPIRING = (KV_REQUESTS, KV_IDEMPOTENCY)
 """Buckets whose keys go by themselves, as long after their last change as outcomes are kept."""
 
@@ -270,4 +289,5 @@ ROUTES: tuple[Route, ...] = (
     Route(name="fetch", subject="fetch.{tenant}.{request}", transport="core", sender="producer", receiver="gateway", summary="Send a durable request's answer to Ib-Reply, from the event after Ib-After; one gateway acts. No body."),
     Route(name="dlq", subject="dlq.{subject}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A dead letter: the message as it was, with the reason in its headers."),
     Route(name="events", subject="events.{service}.{fact}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A fact: what happened, stored once (JSON).", payload=RequestCancelled),
+    Route(name="usage", subject="usage.{tenant}.{pool}", transport="jetstream", sender="worker", receiver="ledger", summary="What one request took, told once (JSON).", payload=UsageEvent),
 )  # fmt: skip

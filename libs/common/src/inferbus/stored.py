@@ -54,6 +54,28 @@ async def _ask(bus: Bus, subject: str, give_up: float) -> Msg:
             await bus.wait_connected(give_up - time.monotonic())
 
 
+async def read_one(bus: Bus, stream: str, seq: int) -> Stored:
+    """Read the message of a sequence.
+
+    Raises:
+        DependencyDown: it is not there (any more), or the stream does not answer.
+    """
+    message = await bus.request(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode({"seq": seq}))
+    headers = message.headers or {}
+    if "Nats-Sequence" not in headers:
+        raise DependencyDown(f"{stream} answers {headers.get('Status')} for {seq}")
+    return Stored(int(headers["Nats-Sequence"]), dict(headers), message.data)
+
+
+async def read_page(bus: Bus, stream: str, subject: str, from_seq: int = 1) -> tuple[list[Stored], int]:
+    """Read the next messages of a subject from a sequence on, in order, and say how many come after them.
+
+    Raises:
+        DependencyDown: the stream does not answer in time.
+    """
+    return await _read_batch(bus, stream, subject, from_seq)
+
+
 async def read_stored(bus: Bus, stream: str, subject: str, from_seq: int = 1) -> list[Stored]:
     """Read every message of a subject from a sequence on, in order.
 

@@ -20,7 +20,7 @@ from inferbus.contracts.models import ModelEntry
 from inferbus.settings import BusSettings
 from inferbus.topology import TopologySettings, reconcile
 
-ROLES = ("operator", "gateway", "worker", "admin", "dev")
+ROLES = ("operator", "gateway", "worker", "ledger", "admin", "dev")
 _READY_S = 10.0
 
 

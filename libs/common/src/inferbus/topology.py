@@ -27,6 +27,8 @@ from inferbus.telemetry import logs
 
 ACK_WAIT_S = 8.0
 """The lease of work. `IntakeSettings.ack_wait_s` is the same (docs/adr/0010-leases.md)."""
+USAGE_WINDOW_S = 600.0
+"""For how long the ledger's stream knows a request's name again."""
 _MAX_ACK_PENDING = 20_000
 _RETRY_S = 0.5
 _GATHER_S = 0.05
@@ -49,6 +51,8 @@ class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     results_max_bytes: int = 1024 * 1024 * 1024
     results_max_age_s: float = 86_400.0
     requests_max_bytes: int = 256 * 1024 * 1024
+    usage_max_bytes: int = -1
+    usage_max_age_s: float = 400 * 86_400
 
 
 class _ApiAnswer(msgspec.Struct):
@@ -88,6 +92,7 @@ def stream_configs(settings: TopologySettings, region: str, models: list[ModelEn
         },
     ]
     configs.extend(_durable_configs(settings, common))
+    configs.append(_usage_config(settings, common))
     kv = common | {"max_msgs_per_subject": 1, "discard": "new", "deny_delete": True, "allow_rollup_hdrs": True}
     expiring = {
         "max_age": int(settings.results_max_age_s * 1e9),
@@ -146,6 +151,20 @@ def _durable_configs(settings: TopologySettings, common: dict[str, Any]) -> list
         settings.results_max_age_s,
     )
     return [deltas | {"storage": settings.deltas_storage}, results | {"max_msgs_per_subject": 1}]
+
+
+def _usage_config(settings: TopologySettings, common: dict[str, Any]) -> dict[str, Any]:
+    """Give the ledger's stream. Nothing is taken out of it before its time: where it is full, writers are refused and
+    say so (docs/adr/0013-ledger.md)."""
+    return common | {
+        "name": routes.STREAM_USAGE,
+        "subjects": [routes.SUBJECTS_USAGE],
+        "discard": "new",
+        "deny_delete": True,
+        "max_bytes": settings.usage_max_bytes,
+        "max_age": int(settings.usage_max_age_s * 1e9),
+        "duplicate_window": int(USAGE_WINDOW_S * 1e9),
+    }
 
 
 def consumer_configs(region: str, models: list[ModelEntry]) -> list[tuple[str, dict[str, Any]]]:

@@ -17,6 +17,7 @@ from inferbus.contracts.presence import DRAINING, READY, STARTING, Presence
 from inferbus.drain import listen_for_drain
 from inferbus.errands import Errands
 from inferbus.facts import Facts
+from inferbus.ledger.reading import Totals
 from inferbus.models import ModelRegistry
 from inferbus.presence import Beacon, PresenceTable
 from inferbus.settings import BusSettings, TelemetrySettings, from_env
@@ -76,6 +77,7 @@ async def main(process: runtime.Runtime) -> None:
             settings=settings, authenticator=keys, admitter=admission, models=models, ready=why_not_ready,
             tracing=tracing, observer=observer, registry=registry, durable=durable,
             places=QueueView(lambda: asker.exchanges, presence, admission.bounds), canceller=cancelling,
+            totals=Totals(bus),
         )  # fmt: skip
         server = HttpServer(build_app(deps), settings)
         fetch_door = FetchDoor(bus, durable, max_open=_DOOR_SLOTS)

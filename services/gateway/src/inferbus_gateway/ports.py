@@ -10,6 +10,7 @@ import msgspec
 from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
 from inferbus.contracts.models import ModelEntry
+from inferbus.contracts.usage import Total
 from inferbus.errors import InferbusError
 from inferbus.event_ids import EventId
 from inferbus.exchange import Exchange
@@ -43,6 +44,18 @@ class Admitter(Protocol):
         Raises:
             InferbusError: it was not accepted (NotFound, Unsupported, Forbidden, TooLarge, TenantOverloaded,
                 Overloaded, DependencyDown).
+        """
+        ...
+
+
+class TotalsReader(Protocol):
+    """Reads what was used."""
+
+    async def rows(self, tenant: str) -> list[Total]:
+        """Give every row of a tenant's.
+
+        Raises:
+            DependencyDown: the bus does not answer.
         """
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -39,6 +39,8 @@ class EngineSink:
         self.status = 0
         self.first_delta = 0.0
         self.expired = False
+        self.on_finished: Callable[[int, Usage], None] = _unheard
+        """Called before the end of an answer leaves this process, with its status and what it took."""
         self.done: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
 
     def begin(self, resume: Resume | None) -> None:
@@ -56,6 +58,7 @@ class EngineSink:
     def finished(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
         self.status, self.usage = status, usage
         self._attempt.finished(status, usage, data, content_type)
+        self.on_finished(status, usage)  # its frame leaves after this pass of the event loop
         self._end(None)
 
     def failed(self, error: BaseException, spent: Usage | None = None) -> None:
@@ -78,3 +81,7 @@ class EngineSink:
     def _end(self, error: BaseException | None) -> None:
         if not self.done.done():
             self.done.set_result(error)
+
+
+def _unheard(_status: int, _usage: Usage) -> None:
+    """Nobody asked to be told."""

@@ -13,9 +13,12 @@ from inferbus.errands import Errands
 from inferbus.facts import Facts
 from inferbus.models import ModelRegistry
 from inferbus.presence import Beacon, PresenceTable
+from inferbus.prices import PriceBook
 from inferbus.settings import BusSettings, HealthSettings, TelemetrySettings, from_env
 from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
+from inferbus.usage_log import UsageLog
+from inferbus_llm_worker.billing import Billing
 from inferbus_llm_worker.engines import make_engine
 from inferbus_llm_worker.metrics import EngineCollector, WorkerMetrics
 from inferbus_llm_worker.queues import Queues
@@ -37,10 +40,14 @@ async def main(process: runtime.Runtime) -> None:
     engine = make_engine(settings)
     errands = Errands()
     facts = Facts(bus, "llm-worker", errands)
-    serving = Serving(bus, attempts, engine, tracing, metrics, old_message_s=settings.old_message_s, facts=facts)
+    usage_log, prices = UsageLog(bus, registry), PriceBook(bus)
+    serving = Serving(
+        bus, attempts, engine, tracing, metrics, old_message_s=settings.old_message_s, facts=facts,
+        billing=Billing(usage_log, prices, model=settings.served_name),
+    )  # fmt: skip
     models = ModelRegistry(bus)
     queues = Queues(bus, models, pool=settings.pool, runtime=settings.runtime, handle=serving.on_delivery)
-    worker = Worker(bus, settings, engine, queues, metrics)
+    worker = Worker(bus, settings, engine, queues, metrics, prices.loaded)
     registry.register(EngineCollector(settings.pool, worker.stats, lambda: queues.pending))
     health = runtime.HealthServer(from_env(HealthSettings, "health"), worker.why_not_ready, registry)
     await health.start()
@@ -55,13 +62,13 @@ async def main(process: runtime.Runtime) -> None:
         health_port=health.port,
     )
     beacon = Beacon(bus, lambda: worker.describe(about))
-    for part in (presence, attempts, models, beacon):
+    for part in (presence, attempts, models, prices, usage_log, beacon):
         await part.start()
     await listen_for_drain(bus, settings.process, process.stopping)
     try:
         await worker.run(process.stopping)
     finally:
-        for ended in (attempts, errands, beacon, models, presence):
+        for ended in (attempts, errands, beacon, models, prices, presence):
             await ended.stop()
         await health.stop()
         tracing.close()

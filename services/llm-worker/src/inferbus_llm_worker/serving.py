@@ -24,6 +24,7 @@ from inferbus.errors import Cancelled, DependencyDown, EngineDead, InferbusError
 from inferbus.facts import Facts
 from inferbus.telemetry.tracing import Tracing, traceparent_of
 from inferbus.tickets import load_payload, ticket_from
+from inferbus_llm_worker.billing import Bill, Billing
 from inferbus_llm_worker.books import Books
 from inferbus_llm_worker.domain.exclusion import Exclusion
 from inferbus_llm_worker.domain.poison import is_poison
@@ -55,11 +56,13 @@ class Serving:
         *,
         old_message_s: float,
         facts: Facts | None = None,
+        billing: Billing | None = None,
     ) -> None:
         self._bus = bus
         self._attempts = attempts
         self._engine = engine
         self._books = Books(tracing, metrics, facts, engine=engine.name)
+        self._billing = billing
         self._metrics = metrics
         self._old_message_s = old_message_s
         self._exclusion = Exclusion()
@@ -133,12 +136,15 @@ class Serving:
         else:
             attempt = self._attempts.open(envelope, delivery)
         sink = EngineSink(attempt, streamed=envelope.streamed)
+        bill = self._billing.open(attempt, sink, subject) if self._billing is not None else None
         error: BaseException | None = None
         try:
             error = await self._serve(envelope, subject, delivery, attempt, sink, answer, expires_at, entry.span)
             if error is not None:
-                await self._on_error(error, attempt, delivery, answer)
+                await self._on_error(error, attempt, delivery, answer, bill)
             else:
+                await attempt.over
+                await _settle(bill)
                 await attempt.let_go(_ASKER_GONE_S)
         except asyncio.CancelledError as exc:  # the worker is stopping: the intake hands the message back
             error = exc
@@ -152,6 +158,8 @@ class Serving:
         finally:
             self._attempts.close(attempt)
             await attempt.closed()
+            if bill is not None:
+                bill.close()
             self._books.close(entry, attempt, sink, error)
 
     async def _serve(
@@ -218,21 +226,26 @@ class Serving:
             return delivery.data
         return await load_payload(self._bus, tenant, ticket_from(envelope.ticket))
 
-    async def _on_error(self, error: BaseException, attempt: Attempt, delivery: Delivery, answer: Answer) -> None:
+    async def _on_error(
+        self, error: BaseException, attempt: Attempt, delivery: Delivery, answer: Answer, bill: Bill | None
+    ) -> None:
         """Decide what an error of the engine means for the request and its message."""
         if attempt.over.done():  # cancelled, stale or asker gone: we stopped it ourselves
+            await _settle(bill, error)
             await attempt.let_go(_ASKER_GONE_S)
             return
         if isinstance(error, EngineDead):
-            await self._on_engine_death(error, attempt, delivery, answer)
+            await self._on_engine_death(error, attempt, delivery, answer, bill)
             return
         if isinstance(error, ResumeImpossible):  # nor could another worker: the client has to ask again
             attempt.failed(error.code, error.message, final=True)
+            await _settle(bill, error)
             await attempt.let_go(_ASKER_GONE_S)
             return
         if not isinstance(error, InferbusError):
             log.error("engine_error", request_id=attempt.envelope.request_id, error=repr(error))
             attempt.failed("internal", "the engine failed on this request", final=True)
+            await _settle(bill, error)
             await delivery.bury("internal", repr(error))
             await attempt.over  # a final frame is repeated until it is confirmed, or nobody waits for it
             return
@@ -242,17 +255,28 @@ class Serving:
             return
         if isinstance(error, Permanent):  # its body cannot be had (an engine answers what it refuses)
             attempt.failed(error.code, error.message, final=True)
+            await _settle(bill, error)
             await delivery.bury(error.code, error.message)
             await attempt.over
             return
+        await _settle(bill, error)
         await attempt.expire()  # our own deadline
 
-    async def _on_engine_death(self, error: EngineDead, attempt: Attempt, delivery: Delivery, answer: Answer) -> None:
+    async def _on_engine_death(
+        self, error: EngineDead, attempt: Attempt, delivery: Delivery, answer: Answer, bill: Bill | None
+    ) -> None:
         if is_poison(answer.engine_deaths + 1, was_alone=answer.solo):
             reason = f"killed the engine {answer.engine_deaths + 1} times, the last time alone: {error.message}"
             attempt.failed("poison", "this request " + reason, final=True)
+            await _settle(bill, error)
             await delivery.bury("poison", reason)
             await attempt.over
             return
         attempt.failed(error.code, error.message, final=False)
         delivery.nak(_REQUEUE_S)
+
+
+async def _settle(bill: Bill | None, error: BaseException | None = None) -> None:
+    """Have the request in the ledger before its message is ended."""
+    if bill is not None:
+        await bill.settle(error)

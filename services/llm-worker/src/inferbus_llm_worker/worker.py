@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -23,13 +24,21 @@ class Worker:
     """Feeds the engine from the pool's queues and starts it anew when it dies."""
 
     def __init__(
-        self, bus: Bus, settings: WorkerSettings, engine: Engine, queues: Queues, metrics: WorkerMetrics
+        self,
+        bus: Bus,
+        settings: WorkerSettings,
+        engine: Engine,
+        queues: Queues,
+        metrics: WorkerMetrics,
+        loaded: Callable[[], Awaitable[None]],
     ) -> None:
+        """`loaded` waits for what must be known before the first request, such as prices."""
         self._bus = bus
         self._settings = settings
         self._engine = engine
         self._queues = queues
         self._metrics = metrics
+        self._loaded = loaded
         self._restarts = 0
         self.state = STARTING
 
@@ -37,7 +46,7 @@ class Worker:
         """Serve until `stopping` is set; then finish what runs, within the grace period."""
         stop = asyncio.create_task(stopping.wait())
         try:
-            if not await _first_of(self._engine.start(), stop):
+            if not await _first_of(self._engine.start(), stop) or not await _first_of(self._loaded(), stop):
                 return
             freeze_heap()
             await self._queues.start(self._engine.slots)

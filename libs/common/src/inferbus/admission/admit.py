@@ -152,6 +152,8 @@ class Admission:
                 delivery=ask.delivery,
                 idempotency_key=ask.idempotency_key,
                 model=entry.name if ask.model != entry.name else "",
+                team=identity.team,
+                user=identity.user,
             )
             sequence = await self._bus.accept(
                 subject,

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from inferbus.cli import keys, models, platform
+from inferbus.cli import keys, models, platform, prices, usage
 from inferbus.cli.connection import NotRunning
 from inferbus.errors import InferbusError
 from inferbus.local.layout import NotACheckout
@@ -26,6 +26,8 @@ def build_app() -> typer.Typer:
     platform.register(app)
     app.add_typer(models.app, name="models")
     app.add_typer(keys.app, name="keys")
+    app.add_typer(prices.app, name="prices")
+    app.add_typer(usage.app, name="usage")
     return app
 
 

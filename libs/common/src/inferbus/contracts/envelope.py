@@ -23,7 +23,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"
 
     `tag` is the asker's own integer for the request, `deadline_ms` the milliseconds that remained at
     publish (counted from the stream's timestamp, by server time), `model` the name the pool serves the request under
-    where the body says an alias.
+    where the body says an alias. `team` and `user` are the key's at that time: for the ledger.
     """
 
     request_id: str
@@ -40,6 +40,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"
     idempotency_key: str = ""
     ticket: str = ""
     model: str = ""
+    team: str = ""
+    user: str = ""
 
 
 HEADERS = {
@@ -57,6 +59,8 @@ HEADERS = {
     "Ib-Idempotency-Key": "idempotency_key",
     "Ib-Ticket": "ticket",
     "Ib-Model": "model",
+    "Ib-Team": "team",
+    "Ib-User": "user",
 }
 _DEFAULTS = {"Ib-Content-Type": "application/json", "Ib-Delivery": REPLY}
 
@@ -104,6 +108,8 @@ def envelope_from(headers: Mapping[str, str] | None) -> Envelope:
             idempotency_key=headers.get("Ib-Idempotency-Key", ""),
             ticket=headers.get("Ib-Ticket", ""),
             model=headers.get("Ib-Model", ""),
+            team=headers.get("Ib-Team", ""),
+            user=headers.get("Ib-User", ""),
         )
     except KeyError as exc:
         raise InvalidRequest(f"work message without header {exc.args[0]}") from exc

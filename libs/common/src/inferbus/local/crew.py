@@ -12,13 +12,13 @@ from inferbus.local import readiness
 from inferbus.local.child import Child, Patience
 from inferbus.local.layout import Layout
 from inferbus.local.obituary import announce_death
-from inferbus.local.processes import GATEWAY, NATS, TOPOLOGY, WORKER, Platform, ProcessSpec
+from inferbus.local.processes import GATEWAY, LEDGER, NATS, TOPOLOGY, WORKER, Platform, ProcessSpec
 from inferbus.local.state import READY, RESTARTING, ProcessState
 from inferbus.settings import BusSettings
 
 _HOST = "127.0.0.1"
 # Gateways first, so that nothing new comes in while the workers finish what is open.
-_STOP_ORDER = (GATEWAY, WORKER, TOPOLOGY, NATS)
+_STOP_ORDER = (GATEWAY, WORKER, LEDGER, TOPOLOGY, NATS)
 
 
 class StartFailed(Exception):

@@ -16,7 +16,7 @@ from inferbus.local.layout import Layout
 from inferbus.local.secrets import ROLES, Secrets
 from inferbus.local.serving import CannotServe, Served, UpOptions, is_cpu_build
 
-NATS, TOPOLOGY, GATEWAY, WORKER = "nats", "topology", "gateway", "llm-worker"
+NATS, TOPOLOGY, GATEWAY, WORKER, LEDGER = "nats", "topology", "gateway", "llm-worker", "ledger"
 _HOST = "127.0.0.1"
 _REAL_KV_BYTES = 1024**3
 _DRAIN_S, _HAND_OVER_S = 30.0, 10.0  # an engine takes seconds to let go of what it has
@@ -77,6 +77,13 @@ def topology_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
     env = _service_env(platform, bus_url, "operator") | {"INFERBUS_TOPOLOGY_PROCESS": "topology-0"}
     return ProcessSpec(
         name="topology-0", role=TOPOLOGY, argv=[sys.executable, "-m", "inferbus.topology"], env=env, grace_s=5.0
+    )
+
+
+def ledger_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
+    env = _service_env(platform, bus_url, LEDGER) | {"INFERBUS_LEDGER_PROCESS": "ledger-0"}
+    return ProcessSpec(
+        name="ledger-0", role=LEDGER, argv=[sys.executable, "-m", "inferbus.ledger"], env=env, grace_s=5.0
     )
 
 

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from inferbus.contracts.presence import READY as SERVING
 from inferbus.local.child import Child
 from inferbus.local.crew import Crew, StartFailed
-from inferbus.local.processes import GATEWAY, NATS, TOPOLOGY, WORKER, free_name, pool_of, renamed
+from inferbus.local.processes import GATEWAY, LEDGER, NATS, TOPOLOGY, WORKER, free_name, pool_of, renamed
 from inferbus.local.state import READY
 
-_ORDER = (WORKER, GATEWAY, TOPOLOGY, NATS)
+_ORDER = (WORKER, GATEWAY, LEDGER, TOPOLOGY, NATS)
 _BACK_S = 30.0
 
 Say = Callable[[str], None]

@@ -10,7 +10,7 @@ import msgspec
 
 from inferbus.local.layout import Layout
 
-ROLES = ("operator", "gateway", "worker", "admin", "dev")
+ROLES = ("operator", "gateway", "worker", "ledger", "admin", "dev")
 
 
 class Secrets(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """The supervisor: starts the processes in order, keeps them alive, restarts them on request, drains them in reverse.
 
-    start: nats -> topology -> key and models -> workers and gateways       stop: gateways -> workers -> topology -> nats
+    start: nats -> topology -> key and models -> workers, gateways and ledger
+    stop:  gateways -> workers -> ledger -> topology -> nats
 
 It holds the socket that gateways serve: while one of them is replaced, connections wait in it instead of being refused.
 """
@@ -22,7 +23,7 @@ from inferbus.local import provision, readiness
 from inferbus.local.child import Patience
 from inferbus.local.command_socket import CommandFailed, CommandSocket, Restart
 from inferbus.local.crew import Crew, StartFailed
-from inferbus.local.processes import Platform, gateway_spec, nats_spec, topology_spec, worker_specs
+from inferbus.local.processes import Platform, gateway_spec, ledger_spec, nats_spec, topology_spec, worker_specs
 from inferbus.local.rolling import RestartFailed, Rolling
 from inferbus.local.serving import Served
 from inferbus.local.state import FAILED, READY, STARTING, STOPPED, STOPPING, PlatformState, read_state, write_state
@@ -103,6 +104,7 @@ class Supervisor:
             )
             for n in range(self._platform.options.gateways)
         ]
+        serving.append(ledger_spec(self._platform, bus_url=bus_url))
         await asyncio.gather(*(self._crew.until_ready(child) for child in [self._crew.add(spec) for spec in serving]))
 
     async def _start_bus(self) -> None:

@@ -23,6 +23,7 @@ from inferbus_gateway.http.openapi import add_schemas, openapi_config
 from inferbus_gateway.http.problems import on_exception, on_http_exception, on_inferbus_error
 from inferbus_gateway.http.request_head import request_id_from
 from inferbus_gateway.http.requests import RECORD, build_requests
+from inferbus_gateway.http.usage import build_usage
 from inferbus_gateway.observer import ADMISSION, DONE, Observer, RequestRecord
 
 UNMATCHED = "unmatched"
@@ -89,6 +90,7 @@ def build_app(deps: HttpDeps) -> HttpDoor:
             *build_models(deps),
             *build_requests(deps),
             *build_cancel(deps),
+            *build_usage(deps),
             *build_health(deps),
         ],
         exception_handlers={

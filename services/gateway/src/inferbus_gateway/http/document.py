@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
 from inferbus.contracts.models import ModelEntry
+from inferbus.contracts.usage import Total
 from inferbus.durable_reader import DurableReader
 from inferbus.errors import DependencyDown, InferbusError
 from inferbus.event_ids import EventId
@@ -51,6 +52,9 @@ class Unconnected:
     async def status(self, tenant: str, request_id: str) -> RequestStatus:  # noqa: ARG002 - the port's signature
         raise DependencyDown("not connected")
 
+    async def rows(self, tenant: str) -> list[Total]:  # noqa: ARG002 - the port's signature
+        raise DependencyDown("not connected")
+
     def resolve(self, name: str) -> ModelEntry | None:  # noqa: ARG002 - the port's signature
         raise DependencyDown("not connected")
 
@@ -74,6 +78,7 @@ def openapi_document() -> bytes:
         durable=nothing,
         places=nothing,
         canceller=nothing,
+        totals=nothing,
     )
     return document(build_app(deps).site)
 

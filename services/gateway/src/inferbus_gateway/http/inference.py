@@ -35,6 +35,7 @@ from inferbus_gateway.ports import (
     ModelLister,
     QueuePlaces,
     Ready,
+    TotalsReader,
 )
 from inferbus_gateway.settings import GatewaySettings
 
@@ -53,6 +54,7 @@ class HttpDeps(msgspec.Struct, frozen=True, kw_only=True):
     durable: DurableStore
     places: QueuePlaces
     canceller: Canceller
+    totals: TotalsReader
 
 
 class InferenceRoute(NamedTuple):

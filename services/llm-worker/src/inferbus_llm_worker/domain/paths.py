@@ -26,3 +26,9 @@ INFERENCE_PATHS = frozenset(
     }
 )
 """Everything else (LoRA loading, sleep, cache resets, profiling, metrics) stays with the operator."""
+_TASKS = {CHAT: "chat", MESSAGES: "chat", "/v1/responses": "chat", COMPLETIONS: "completions", EMBEDDINGS: "embeddings"}
+
+
+def task_of(path: str) -> str:
+    """Name what a path asks for; those without a task of their own by their last part (`rerank`)."""
+    return _TASKS.get(path) or path.rsplit("/", 1)[1]

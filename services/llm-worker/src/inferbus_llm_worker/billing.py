@@ -1,0 +1,135 @@
+"""Billing: one event of usage per request, from what the engine says it took. When it is written is `serving`'s,
+how it is written once `inferbus.usage_log`'s.
+"""
+
+from __future__ import annotations
+
+import time
+
+from inferbus.attempts import ASKER_GONE, Attempt
+from inferbus.contracts.control import CANCEL, CONFIRM, DROP, EXPIRE, STALE
+from inferbus.contracts.envelope import Envelope
+from inferbus.contracts.facts import QUEUED
+from inferbus.contracts.prices import cost
+from inferbus.contracts.step import Failed, Usage
+from inferbus.contracts.usage import ABANDONED, CANCELLED, CHARGED, DEADLINE, FINISHED, REJECTED, UsageEvent
+from inferbus.delivery import Delivery
+from inferbus.prices import PriceBook
+from inferbus.routes import InferSubject
+from inferbus.usage_log import Record, UsageLog
+from inferbus_llm_worker.domain.paths import task_of
+from inferbus_llm_worker.engine_sink import EngineSink
+
+_ENDED = (CONFIRM, CANCEL, EXPIRE, DROP)
+"""Ways an attempt is over that no other attempt follows: what this one says of the request is right."""
+
+
+class Billing:
+    """Makes the bills of one worker. `model` is what its pool serves where the request names no other."""
+
+    def __init__(self, log: UsageLog, prices: PriceBook, *, model: str, version: str = "") -> None:
+        self.log = log
+        self._prices = prices
+        self._model = model
+        self._version = version
+
+    def open(self, attempt: Attempt, sink: EngineSink, subject: InferSubject) -> Bill:
+        bill = Bill(self, attempt, sink, subject)
+        sink.on_finished = bill.finished
+        return bill
+
+    def event(
+        self, envelope: Envelope, delivery: Delivery, subject: InferSubject, *, outcome: str, usage: Usage, begun: float
+    ) -> UsageEvent:
+        """Make the event of a request that ended just now; `begun` is the monotonic time of its receipt."""
+        model = envelope.model or self._model
+        engine_s = time.monotonic() - begun
+        price = self._prices.price_of(model, envelope.price_version)
+        charged = outcome in CHARGED
+        counted = usage if charged else Usage()
+        return UsageEvent(
+            request_id=envelope.request_id,
+            tenant=subject.tenant,
+            key_id=envelope.key_id,
+            team=envelope.team,
+            user=envelope.user,
+            model=model,
+            pool=subject.pool,
+            version=self._version,
+            task=task_of(envelope.path),
+            lane=subject.lane,
+            prompt_tokens=counted.prompt_tokens,
+            completion_tokens=counted.completion_tokens,
+            cached_tokens=counted.cached_tokens,
+            queue_s=round(delivery.age_s, 6),
+            engine_s=round(engine_s, 6),
+            cost=cost(price, counted) if price is not None else 0,
+            price_version=price.version if price is not None else "",
+            outcome=outcome,
+            trace_id=_trace_of(envelope.traceparent),
+            at=round(delivery.stored_s + delivery.age_s + engine_s, 3),
+            wasted_tokens=0 if charged else usage.prompt_tokens + usage.completion_tokens,
+        )
+
+
+class Bill:
+    """What one attempt has to say of its request. `close` it when the attempt is closed."""
+
+    def __init__(self, billing: Billing, attempt: Attempt, sink: EngineSink, subject: InferSubject) -> None:
+        self._billing = billing
+        self._attempt = attempt
+        self._sink = sink
+        self._subject = subject
+        self._begun = time.monotonic()
+        self._record: Record | None = None
+
+    def finished(self, status: int, usage: Usage) -> None:
+        """The engine has ended it: the event leaves before the end does."""
+        if self._attempt.over.done():  # stopped before: `settle` knows what by
+            return
+        end = self._attempt.end
+        refused = end.code if isinstance(end, Failed) else REJECTED if status >= 400 else FINISHED
+        self._send(refused, usage)
+
+    async def settle(self, error: BaseException | None = None) -> None:
+        """Wait until the request's event is stored. Nothing is written where another attempt will, or has."""
+        over = self._attempt.over.result() if self._attempt.over.done() else ""
+        if over == STALE:
+            return
+        if self._record is None:
+            outcome, usage = self._outcome(over, error), self._usage()
+            if over == DROP and self._sink.spent().phase == QUEUED:
+                return  # its gateway took it back before anything was done for it
+            self._send(outcome, usage)
+        if self._record is not None:
+            amend = over in _ENDED or self._attempt.has_outcome or not over
+            await self._billing.log.settle(self._record, amend=amend)
+
+    def close(self) -> None:
+        if self._record is not None:
+            self._billing.log.forget(self._record)
+
+    def _send(self, outcome: str, usage: Usage) -> None:
+        attempt = self._attempt
+        envelope = attempt.envelope
+        event = self._billing.event(
+            envelope, attempt.delivery, self._subject, outcome=outcome, usage=usage, begun=self._begun
+        )
+        self._record = self._billing.log.begin(f"usage:{envelope.asker}:{envelope.tag_no}", event)
+
+    def _usage(self) -> Usage:
+        return self._sink.usage if self._sink.status else self._sink.spent().usage
+
+    def _outcome(self, over: str, error: BaseException | None) -> str:
+        if over in (CANCEL, DROP):
+            return CANCELLED
+        if over == EXPIRE or (not over and self._sink.expired):
+            return DEADLINE
+        if over == ASKER_GONE and not self._attempt.has_outcome:
+            return ABANDONED
+        return FINISHED if error is None else getattr(error, "code", "internal")
+
+
+def _trace_of(traceparent: str) -> str:
+    parts = traceparent.split("-")
+    return parts[1] if len(parts) == 4 else ""

@@ -1,0 +1,268 @@
+"""What workers write into the ledger: one event per request, before its end, whatever is delivered again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+from tests.connected.conftest import MODEL, Connect
+from tests.connected.rig import Call, Rig, WorkerSide, read
+from tests.connected.test_durable_attempts import Kept, event
+
+from inferbus import attempts as attempts_module
+from inferbus import presence as presence_module
+from inferbus import routes
+from inferbus.bus import Bus
+from inferbus.contracts.control import CONFIRM
+from inferbus.contracts.prices import Price
+from inferbus.contracts.step import Usage
+from inferbus.contracts.usage import ABANDONED, AMENDED, CANCELLED, FINISHED, REJECTED, Figures, UsageEvent
+from inferbus.errors import InferbusError
+from inferbus.models import apply_model
+from inferbus.prices import set_price
+from inferbus.stored import read_stored
+from inferbus.testing import NatsServer, eventually
+from inferbus.topology import TopologySettings, reconcile
+from inferbus.usage_log import UsageLog
+from inferbus_llm_worker import serving as serving_module
+
+PRICE = Price(input=1_000_000, output=2_000_000)
+WITHIN_S = 20.0
+
+
+@pytest.fixture
+async def rig(server: NatsServer) -> AsyncIterator[Rig]:
+    admin = await server.connect("admin")
+    await apply_model(admin, MODEL)
+    await set_price(admin, "m", PRICE)
+    await admin.close()
+    async with AsyncExitStack() as stack:
+        yield Rig(server, stack)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The protocol's seconds, shorter."""
+    monkeypatch.setattr(presence_module, "BEAT_S", 0.1)
+    monkeypatch.setattr(presence_module, "SILENT_S", 0.5)
+    monkeypatch.setattr(presence_module, "_CHECK_S", 0.1)
+    monkeypatch.setattr(attempts_module, "REPEAT_S", 0.2)
+    monkeypatch.setattr(attempts_module, "ASKER_SILENT_S", 0.5)
+    monkeypatch.setattr(serving_module, "_ASKER_GONE_S", 0.2)
+
+
+async def events(bus: Bus) -> list[UsageEvent]:
+    stored = await read_stored(bus, routes.STREAM_USAGE, routes.SUBJECTS_USAGE)
+    return [msgspec.json.decode(one.data, type=UsageEvent) for one in stored]
+
+
+def summed(found: list[UsageEvent]) -> Figures:
+    return sum((one.figures for one in found), Figures())
+
+
+async def one_call(worker: WorkerSide, n: int = 0) -> Call:
+    await eventually(lambda: len(worker.engine.calls) > n, within_s=WITHIN_S)
+    return worker.engine.calls[n]
+
+
+async def test_a_finished_request_is_told_once_with_what_it_cost(rig: Rig) -> None:
+    gateway, worker = await rig.gateway(), await rig.worker()
+    exchange = await gateway.admit()
+    call = await one_call(worker)
+    call.say(b"a", b"b", b"c")
+    call.end()
+    assert await read(exchange) == b"abc"
+    await eventually(rig.queue_is_empty, within_s=WITHIN_S)
+    (told,) = await events(worker.bus)
+    assert (told.outcome, told.usage, told.cost, told.requests) == (FINISHED, Usage(1, 3), 7, 1)
+    assert (told.tenant, told.model, told.pool, told.task, told.lane) == ("dev", "m", "m", "chat", "interactive")
+    assert told.request_id == exchange.request_id
+    assert told.price_version
+    assert told.at > 1.7e9
+
+
+async def test_the_event_is_stored_when_the_answer_s_end_is_read(rig: Rig) -> None:
+    """Whoever has read an answer's end finds it in the ledger: nothing that comes after can lose it."""
+    gateway, worker = await rig.gateway(), await rig.worker()
+
+    def answer(call: Call) -> None:
+        call.say(b"a")
+        call.end()
+
+    worker.engine.answer = answer
+    for n in range(30):
+        assert await read(await gateway.admit()) == b"a"
+        assert summed(await events(worker.bus)).requests == n + 1
+
+
+async def test_an_end_nobody_confirmed_before_its_worker_died_is_in_the_ledger(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, worker = await rig.gateway(), await rig.worker()
+    send = gateway.bus.send
+    confirm = f".{CONFIRM}"
+    monkeypatch.setattr(gateway.bus, "send", lambda s, d, r="": None if s.endswith(confirm) else send(s, d, r))
+    exchange = await gateway.admit()
+    call = await one_call(worker)
+    call.say(b"a")
+    call.end()
+    assert await read(exchange) == b"a"
+    await worker.proxy.refuse()  # as if killed: nothing it says arrives any more
+    other = await rig.worker("worker-1", old_message_s=0.0)
+    await eventually(rig.queue_is_empty, within_s=WITHIN_S)
+    assert other.engine.calls == [], "its asker has its end"
+    assert [one.outcome for one in await events(other.bus)] == [FINISHED]
+
+
+async def test_the_answer_the_client_got_is_what_counts_in_the_end(rig: Rig, soon: None) -> None:
+    """The first worker's end never reached anybody, its event did; the second one's answer is longer."""
+    gateway = await rig.gateway()
+    first = await rig.worker()
+    exchange = await gateway.admit()
+    early = await one_call(first)
+    # Its event is stored, its frames are not heard.
+    first.attempts.sender.flush = lambda: None  # type: ignore[method-assign]  # what a cut does, at the exact moment
+    early.say(b"x")
+    early.end()
+    await eventually(lambda: _has(first.bus, 1), within_s=WITHIN_S)
+    await first.proxy.refuse()
+    second = await rig.worker("worker-1")
+    late = await one_call(second)
+    late.say(b"a", b"b", b"c")
+    late.end()
+    assert await read(exchange) == b"abc"
+    await eventually(rig.queue_is_empty, within_s=WITHIN_S)
+    told = await events(second.bus)
+    assert [one.outcome for one in told] == [FINISHED, AMENDED]
+    assert summed(told) == Figures(requests=1, prompt_tokens=1, completion_tokens=3, cost=7)
+    assert told[1].at == told[0].at, "it counts for the same day"
+
+
+async def _has(bus: Bus, count: int) -> bool:
+    return len(await events(bus)) == count
+
+
+async def test_what_was_spent_on_a_cancelled_request_is_in_the_ledger(rig: Rig) -> None:
+    gateway, worker = await rig.gateway(), await rig.worker()
+    exchange = await gateway.admit()
+    call = await one_call(worker)
+    call.say(b"a", b"b")
+    await exchange.next()
+    exchange.cancel()
+    await eventually(rig.queue_is_empty, within_s=WITHIN_S)
+    (told,) = await events(worker.bus)
+    assert (told.outcome, told.completion_tokens, told.requests) == (CANCELLED, 2, 1)
+
+
+async def test_an_engine_that_refuses_a_request_costs_nothing(rig: Rig) -> None:
+    gateway, worker = await rig.gateway(), await rig.worker()
+    exchange = await gateway.admit(streamed=False)
+    (await one_call(worker)).sink.finished(400, Usage(), b'{"error":{}}', "application/json")
+    await read(exchange)
+    await eventually(rig.queue_is_empty, within_s=WITHIN_S)
+    (told,) = await events(worker.bus)
+    assert (told.outcome, told.cost, told.requests) == (REJECTED, 0, 1)
+
+
+async def test_a_bug_is_in_the_ledger_and_charged_to_nobody(rig: Rig) -> None:
+    gateway, worker = await rig.gateway(), await rig.worker()
+    exchange = await gateway.admit()
+    call = await one_call(worker)
+    call.say(b"a", b"b")
+    call.sink.failed(ZeroDivisionError())
+    with pytest.raises(InferbusError):
+        await read(exchange)
+    await eventually(rig.queue_is_empty, within_s=WITHIN_S)
+    (told,) = await events(worker.bus)
+    assert (told.outcome, told.cost, told.usage, told.wasted_tokens) == ("internal", 0, Usage(), 2)
+
+
+async def test_a_dead_gateway_s_request_is_in_the_ledger_and_charged_to_nobody(rig: Rig, soon: None) -> None:
+    gateway, worker = await rig.gateway(), await rig.worker()
+    await gateway.admit()
+    call = await one_call(worker)
+    call.say(b"a", b"b")
+    await gateway.proxy.refuse()
+    await eventually(lambda: _has(worker.bus, 1), within_s=WITHIN_S)
+    (told,) = await events(worker.bus)
+    assert (told.outcome, told.cost, told.usage, told.wasted_tokens) == (ABANDONED, 0, Usage(), 3)
+
+
+async def test_a_durable_request_is_told_once(rig: Rig) -> None:
+    gateway, worker = await rig.gateway(), await rig.worker()
+    kept = Kept(gateway)
+    await kept.ask()
+    call = await one_call(worker)
+    call.say(event(b"a"), event(b"b"))
+    call.end()
+    await kept.read()
+    await eventually(rig.queue_is_empty, within_s=WITHIN_S)
+    (told,) = await events(worker.bus)
+    assert (told.outcome, told.usage) == (FINISHED, Usage(1, 2))
+
+
+async def test_without_its_stream_the_end_waits_and_then_is_loud(
+    rig: Rig, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, worker = await rig.gateway(), await rig.worker()
+    operator = await server.connect("operator")
+    await operator.request(f"$JS.API.STREAM.DELETE.{routes.STREAM_USAGE}")
+    exchange = await gateway.admit()
+    call = await one_call(worker)
+    call.say(b"a")
+    call.end()
+    assert await read(exchange) == b"a", "the client does not wait for it"
+    assert not await rig.queue_is_empty()
+    await reconcile(operator, TopologySettings(), [MODEL])
+    await eventually(rig.queue_is_empty, within_s=WITHIN_S)
+    assert [one.outcome for one in await events(worker.bus)] == [FINISHED]
+    await operator.close()
+
+
+async def test_what_cannot_be_stored_is_logged_whole_and_counted(
+    server: NatsServer, connect: Connect, capsys: pytest.CaptureFixture[str]
+) -> None:
+    operator, worker = await connect("operator"), await connect("worker")
+    await operator.request(f"$JS.API.STREAM.DELETE.{routes.STREAM_USAGE}")
+    registry = CollectorRegistry()
+    log = UsageLog(worker, registry, hold_s=0.3)
+    await log.start()
+    await log.settle(log.begin("usage:a:1", make_event()), amend=True)
+    assert registry.get_sample_value("inferbus_usage_lost_total") == 1
+    assert "usage_not_stored" in (output := capsys.readouterr().out)
+    assert "'request_id': 'r1'" in output
+
+
+async def test_a_server_killed_before_it_answered_stores_it_once(server: NatsServer, connect: Connect) -> None:
+    worker = await connect("worker")
+    log = UsageLog(worker, CollectorRegistry())
+    await log.start()
+    for n in range(5):
+        record = log.begin(f"usage:a:{n}", make_event())
+        await asyncio.sleep(0)
+        await server.restart()
+        await asyncio.wait_for(log.settle(record, amend=True), 30)
+    assert summed(await events(worker)).requests == 5
+
+
+async def test_amendments_of_amendments_add_up(connect: Connect) -> None:
+    worker = await connect("worker")
+    log = UsageLog(worker, CollectorRegistry())
+    await log.start()
+    for tokens in (5, 9, 2, 2):
+        wanted = msgspec.structs.replace(make_event(), completion_tokens=tokens, cost=tokens)
+        await log.settle(log.begin("usage:a:1", wanted), amend=True)
+    await log.settle(log.begin("usage:a:1", make_event()), amend=False)
+    assert summed(await events(worker)) == Figures(requests=1, prompt_tokens=3, completion_tokens=2, cost=2)
+
+
+def make_event() -> UsageEvent:
+    return UsageEvent(
+        request_id="r1", tenant="dev", key_id="k", team="", user="", model="m", pool="m", version="", task="chat",
+        lane="interactive", prompt_tokens=3, completion_tokens=5, cached_tokens=0, queue_s=0.0, engine_s=0.1, cost=8,
+        price_version="1", outcome=FINISHED, trace_id="", at=1763750001.5,
+    )  # fmt: skip

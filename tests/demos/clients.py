@@ -132,9 +132,7 @@ async def raw_nats_client(show: Show, platform: RunningPlatform) -> None:
     show.section(
         "A NATS client that knows nothing of us", "nats-py alone: publish to a subject, read JSON from another"
     )
-    nc = await nats.connect(
-        platform.bus_url, nkeys_seed=platform.seed_file("dev"), inbox_prefix=b"_INBOX_producer.dev"
-    )
+    nc = await nats.connect(platform.bus_url, nkeys_seed=platform.seed_file("dev"), inbox_prefix=b"_INBOX_producer.dev")
     try:
         answers = await nc.subscribe("reply.dev.mine")
         body = {"model": CHAT, "messages": QUESTION, "max_tokens": 4, "stream": True, "ignore_eos": True}

@@ -148,9 +148,7 @@ class RawProducer:
 
 @asynccontextmanager
 async def raw_producer(platform: RunningPlatform) -> AsyncIterator[RawProducer]:
-    nc = await nats.connect(
-        platform.bus_url, nkeys_seed=platform.seed_file("dev"), inbox_prefix=b"_INBOX_producer.dev"
-    )
+    nc = await nats.connect(platform.bus_url, nkeys_seed=platform.seed_file("dev"), inbox_prefix=b"_INBOX_producer.dev")
     try:
         yield RawProducer(nc)
     finally:

@@ -14,8 +14,8 @@ import msgspec
 _BEGIN, _END = "\n        users: [\n", "\n        ]\n"
 _ENTRY = re.compile(
     r"^ {12}\{ user: (?P<role>\w+), password: \$INFERBUS_NATS_\w+"
-    r"(?: \}|, permissions: \{\n(?P<body>.*?)\n {12}\} \})$",
-    re.MULTILINE | re.DOTALL,
+    r"(?: \}|, permissions: \{\n(?P<body>(?:(?: {13}[^\n]*)?\n)+) {12}\} \})$",
+    re.MULTILINE,
 )
 TENANT = "dev"
 """The tenant whose entry in the template is that of a tenant's producers."""
@@ -43,7 +43,7 @@ def read_template(text: str) -> Template:
     users, end, after = rest.partition(_END)
     if not begin or not end:
         raise BadTemplate("the template has no `users: [ ... ]` of its own lines")
-    roles = {found["role"]: found["body"] or "" for found in _ENTRY.finditer(f"{users}\n")}
+    roles = {found["role"]: (found["body"] or "").rstrip("\n") for found in _ENTRY.finditer(f"{users}\n")}
     left = [line for line in _ENTRY.sub("", users).splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if left:
         raise BadTemplate(f"not understood among the users of the template: {left[0].strip()!r}")

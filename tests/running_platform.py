@@ -20,10 +20,9 @@ from tests.process_tree import Process, descendants
 
 from inferbus.bus import Bus
 from inferbus.cli.status import PlatformStatus, ProcessStatus
+from inferbus.local.identities import settings_of, users_folder
 from inferbus.local.layout import Layout, find_layout
-from inferbus.local.secrets import load_secrets
 from inferbus.local.state import FAILED, READY, PlatformState, read_state
-from inferbus.settings import BusSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAT, EMBED = "inferbus-tiny", "all-minilm-l6-v2"
@@ -179,8 +178,9 @@ class RunningPlatform:
     def key(self) -> str:
         return self.layout.dev_key.read_text().strip()
 
-    def password(self, role: str) -> str:
-        return load_secrets(self.layout).passwords[role]
+    def seed_file(self, bus_user: str) -> str:
+        """Say where the seed of one of the platform's bus users is (`dev`: the development tenant's producer)."""
+        return str(users_folder(self.layout).seed_file(bus_user))
 
     def pid(self, process: str) -> int:
         """Give the current process id of `gateway-0`, `llm-0`, `nats` ...; 0 while it is down."""
@@ -223,8 +223,7 @@ class RunningPlatform:
     @asynccontextmanager
     async def bus(self, role: str) -> AsyncIterator[Bus]:
         """Connect to the bus in a role."""
-        settings = BusSettings(url=self.bus_url, user=role, password=self.password(role))
-        bus = await Bus.connect(settings, name=f"test-{role}")
+        bus = await Bus.connect(settings_of(self.layout, role, url=self.bus_url), name=f"test-{role}")
         try:
             yield bus
         finally:

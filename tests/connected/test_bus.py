@@ -12,12 +12,13 @@ from tests.connected.conftest import Connect, barrier
 from tests.connected.proxy import Proxy
 
 from inferbus import routes
-from inferbus.bus import Bus, NoResponders
+from inferbus.bus import Bus
 from inferbus.contracts.models import Limits, ModelEntry
 from inferbus.errors import DependencyDown, Overloaded, TenantOverloaded, TooLarge
 from inferbus.settings import BusSettings
 from inferbus.testing import NatsServer, eventually
 from inferbus.topology import TopologySettings, reconcile
+from inferbus.waiting import NoResponders
 
 
 def subject(tenant: str = "dev", pool: str = "m") -> str:

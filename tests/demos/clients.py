@@ -115,7 +115,7 @@ async def producer_by_sdk(show: Show, platform: RunningPlatform) -> None:
     show.section(
         "A producer without HTTP", "async with inferbus.Client(...): request.dev.<model>.interactive on the bus"
     )
-    async with inferbus.Client(platform.bus_url, user="dev", password=platform.password("dev")) as client:
+    async with inferbus.Client(platform.bus_url, nkey_seed_file=platform.seed_file("dev")) as client:
         answer = await client.chat(CHAT, QUESTION, max_tokens=30, temperature=0)
         whole = answer["choices"][0]["message"]["content"]
         pieces: list[str] = []
@@ -132,7 +132,7 @@ async def raw_nats_client(show: Show, platform: RunningPlatform) -> None:
     show.section(
         "A NATS client that knows nothing of us", "nats-py alone: publish to a subject, read JSON from another"
     )
-    nc = await nats.connect(platform.bus_url, user="dev", password=platform.password("dev"), inbox_prefix=b"_INBOX_dev")
+    nc = await nats.connect(platform.bus_url, nkeys_seed=platform.seed_file("dev"), inbox_prefix=b"_INBOX_producer.dev")
     try:
         answers = await nc.subscribe("reply.dev.mine")
         body = {"model": CHAT, "messages": QUESTION, "max_tokens": 4, "stream": True, "ignore_eos": True}

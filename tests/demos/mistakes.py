@@ -145,7 +145,7 @@ async def poison(show: Show, platform: RunningPlatform, client: AsyncOpenAI) -> 
 async def wrong_address(show: Show, platform: RunningPlatform) -> None:
     show.section("A producer's mistakes", "the same table of errors, as exceptions of the SDK")
     rows: list[tuple[str, str, str]] = []
-    async with inferbus.Client(platform.bus_url, user="dev", password=platform.password("dev")) as producer:
+    async with inferbus.Client(platform.bus_url, nkey_seed_file=platform.seed_file("dev")) as producer:
         for model, options in (("gpt-17", {}), (CHAT, {"max_tokens": "many"}), (CHAT, {"timeout_s": 0.001})):
             try:
                 await producer.chat(model, QUESTION, **options)

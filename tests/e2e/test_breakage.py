@@ -165,7 +165,7 @@ async def test_a_killed_gateway_is_replaced_and_producers_notice_nothing(
     pair: RunningPlatform, presence: PresenceTable, client: AsyncOpenAI
 ) -> None:
     """An HTTP client loses its connection; a producer's message is durable, and the next gateway takes it up."""
-    async with inferbus.Client(pair.bus_url, user="dev", password=pair.password("dev")) as producer:
+    async with inferbus.Client(pair.bus_url, nkey_seed_file=pair.seed_file("dev")) as producer:
         asked = asyncio.create_task(producer.chat(CHAT, QUESTION, max_tokens=1900, ignore_eos=True, temperature=0))
         over_http = asyncio.create_task(whole(client))
         await eventually(lambda: sum(busy(pair, presence)) == 2)

@@ -39,7 +39,7 @@ PATIENCE_S = 30.0
 
 @pytest.fixture
 async def producer(platform: RunningPlatform) -> AsyncIterator[inferbus.Client]:
-    async with inferbus.Client(platform.bus_url, user="dev", password=platform.password("dev")) as client:
+    async with inferbus.Client(platform.bus_url, nkey_seed_file=platform.seed_file("dev")) as client:
         yield client
 
 
@@ -148,7 +148,7 @@ class RawProducer:
 
 @asynccontextmanager
 async def raw_producer(platform: RunningPlatform) -> AsyncIterator[RawProducer]:
-    nc = await nats.connect(platform.bus_url, user="dev", password=platform.password("dev"), inbox_prefix=b"_INBOX_dev")
+    nc = await nats.connect(platform.bus_url, nkeys_seed=platform.seed_file("dev"), inbox_prefix=b"_INBOX_producer.dev")
     try:
         yield RawProducer(nc)
     finally:

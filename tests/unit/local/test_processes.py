@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from inferbus.local.identities import login_of
 from inferbus.local.layout import Layout
 from inferbus.local.processes import (
     Platform,
@@ -14,7 +15,7 @@ from inferbus.local.processes import (
     topology_spec,
     worker_specs,
 )
-from inferbus.local.secrets import ROLES, load_secrets
+from inferbus.local.secrets import load_secrets
 from inferbus.local.serving import UpOptions, served_models
 from inferbus.settings import BusSettings, TelemetrySettings, from_env
 from inferbus.topology import TopologySettings
@@ -51,12 +52,13 @@ def test_services_can_read_what_they_are_given(layout: Layout) -> None:
 
 def test_every_process_knows_its_own_secret_only(layout: Layout) -> None:
     platform = platform_of(layout, UpOptions())
-    passwords = platform.secrets.passwords
     gateway, topology = gateway_spec(platform, bus_url=URL, port=1), topology_spec(platform, bus_url=URL)
     (worker,) = workers_of(platform)
-    for spec, role in ((gateway, "gateway"), (topology, "operator"), (worker, "worker")):
-        known = {other for other in ROLES if passwords[other] in spec.env.values()}
-        assert known == {role}
+    for spec, name in ((gateway, "gateway"), (topology, "operator"), (worker, "worker-inferbus-tiny")):
+        settings = from_env(BusSettings, "bus", spec.env)
+        assert (settings.user, settings.password, settings.nkey_seed) == (login_of(name), "", "")
+        seeds = [value for value in spec.env.values() if value.endswith(".seed")]
+        assert seeds == [settings.nkey_seed_file] == [str(layout.bus / f"seeds/{name}.seed")]
     assert platform.secrets.key_pepper in gateway.env.values()
     assert platform.secrets.key_pepper not in worker.env.values()
 
@@ -72,11 +74,10 @@ def test_the_callers_settings_pass_but_not_its_bus(layout: Layout, monkeypatch: 
     assert "INFERBUS_NATS_OPERATOR_PASSWORD" not in chat.env
 
 
-def test_bus_is_given_every_password_and_the_deployed_configuration(layout: Layout) -> None:
-    platform = platform_of(layout, UpOptions())
-    spec = nats_spec(platform, port=-1)
-    assert str(layout.root / "deploy/nats/nats.conf") in spec.argv
-    assert set(platform.secrets.passwords.values()) <= set(spec.env.values())
+def test_bus_is_given_the_configuration_with_its_users(layout: Layout) -> None:
+    spec = nats_spec(platform_of(layout, UpOptions()), port=-1)
+    assert str(layout.bus / "nats.conf") in spec.argv
+    assert not [name for name in spec.env if "PASSWORD" in name or "SEED" in name]
 
 
 def test_simulator_runs_beside_the_gateway(layout: Layout) -> None:

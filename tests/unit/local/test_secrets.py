@@ -4,28 +4,21 @@ import msgspec
 import pytest
 
 from inferbus.local.layout import Layout
-from inferbus.local.secrets import ROLES, Secrets, load_secrets, write_private
+from inferbus.local.secrets import Secrets, load_secrets
+from inferbus.private_files import write_private
 
 
 def test_made_once_and_kept(layout: Layout) -> None:
     first = load_secrets(layout)
     assert load_secrets(layout) == first
     assert layout.secrets.stat().st_mode & 0o777 == 0o600
-    assert len({*first.passwords.values(), first.key_pepper}) == len(ROLES) + 1
+    assert len(first.key_pepper) == 64
 
 
-def test_passwords_cannot_be_read_as_numbers_by_the_server(layout: Layout) -> None:
-    for password in load_secrets(layout).passwords.values():
-        assert password[0].isalpha()
-        assert password.isalnum()
-
-
-def test_a_role_of_a_later_version_is_added_and_the_rest_kept(layout: Layout) -> None:
-    write_private(layout.secrets, msgspec.json.encode(Secrets(passwords={"operator": "pabc"}, key_pepper="old")))
-    secrets = load_secrets(layout)
-    assert secrets.passwords["operator"] == "pabc"
-    assert secrets.key_pepper == "old"
-    assert set(secrets.passwords) == set(ROLES)
+def test_the_pepper_of_a_platform_that_had_passwords_is_kept_and_they_are_not(layout: Layout) -> None:
+    write_private(layout.secrets, b'{"passwords": {"operator": "pabc"}, "key_pepper": "old"}')
+    assert load_secrets(layout).key_pepper == "old"
+    assert load_secrets(layout) == Secrets(key_pepper="old")
 
 
 def test_a_damaged_file_is_not_replaced(layout: Layout) -> None:

@@ -11,7 +11,6 @@ import itertools
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import msgspec
 import nats.errors
@@ -21,10 +20,14 @@ from nats.aio.subscription import Subscription
 
 from inferbus import routes
 from inferbus.connection import Connection
+from inferbus.credentials import inbox_of, refusal_of
+from inferbus.dialing import REFUSED_RETRY_S, RETRY_S, dial
 from inferbus.errors import DependencyDown, InferbusError, InvalidRequest
 from inferbus.limits import check_size
 from inferbus.pub_ack import sequence_of
+from inferbus.refusals import PUBLISH, Refusals
 from inferbus.settings import BusSettings
+from inferbus.waiting import NOBODY, NoResponders, NotPermitted, Waiting, fail, time_out
 
 _PENDING_BYTES = 64 * 1024 * 1024
 _FLUSH_TICKS = 10
@@ -32,10 +35,6 @@ _FLUSH_TICKS = 10
 _DYING = (nats.errors.Error, OSError, RuntimeError)
 
 log = structlog.get_logger()
-
-
-class NoResponders(DependencyDown):
-    """Nobody listens on the subject (or its stream has no leader)."""
 
 
 class _Removed(msgspec.Struct):
@@ -57,12 +56,14 @@ class Bus:
         self.nc = nc
         self.region = settings.region
         self.name = name
-        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._waiting: Waiting = {}
         self._tokens = itertools.count()
         self._inbox, self._inboxes = "", "_INBOX."
         self._reconnected: list[Callable[[], Awaitable[None]]] = []
         self._disconnected: list[Callable[[], None]] = []
         self._up = asyncio.Event()
+        self._refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.refusals = Refusals(name)
         self.reconnects = 0
 
     @classmethod
@@ -70,33 +71,19 @@ class Bus:
         """Connect and keep reconnecting for ever.
 
         Raises:
-            DependencyDown: no server answered within `connect_timeout_s`, or it refused the credentials.
+            DependencyDown: no server answered within `connect_timeout_s`; or, at once, it refused who we are, or we it.
         """
         nc = Connection()
         bus = cls(nc, settings, name)
-        inbox = f"_INBOX_{settings.user}" if settings.user else "_INBOX"
-        options: dict[str, Any] = {
-            "servers": settings.url.split(","),
+        inbox = inbox_of(settings)
+        options = {
             "name": name,
-            "allow_reconnect": True,
-            "max_reconnect_attempts": -1,
-            "reconnect_time_wait": 0.1,
-            "connect_timeout": 2,
-            "ping_interval": 5,
-            "max_outstanding_pings": 2,
             "pending_size": _PENDING_BYTES,
-            "inbox_prefix": inbox.encode(),
             "error_cb": bus._on_error,
             "disconnected_cb": bus._on_disconnect,
             "reconnected_cb": bus._on_reconnect,
         }
-        if settings.user:
-            options |= {"user": settings.user, "password": settings.password}
-        try:
-            await asyncio.wait_for(nc.connect(**options), settings.connect_timeout_s)
-        except (OSError, nats.errors.Error, TimeoutError) as exc:
-            why = nc.last_error or exc  # while it retries, the timeout is ours and the reason is there
-            raise DependencyDown(f"cannot connect to the bus at {settings.url}: {why!r}") from exc
+        await dial(nc, settings, bus._refused, settings.connect_timeout_s, options)
         bus._up.set()
         bus._inboxes = f"{inbox}."
         bus._inbox = f"{inbox}.{secrets.token_hex(8)}"
@@ -115,10 +102,12 @@ class Bus:
         """Wait for the connection to be up.
 
         Raises:
-            DependencyDown: it was still down after `timeout_s` seconds.
+            DependencyDown: it was still down after `timeout_s` seconds, or the server will not have us back.
         """
         if self._up.is_set():
             return
+        if self._refused.done():
+            raise DependencyDown(f"the bus refuses this process: {self._refused.result()}", retry_after_s=5.0)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._up.wait()
@@ -240,6 +229,7 @@ class Bus:
 
         Raises:
             NoResponders: nobody listens there.
+            NotPermitted: the server does not let us; told as soon as it says so.
             DependencyDown: the connection was lost, or no answer came within `timeout_s` seconds.
             TooLarge, InvalidRequest: nothing was sent.
         """
@@ -248,9 +238,9 @@ class Bus:
         token = str(next(self._tokens))
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Msg] = loop.create_future()
-        self._waiting[token] = future
+        self._waiting[token] = (subject, future)
         # A timer on the future: half the cost of asyncio.timeout, and this runs once per accepted request.
-        timer = loop.call_later(timeout_s, _time_out, future, subject, timeout_s)
+        timer = loop.call_later(timeout_s, time_out, future, subject, timeout_s)
         try:
             await self.publish(subject, data, headers, f"{self._inbox}.{token}")
             message = await future
@@ -280,7 +270,7 @@ class Bus:
         Returns: the sequence in the stream.
 
         Raises:
-            DependencyDown: the bus stayed away, or no stream takes the subject.
+            DependencyDown: the bus stayed away, or no stream takes the subject, or we may not (`NotPermitted`).
             TenantOverloaded: the subject's own bound is reached (err_code 10077, per subject).
             Overloaded: the stream is full.
             TooLarge: over the server's maximum.
@@ -297,8 +287,8 @@ class Bus:
                 await self.wait_connected(max(0.01, left))
                 answer = await self.request(subject, data, headers, timeout_s=max(0.5, left))
                 return sequence_of(answer.data)
-            except DependencyDown:
-                if time.monotonic() + 0.05 >= give_up or msg_id is None:
+            except DependencyDown as exc:
+                if isinstance(exc, NotPermitted) or time.monotonic() + 0.05 >= give_up or msg_id is None:
                     raise
                 await asyncio.sleep(0.05)
 
@@ -336,7 +326,7 @@ class Bus:
 
     async def close(self) -> None:
         """Flush what is buffered and close. Safe to call while disconnected."""
-        self._fail_waiting("the bus connection is closing")
+        fail(self._waiting, DependencyDown("the bus connection is closing"))
         try:
             if self.nc.is_connected:
                 await self.nc.flush(timeout=1)
@@ -350,17 +340,27 @@ class Bus:
     # --- callbacks of nats-py ---------------------------------------------------------------------------------------
 
     def _on_response(self, message: Msg) -> None:
-        future = self._waiting.pop(message.subject.rsplit(".", 1)[1], None)
+        _, future = self._waiting.pop(message.subject.rsplit(".", 1)[1], NOBODY)
         if future is not None and not future.done():
             future.set_result(message)
 
     async def _on_error(self, error: Exception) -> None:
-        # Permission violations arrive here and nowhere else: the caller only sees a timeout.
+        refused = self.refusals.note(error)
+        if refused is not None:  # told here and nowhere else; who asked would wait for its timeout
+            action, subject = refused
+            if action == PUBLISH:
+                fail(self._waiting, NotPermitted(f"the bus does not let this process publish to {subject}"), subject)
+            return
+        why = refusal_of(error)
+        if why and not self._refused.done():
+            log.error("bus_refuses_us", bus=self.name, why=why)
+            self._refused.set_result(why)
+            self.nc.options["reconnect_time_wait"] = REFUSED_RETRY_S
         # Failed attempts to reconnect come ten times a second; `bus_disconnected` has said it.
-        (log.warning if self.nc.is_connected else log.debug)("bus_error", bus=self.name, error=repr(error))
+        (log.warning if self.nc.is_connected and not why else log.debug)("bus_error", bus=self.name, error=repr(error))
 
     async def _on_disconnect(self) -> None:
-        self._fail_waiting("the bus connection was lost")
+        fail(self._waiting, DependencyDown("the bus connection was lost"))
         if not self._up.is_set():
             return
         self._up.clear()
@@ -371,6 +371,9 @@ class Bus:
 
     async def _on_reconnect(self) -> None:
         log.info("bus_reconnected", bus=self.name)
+        if self._refused.done():
+            self._refused = asyncio.get_running_loop().create_future()
+            self.nc.options["reconnect_time_wait"] = RETRY_S
         self.reconnects += 1
         self._up.set()
         for callback in list(self._reconnected):
@@ -381,19 +384,8 @@ class Bus:
             except Exception:  # would end nats-py's reconnection half way, and the other steps with it
                 log.exception("bus_reconnect_step_failed", bus=self.name)
 
-    def _fail_waiting(self, why: str) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
-            if not future.done():
-                future.set_exception(DependencyDown(why))
-
 
 def _translated(error: nats.errors.Error, subject: str) -> InferbusError:
     if isinstance(error, nats.errors.BadSubjectError | nats.errors.BadHeaderError):
         return InvalidRequest(f"cannot be sent to {subject[:200]!r}: {error!r}")
     return DependencyDown(f"the bus takes nothing now: {error!r}")
-
-
-def _time_out(future: asyncio.Future[Msg], subject: str, timeout_s: float) -> None:
-    if not future.done():
-        future.set_exception(DependencyDown(f"no answer on {subject} within {timeout_s:g} s"))

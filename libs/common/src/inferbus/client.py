@@ -1,6 +1,6 @@
 """The SDK for producers: requests over the bus, without HTTP.
 
-    async with inferbus.Client("nats://127.0.0.1:4222", tenant="dev", user="dev", password=...) as client:
+    async with inferbus.Client("nats://127.0.0.1:4222", tenant="dev", nkey_seed_file="dev.seed") as client:
         answer = await client.chat("inferbus-tiny", [{"role": "user", "content": "Explain open."}])
         async for chunk in client.stream("inferbus-tiny", [...]):
             ...
@@ -28,18 +28,21 @@ from nats.aio.msg import Msg
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus_users.user import producer_login
 from inferbus.contracts import door
 from inferbus.contracts.envelope import REPLY, RESULTS
 from inferbus.errors import (
     ERROR_TABLE,
     DeadlineWhileQueued,
     EngineDead,
+    Forbidden,
     InferbusError,
     InvalidRequest,
     NotFound,
     error_from,
 )
 from inferbus.settings import BusSettings
+from inferbus.waiting import NotPermitted
 
 _DEFAULT_TIMEOUT_S = 600.0
 _GRACE_S = 5.0
@@ -89,10 +92,19 @@ class Client:
         user: str = "",
         password: str = "",
         timeout_s: float = _DEFAULT_TIMEOUT_S,
+        nkey_seed: str = "",
+        nkey_seed_file: str = "",
+        tls_ca: str = "",
     ) -> None:
+        """`nkey_seed` is what `inferbus bus-users create producer` printed (or `nkey_seed_file` has it); `user` and
+        `password` are for servers without NKeys. `tls_ca`: a file of certificates to trust, where the bus has TLS."""
         if not routes.is_tenant(tenant):
             raise InvalidRequest(f"tenant {tenant!r}: use a-z, 0-9, _ and -")
-        self._settings = BusSettings(url=url, user=user, password=password)
+        if not user and (nkey_seed or nkey_seed_file):
+            user = producer_login(tenant)
+        self._settings = BusSettings(
+            url=url, user=user, password=password, nkey_seed=nkey_seed, nkey_seed_file=nkey_seed_file, tls_ca=tls_ca
+        )
         self._tenant = tenant
         self._timeout_s = timeout_s
         self._reply_to = routes.reply(tenant, secrets.token_hex(8))
@@ -117,7 +129,7 @@ class Client:
         "results") and `idempotency_key` are ours.
 
         Raises:
-            InferbusError: by the error table; InvalidRequest, NotFound, Overloaded, ...
+            InferbusError: by the error table; InvalidRequest, NotFound, Overloaded, ... Forbidden: not this user's tenant.
         """
         return await self._whole("/v1/chat/completions", {"model": model, "messages": list(messages)}, options)
 
@@ -201,12 +213,15 @@ class Client:
         seq = 0
         give_up = time.monotonic() + timeout_s + _GRACE_S
         try:
-            await bus.accept(
-                routes.request(self._tenant, str(body["model"]), lane),
-                msgspec.json.encode(body | options),
-                headers,
-                msg_id=f"{self._tenant}:{request_id}",
-            )
+            try:
+                await bus.accept(
+                    routes.request(self._tenant, str(body["model"]), lane),
+                    msgspec.json.encode(body | options),
+                    headers,
+                    msg_id=f"{self._tenant}:{request_id}",
+                )
+            except NotPermitted as exc:
+                raise Forbidden(exc.message) from exc
             if kept:
                 async with aclosing(self._follow(request_id, "", give_up, queue)) as replies:
                     async for reply in replies:

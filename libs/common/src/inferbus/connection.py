@@ -19,6 +19,8 @@ from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError, ConnectionDrainingError, Error, MaxPayloadError, OutboundBufferLimitError
 from nats.protocol.command import hpub_cmd, pub_cmd
 
+from inferbus.credentials import NO_TLS
+
 _PERMISSIONS = "permissions violation"
 _SOON_S = 0.005
 _OWS = " \t"
@@ -190,6 +192,12 @@ class Connection(Client):
         if not self.is_connected:
             self._pending, self._pending_data_size = [], 0
         await super()._close(status, do_cbs)
+
+    def _connect_command(self) -> bytes:
+        """Say who we are, but never in the clear to a server that should have offered TLS: nats-py would."""
+        if self.options.get("tls") is not None and not self._server_info.get("tls_required"):
+            raise Error(NO_TLS)
+        return super()._connect_command()
 
     async def _process_err(self, err_msg: str) -> None:
         """Report a refused subject; after anything else the server hangs up, so connect again."""

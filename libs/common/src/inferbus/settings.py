@@ -20,13 +20,23 @@ class SettingsError(Exception):
 
 
 class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the bus is (section BUS). Times in seconds."""
+    """Where the bus is, and who this process is there (section BUS). Times in seconds.
+
+    With an NKey (`nkey_seed`, or a file that has it) `user` only names the private inbox, and `password` is not used.
+    `tls_ca` is a file of certificates to trust: the server must then offer TLS. `tls_cert` and `tls_key` are this process's
+    own, where the server asks for one.
+    """
 
     url: str = "nats://127.0.0.1:4222"
     user: str = ""
     password: str = ""
     region: str = "local"
     connect_timeout_s: float = 10.0
+    nkey_seed: str = ""
+    nkey_seed_file: str = ""
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
 
 
 class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

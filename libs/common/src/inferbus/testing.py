@@ -106,6 +106,14 @@ class NatsServer:
         if self._process is not None:
             self._process.send_signal(number)
 
+    async def reload(self, *, within_s: float = 10.0) -> None:
+        """Have it read its configuration again, and wait until it has."""
+        log = self._folder / "nats.log"
+        done = b"Reloaded server configuration"
+        before = log.read_bytes().count(done)
+        self.send_signal(signal.SIGHUP)
+        await eventually(lambda: log.read_bytes().count(done) > before, within_s=within_s)
+
     async def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)

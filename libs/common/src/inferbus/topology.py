@@ -8,6 +8,7 @@ Run it as `python -m inferbus.topology`.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,7 +23,9 @@ from inferbus.drain import listen_for_drain
 from inferbus.errors import DependencyDown
 from inferbus.models import ModelRegistry
 from inferbus.presence import Beacon
+from inferbus.refusals import RefusalCollector
 from inferbus.settings import BusSettings, HealthSettings, TelemetrySettings, from_env
+from inferbus.stream_memory import Create, StreamMemory, StreamsLost
 from inferbus.telemetry import logs
 
 ACK_WAIT_S = 8.0
@@ -37,7 +40,8 @@ log = structlog.get_logger()
 
 class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Section TOPOLOGY. `replicas` 1 on one server, 3 on a cluster over zones. `deltas_storage` is file, or memory: then a
-    restart of the server empties the stream, and workers write again what they have."""
+    restart of the server empties the stream, and workers write again what they have. `create` says which missing streams
+    are made: auto (those that were not there before), always, never; `known_streams` is the file that remembers them."""
 
     process: str = "topology-0"
     replicas: int = 1
@@ -53,6 +57,8 @@ class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     requests_max_bytes: int = 256 * 1024 * 1024
     usage_max_bytes: int = -1
     usage_max_age_s: float = 400 * 86_400
+    create: Create = "auto"
+    known_streams: str = ""
 
 
 class _ApiAnswer(msgspec.Struct):
@@ -199,18 +205,29 @@ def consumer_configs(region: str, models: list[ModelEntry]) -> list[tuple[str, d
     return consumers
 
 
-async def reconcile(bus: Bus, settings: TopologySettings, models: list[ModelEntry]) -> None:
-    """Create what is missing and update what differs.
+async def reconcile(
+    bus: Bus, settings: TopologySettings, models: list[ModelEntry], memory: StreamMemory | None = None
+) -> None:
+    """Create what is missing, as far as `memory` allows that, and update what differs.
 
     Raises:
+        StreamsLost: what is missing must not be made anew; nothing was.
         DependencyDown: the bus is away or refused; the message says what.
     """
-    for config in stream_configs(settings, bus.region, models):
-        name = config["name"]
+    configs = {config["name"]: config for config in stream_configs(settings, bus.region, models)}
+    missing = []
+    for name, config in configs.items():
         answer = await _api(bus, f"$JS.API.STREAM.UPDATE.{name}", config)
         if answer.error is not None and answer.error.get("err_code") == 10059:  # stream not found
-            answer = await _api(bus, f"$JS.API.STREAM.CREATE.{name}", config)
-        _check(answer, f"stream {name}")
+            missing.append(name)
+        else:
+            _check(answer, f"stream {name}")
+    if memory is not None:
+        memory.check(missing)
+    for name in missing:
+        _check(await _api(bus, f"$JS.API.STREAM.CREATE.{name}", configs[name]), f"stream {name}")
+    if memory is not None:
+        memory.made([name for name, config in configs.items() if config["storage"] == "file"])
     for stream, config in consumer_configs(bus.region, models):
         name = config["durable_name"]
         body = {"stream_name": stream, "config": config}
@@ -241,7 +258,13 @@ class Topology:
         self._settings = settings
         self._kick = asyncio.Event()
         self._models = ModelRegistry(bus, self._kick.set)
+        self._memory = StreamMemory(settings.create, Path(settings.known_streams) if settings.known_streams else None)
+        self._lost = ""
         self.reconciled = asyncio.Event()
+
+    def why_not_ready(self) -> str | None:
+        """Give the reason for `/health/ready`, None when all is as it should be."""
+        return self._lost or (None if self.reconciled.is_set() else "reconciling")
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Reconcile until `stopping` is set, whatever it is waiting for then."""
@@ -281,11 +304,18 @@ class Topology:
 
     async def _try(self, models: list[ModelEntry]) -> bool:
         try:
-            await reconcile(self._bus, self._settings, models)
+            await reconcile(self._bus, self._settings, models, self._memory)
+        except StreamsLost as exc:
+            if self._lost != exc.message:
+                log.error("streams_lost", why=exc.message)
+            self._lost = exc.message
+            self._runs.labels("refused").inc()
+            return False
         except DependencyDown as exc:
             log.warning("reconcile_failed", error=exc.message)
             self._runs.labels("failed").inc()
             return False
+        self._lost = ""
         self._runs.labels("ok").inc()
         log.info("reconciled", models=[model.name for model in models])
         return True
@@ -297,10 +327,9 @@ async def main(process: runtime.Runtime) -> None:
     logs.configure("topology", telemetry.log_level)
     bus = await Bus.connect(from_env(BusSettings, "bus"), name=settings.process)
     registry = CollectorRegistry()
+    registry.register(RefusalCollector(bus.refusals))
     topology = Topology(bus, settings, registry)
-    health = runtime.HealthServer(
-        from_env(HealthSettings, "health"), lambda: None if topology.reconciled.is_set() else "reconciling", registry
-    )
+    health = runtime.HealthServer(from_env(HealthSettings, "health"), topology.why_not_ready, registry)
     await health.start()
 
     def describe() -> Presence:
@@ -309,7 +338,7 @@ async def main(process: runtime.Runtime) -> None:
             role="topology",
             incarnation=process.incarnation,
             region=bus.region,
-            state=DRAINING if process.stopping.is_set() else READY if topology.reconciled.is_set() else STARTING,
+            state=DRAINING if process.stopping.is_set() else STARTING if topology.why_not_ready() else READY,
             pid=process.pid,
             health_port=health.port,
         )

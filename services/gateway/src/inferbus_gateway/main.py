@@ -20,7 +20,9 @@ from inferbus.facts import Facts
 from inferbus.ledger.reading import Totals
 from inferbus.models import ModelRegistry
 from inferbus.presence import Beacon, PresenceTable
+from inferbus.refusals import RefusalCollector
 from inferbus.settings import BusSettings, TelemetrySettings, from_env
+from inferbus.stream_check import StreamCheck, gateway_needs
 from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
 from inferbus_gateway.bus_door import BusDoor
@@ -63,12 +65,16 @@ async def main(process: runtime.Runtime) -> None:
         )  # fmt: skip
         durable = DurableRequests(bus, admission, models, presence, asker=asker.id)
         registry.register(PoolCollector(asker, presence, models))
+        registry.register(RefusalCollector(bus.refusals, payload_bus.refusals))
+        streams = StreamCheck(bus, gateway_needs())
 
         def why_not_ready() -> str | None:
             if process.stopping.is_set():
                 return "draining"
             if not bus.connected:
                 return "the bus is not reachable"
+            if streams.missing:
+                return streams.why_not_ready
             return None if models.ready and keys.ready else "models and keys are not loaded yet"
 
         door = BusDoor(bus, admission, observer, tracing, durable, max_open=_DOOR_SLOTS)
@@ -91,6 +97,8 @@ async def main(process: runtime.Runtime) -> None:
 
         beacon = Beacon(bus, describe)
         await listen_for_drain(bus, settings.process, process.stopping)
+        await streams.start()
+        stack.push_async_callback(streams.stop)
         for known in (presence, asker, models, keys):
             await known.start()
         # What waits on a shared socket or at the door comes at once, and must not be told 401 or 404 for being early.

@@ -14,7 +14,9 @@ from inferbus.facts import Facts
 from inferbus.models import ModelRegistry
 from inferbus.presence import Beacon, PresenceTable
 from inferbus.prices import PriceBook
+from inferbus.refusals import RefusalCollector
 from inferbus.settings import BusSettings, HealthSettings, TelemetrySettings, from_env
+from inferbus.stream_check import StreamCheck, worker_needs
 from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
 from inferbus.usage_log import UsageLog
@@ -49,7 +51,11 @@ async def main(process: runtime.Runtime) -> None:
     queues = Queues(bus, models, pool=settings.pool, runtime=settings.runtime, handle=serving.on_delivery)
     worker = Worker(bus, settings, engine, queues, metrics, prices.loaded)
     registry.register(EngineCollector(settings.pool, worker.stats, lambda: queues.pending))
-    health = runtime.HealthServer(from_env(HealthSettings, "health"), worker.why_not_ready, registry)
+    registry.register(RefusalCollector(bus.refusals))
+    streams = StreamCheck(bus, worker_needs(region=bus.region, runtime=settings.runtime, pool=settings.pool))
+    health = runtime.HealthServer(
+        from_env(HealthSettings, "health"), lambda: worker.why_not_ready() or streams.why_not_ready, registry
+    )
     await health.start()
     about = Presence(
         process=settings.process,
@@ -62,13 +68,13 @@ async def main(process: runtime.Runtime) -> None:
         health_port=health.port,
     )
     beacon = Beacon(bus, lambda: worker.describe(about))
-    for part in (presence, attempts, models, prices, usage_log, beacon):
+    for part in (presence, attempts, models, prices, usage_log, beacon, streams):
         await part.start()
     await listen_for_drain(bus, settings.process, process.stopping)
     try:
         await worker.run(process.stopping)
     finally:
-        for ended in (attempts, errands, beacon, models, prices, presence):
+        for ended in (streams, attempts, errands, beacon, models, prices, presence):
             await ended.stop()
         await health.stop()
         tracing.close()

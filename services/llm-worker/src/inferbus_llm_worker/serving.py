@@ -13,7 +13,7 @@ from opentelemetry.trace import Span
 
 from inferbus import routes
 from inferbus.attempts import Attempt, Attempts
-from inferbus.bus import Bus, NoResponders
+from inferbus.bus import Bus
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.envelope import RESULTS, Envelope, UnknownVersion, envelope_from
 from inferbus.contracts.step import CANCELLED, GONE, Answer, Ask, Resume
@@ -24,6 +24,7 @@ from inferbus.errors import Cancelled, DependencyDown, EngineDead, InferbusError
 from inferbus.facts import Facts
 from inferbus.telemetry.tracing import Tracing, traceparent_of
 from inferbus.tickets import load_payload, ticket_from
+from inferbus.waiting import NoResponders
 from inferbus_llm_worker.billing import Bill, Billing
 from inferbus_llm_worker.books import Books
 from inferbus_llm_worker.domain.exclusion import Exclusion

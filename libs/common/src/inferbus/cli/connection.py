@@ -6,7 +6,10 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
+
 from inferbus.bus import Bus
+from inferbus.local.identities import settings_of
 from inferbus.local.layout import Layout, NotACheckout, find_layout
 from inferbus.local.lock import holder_of
 from inferbus.local.secrets import load_secrets
@@ -31,7 +34,9 @@ def bus_settings() -> BusSettings:
     try:
         layout = find_layout()
     except NotACheckout as exc:
-        raise NotRunning(f"{exc}; set INFERBUS_BUS_URL (and _USER, _PASSWORD) to talk to a bus elsewhere") from exc
+        raise NotRunning(
+            f"{exc}; set INFERBUS_BUS_URL (and _USER, _NKEY_SEED_FILE or _PASSWORD) to talk to a bus elsewhere"
+        ) from exc
     state = read_state(layout)
     if holder_of(layout.lock) is None or state is None or not state.bus_url:
         raise NotRunning("no platform is running here: `make up` or `inferbus up` starts one")
@@ -39,8 +44,9 @@ def bus_settings() -> BusSettings:
 
 
 def admin_settings(layout: Layout, bus_url: str, region: str) -> BusSettings:
-    password = load_secrets(layout).passwords["admin"]
-    return BusSettings(url=bus_url, user="admin", password=password, region=region, connect_timeout_s=3.0)
+    """Say how the command line reaches the bus of a local platform."""
+    found = settings_of(layout, "admin", url=bus_url, region=region)
+    return msgspec.structs.replace(found, connect_timeout_s=3.0)
 
 
 def key_pepper() -> bytes:

@@ -6,7 +6,8 @@ import sys
 
 import typer
 
-from inferbus.cli import keys, models, platform, prices, usage
+from inferbus.bus_users.template import BadTemplate
+from inferbus.cli import bus_users, keys, models, platform, prices, usage
 from inferbus.cli.connection import NotRunning
 from inferbus.errors import InferbusError
 from inferbus.local.layout import NotACheckout
@@ -14,7 +15,7 @@ from inferbus.settings import SettingsError
 from inferbus.telemetry import logs
 
 # What a user can cause: one line, no traceback.
-_EXPECTED = (InferbusError, NotRunning, NotACheckout, SettingsError)
+_EXPECTED = (InferbusError, NotRunning, NotACheckout, SettingsError, BadTemplate)
 
 
 def build_app() -> typer.Typer:
@@ -28,6 +29,7 @@ def build_app() -> typer.Typer:
     app.add_typer(keys.app, name="keys")
     app.add_typer(prices.app, name="prices")
     app.add_typer(usage.app, name="usage")
+    app.add_typer(bus_users.app, name="bus-users")
     return app
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from inferbus.cli.progress import Progress
 from inferbus.local.crew import StartFailed
+from inferbus.local.identities import DEV, users_folder
 from inferbus.local.layout import Layout
 from inferbus.local.lock import AlreadyRunning, Lock, holder_of
 from inferbus.local.ports import PortTaken, check_free, listen
@@ -176,7 +177,7 @@ def ready_text(state: PlatformState, dev_key: str, layout: Layout) -> str:
     return (
         f"\nInferbus is ready.\n\n"
         f"  address          {state.url}  (OpenAI: {state.url}/v1, documentation: {state.url}/docs)\n"
-        f"  bus              {state.bus_url}  (user dev, password in {_relative(layout.secrets)})\n"
+        f"  bus              {state.bus_url}  (tenant dev, seed in {_relative(users_folder(layout).seed_file(DEV))})\n"
         f"  development key  {dev_key}  (also in {shown})\n"
         f"  models           {', '.join(state.models)}\n"
         f"  logs             {_relative(layout.logs)}/\n\n"

@@ -73,6 +73,10 @@ class Child:
                 self.spec = msgspec.structs.replace(self.spec, port=port)
             self._change(state=READY, port=port or self.state.port)
 
+    def hang_up(self) -> None:
+        """Send SIGHUP: nats-server reads its configuration again."""
+        self._signal(signal.SIGHUP)
+
     def respec(self, spec: ProcessSpec) -> None:
         """Use another command line from the next start on."""
         self.spec = spec

@@ -25,6 +25,13 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True, tag="local.restart.v1")
     names: list[str] = []
 
 
+class Reload(msgspec.Struct, frozen=True, kw_only=True, tag="local.reload.v1"):
+    """Have the bus server read its configuration again: its users changed."""
+
+
+Command = Restart | Reload
+
+
 class Said(msgspec.Struct, frozen=True, kw_only=True, tag="local.said.v1"):
     """One line for the user. The last one is `over`, with `error` where the command failed."""
 
@@ -33,7 +40,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, tag="local.said.v1"):
     error: bool = False
 
 
-Handle = Callable[[Restart, Callable[[str], None]], Awaitable[None]]
+Handle = Callable[[Command, Callable[[str], None]], Awaitable[None]]
 
 
 class CommandFailed(Exception):
@@ -84,8 +91,8 @@ class CommandSocket:
                 writer.write(msgspec.json.encode(Said(text=text, over=over, error=error)) + b"\n")
 
         try:
-            command = msgspec.json.decode(await reader.readline(), type=Restart)
-            await self._handle(command, say)
+            asked = msgspec.json.decode(await reader.readline(), type=Command)
+            await self._handle(asked, say)
         except msgspec.DecodeError as exc:
             say(f"this supervisor does not know the command: {exc}", over=True, error=True)
         except CommandFailed as exc:
@@ -102,7 +109,7 @@ class CommandSocket:
             await writer.drain()
 
 
-async def command(path: Path, restart: Restart) -> AsyncIterator[Said]:
+async def command(path: Path, asked: Command) -> AsyncIterator[Said]:
     """Send a command to the supervisor and give what it says, to the end.
 
     Raises:
@@ -118,7 +125,7 @@ async def command(path: Path, restart: Restart) -> AsyncIterator[Said]:
         raise NobodyListens(f"the supervisor does not answer at {path}") from exc
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     try:
-        writer.write(msgspec.json.encode(restart) + b"\n")
+        writer.write(msgspec.json.encode(asked) + b"\n")
         while line := await reader.readline():
             said = msgspec.json.decode(line, type=Said)
             yield said

@@ -10,11 +10,12 @@ from inferbus.contracts.presence import Presence
 from inferbus.errors import DependencyDown
 from inferbus.local import readiness
 from inferbus.local.child import Child, Patience
+from inferbus.local.identities import settings_of
 from inferbus.local.layout import Layout
 from inferbus.local.obituary import announce_death
 from inferbus.local.processes import GATEWAY, LEDGER, NATS, TOPOLOGY, WORKER, Platform, ProcessSpec
 from inferbus.local.state import READY, RESTARTING, ProcessState
-from inferbus.settings import BusSettings
+from inferbus.settings import BusSettings, from_env
 
 _HOST = "127.0.0.1"
 # Gateways first, so that nothing new comes in while the workers finish what is open.
@@ -46,9 +47,8 @@ class Crew:
 
     def bus_settings(self, role: str = "admin") -> BusSettings:
         """Say how to reach the bus in a role."""
-        password = self._platform.secrets.passwords[role]
         url = f"nats://{_HOST}:{self.bus_port}"
-        return BusSettings(url=url, user=role, password=password, region=self._platform.region)
+        return settings_of(self._layout, role, url=url, region=self._platform.region)
 
     def add(self, spec: ProcessSpec, *, in_place_of: Child | None = None) -> Child:
         """Start a process, or start one anew that was stopped."""
@@ -129,7 +129,7 @@ class Crew:
         self._on_change()
 
     async def _on_death(self, spec: ProcessSpec, incarnation: str) -> None:
-        await announce_death(self.bus_settings, spec, incarnation)
+        await announce_death(lambda _: from_env(BusSettings, "bus", spec.env), spec, incarnation)
 
     async def _back(self, child: Child) -> None:
         pid = child.state.pid

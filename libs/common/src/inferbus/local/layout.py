@@ -34,6 +34,16 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.home / "nats"
 
     @property
+    def bus(self) -> Path:
+        """The bus's users, their seeds, and the server's configuration made of them."""
+        return self.home / "bus"
+
+    @property
+    def known_streams(self) -> Path:
+        """What the topology process remembers. It lies with the store: who removes that, means to begin anew."""
+        return self.store / "known-streams.json"
+
+    @property
     def run(self) -> Path:
         return self.home / "run"
 
@@ -68,6 +78,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def nats_conf(self) -> Path:
+        """The template of the bus server's configuration."""
         return self.root / _MARK
 
     @property

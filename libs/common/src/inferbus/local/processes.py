@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 
+from inferbus.local.identities import pool_user, settings_of, users_folder
 from inferbus.local.layout import Layout
-from inferbus.local.secrets import ROLES, Secrets
+from inferbus.local.secrets import Secrets
 from inferbus.local.serving import CannotServe, Served, UpOptions, is_cpu_build
 
 NATS, TOPOLOGY, GATEWAY, WORKER, LEDGER = "nats", "topology", "gateway", "llm-worker", "ledger"
@@ -68,13 +69,15 @@ def nats_spec(platform: Platform, *, port: int) -> ProcessSpec:
         "INFERBUS_NATS_MONITOR": f"{_HOST}:-1",
         "INFERBUS_NATS_STORE": str(layout.store),
     }
-    env |= {f"INFERBUS_NATS_{role.upper()}_PASSWORD": platform.secrets.passwords[role] for role in ROLES}
-    argv = [nats_binary(), "--config", str(layout.nats_conf), "--ports_file_dir", str(layout.ports)]
+    argv = [nats_binary(), "--config", str(users_folder(layout).config), "--ports_file_dir", str(layout.ports)]
     return ProcessSpec(name=NATS, role=NATS, argv=argv, env=env, port=port, may_be_drained=False)
 
 
 def topology_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
-    env = _service_env(platform, bus_url, "operator") | {"INFERBUS_TOPOLOGY_PROCESS": "topology-0"}
+    env = _service_env(platform, bus_url, "operator") | {
+        "INFERBUS_TOPOLOGY_PROCESS": "topology-0",
+        "INFERBUS_TOPOLOGY_KNOWN_STREAMS": str(platform.layout.known_streams),
+    }
     return ProcessSpec(
         name="topology-0", role=TOPOLOGY, argv=[sys.executable, "-m", "inferbus.topology"], env=env, grace_s=5.0
     )
@@ -114,7 +117,7 @@ def worker_specs(platform: Platform, served: Served, *, bus_url: str) -> list[Pr
     """Give the workers of one model: in `.venv-llm` with vLLM, beside everything else with the simulator."""
     options, layout = platform.options, platform.layout
     python = sys.executable if options.simulator else str(layout.llm_python)
-    env = _service_env(platform, bus_url, "worker") | {
+    env = _service_env(platform, bus_url, pool_user(served.entry.pool)) | {
         "INFERBUS_LLM_WORKER_POOL": served.entry.pool,
         "INFERBUS_LLM_WORKER_RUNTIME": served.entry.runtime,
         "INFERBUS_LLM_WORKER_MODEL": served.source,
@@ -171,13 +174,14 @@ def _room_for_a_real_model(env: Mapping[str, str]) -> dict[str, str]:
     return {"INFERBUS_LLM_WORKER_ARGS": args, "INFERBUS_LLM_WORKER_CPU_THREADS": threads}
 
 
-def _service_env(platform: Platform, bus_url: str, role: str) -> dict[str, str]:
+def _service_env(platform: Platform, bus_url: str, bus_user: str) -> dict[str, str]:
     """Give a service what it needs, and only its own secrets; settings of the caller's environment pass through."""
+    bus = settings_of(platform.layout, bus_user, url=bus_url, region=platform.region)
     env = _base_env() | {
-        "INFERBUS_BUS_URL": bus_url,
-        "INFERBUS_BUS_USER": role,
-        "INFERBUS_BUS_PASSWORD": platform.secrets.passwords[role],
-        "INFERBUS_BUS_REGION": platform.region,
+        "INFERBUS_BUS_URL": bus.url,
+        "INFERBUS_BUS_USER": bus.user,
+        "INFERBUS_BUS_NKEY_SEED_FILE": bus.nkey_seed_file,
+        "INFERBUS_BUS_REGION": bus.region,
         "PYTHONUNBUFFERED": "1",
     }
     env.setdefault("INFERBUS_TELEMETRY_TRACE_FILE", str(platform.layout.traces))

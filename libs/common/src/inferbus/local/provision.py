@@ -11,8 +11,9 @@ from inferbus.contracts.keys import KeyEntry
 from inferbus.contracts.models import ModelEntry
 from inferbus.errors import Unauthenticated
 from inferbus.local.layout import Layout
-from inferbus.local.secrets import Secrets, write_private
+from inferbus.local.secrets import Secrets
 from inferbus.models import apply_model, remove_model
+from inferbus.private_files import write_private
 
 DEV_TENANT = "dev"
 

@@ -21,6 +21,7 @@ class BusAddress(msgspec.Struct, frozen=True):
     """What a nats-server says it listens on; the file is `nats-server_<pid>.ports`."""
 
     nats: list[str]
+    monitoring: list[str] = []
 
 
 async def bus_port(ports: Path, pid: Callable[[], int]) -> int:

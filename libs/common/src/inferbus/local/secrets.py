@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-from pathlib import Path
 
 import msgspec
 
 from inferbus.local.layout import Layout
+from inferbus.private_files import write_private
 
+# Users of deploy/nats/nats.conf. `worker` is made per pool, `dev` is the producer of the tenant of that name.
 ROLES = ("operator", "gateway", "worker", "ledger", "admin", "dev")
 
 
 class Secrets(msgspec.Struct, frozen=True, kw_only=True):
-    """Bus passwords by role, and the pepper of the stored key hashes."""
+    """The pepper of the stored key hashes. (Bus users have seeds: `inferbus.local.identities`.)"""
 
-    passwords: dict[str, str]
-    key_pepper: str
+    key_pepper: str = ""
 
 
 def load_secrets(layout: Layout) -> Secrets:
@@ -26,34 +25,8 @@ def load_secrets(layout: Layout) -> Secrets:
     Raises:
         msgspec.DecodeError: the file was damaged by hand.
     """
-    stored = (
-        msgspec.json.decode(layout.secrets.read_bytes(), type=Secrets)
-        if layout.secrets.exists()
-        else Secrets(passwords={}, key_pepper="")
-    )
-    complete = Secrets(
-        passwords={role: stored.passwords.get(role) or _password() for role in ROLES},
-        key_pepper=stored.key_pepper or secrets.token_hex(32),
-    )
+    stored = msgspec.json.decode(layout.secrets.read_bytes(), type=Secrets) if layout.secrets.exists() else Secrets()
+    complete = Secrets(key_pepper=stored.key_pepper or secrets.token_hex(32))
     if complete != stored:
         write_private(layout.secrets, msgspec.json.format(msgspec.json.encode(complete), indent=2))
     return complete
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.fchmod(descriptor, 0o600)
-        with os.fdopen(descriptor, "wb", closefd=False) as file:
-            file.write(data)
-    finally:
-        os.close(descriptor)
-    part.replace(path)
-
-
-def _password() -> str:
-    # nats-server parses the value of a variable as configuration: it must not look like a number or a comment.
-    return "p" + secrets.token_hex(20)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from inferbus.local.layout import Layout
-from inferbus.local.secrets import write_private
+from inferbus.private_files import write_private
 
 STARTING, READY, RESTARTING, STOPPING, STOPPED, FAILED = (
     "starting", "ready", "restarting", "stopping", "stopped", "failed",

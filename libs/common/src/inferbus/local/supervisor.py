@@ -18,10 +18,12 @@ from typing import Any
 import msgspec
 
 from inferbus.bus import Bus
+from inferbus.bus_users.template import BadTemplate
 from inferbus.errors import DependencyDown
-from inferbus.local import provision, readiness
+from inferbus.local import identities, provision, readiness
+from inferbus.local.bus_reload import ReloadFailed, reload_bus
 from inferbus.local.child import Patience
-from inferbus.local.command_socket import CommandFailed, CommandSocket, Restart
+from inferbus.local.command_socket import Command, CommandFailed, CommandSocket, Reload
 from inferbus.local.crew import Crew, StartFailed
 from inferbus.local.processes import Platform, gateway_spec, ledger_spec, nats_spec, topology_spec, worker_specs
 from inferbus.local.rolling import RestartFailed, Rolling
@@ -109,6 +111,10 @@ class Supervisor:
 
     async def _start_bus(self) -> None:
         crew = self._crew
+        try:
+            identities.provide_bus_users(self._layout, self._served, self._platform.region)
+        except (BadTemplate, msgspec.DecodeError, OSError) as exc:
+            raise StartFailed(f"the users of the bus: {exc}") from exc
         for stale in self._layout.ports.glob("*.ports"):
             stale.unlink()
         nats = crew.add(nats_spec(self._platform, port=self._platform.options.bus_port or -1))
@@ -148,10 +154,13 @@ class Supervisor:
 
     # --- changes --------------------------------------------------------------------------------------------------
 
-    async def _on_command(self, command: Restart, say: Callable[[str], None]) -> None:
+    async def _on_command(self, command: Command, say: Callable[[str], None]) -> None:
         try:
+            if isinstance(command, Reload):
+                await reload_bus(self._crew, self._layout)
+                return
             await self._rolling.restart(command.names, say)
-        except RestartFailed as exc:
+        except (RestartFailed, ReloadFailed) as exc:
             raise CommandFailed(str(exc)) from exc
 
     def _on_crew(self) -> None:

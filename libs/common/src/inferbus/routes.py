@@ -11,6 +11,7 @@ import zlib
 import msgspec
 
 from inferbus.contracts import control, durable, step
+from inferbus.contracts.audit import AdminChanged
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.facts import RequestCancelled
 from inferbus.contracts.presence import Presence
@@ -206,6 +207,19 @@ def event(service: str, fact: str) -> str:
     return f"events.{service}.{fact}"
 
 
+# --- what operators change ---------------------------------------------------------------------------------------------
+
+PLATFORM, ADMIN = "PLATFORM", "ADMIN"
+"""Stand where a tenant would: in what belongs to none, and in what the admin API keeps. No tenant's name has capitals."""
+
+
+def audit(tenant: str, fact: str) -> str:
+    return f"audit.{tenant or PLATFORM}.{fact}"
+
+
+STREAM_AUDIT, SUBJECTS_AUDIT = "AUDIT", "audit.*.*"
+
+
 # --- streams, durables, buckets ----------------------------------------------------------------------------------------
 
 STREAM_REQUEST, STREAM_PAY, STREAM_DLQ, STREAM_EVENTS = "REQUEST", "PAY", "DLQ", "EVENTS"
@@ -214,7 +228,8 @@ SUBJECTS_DELTAS, SUBJECTS_RESULTS = "deltas.*.*", "results.*.*"
 SUBJECTS_PAY, SUBJECTS_DLQ, SUBJECTS_EVENTS = "pay.*.*.*", "dlq.>", "events.*.*"
 KV_KEYS, KV_MODELS = "keys", "models"
 KV_REQUESTS, KV_IDEMPOTENCY = "requests", "idempotency"
-KV_BUCKETS = (KV_KEYS, KV_MODELS, KV_REQUESTS, KV_IDEMPOTENCY)
+KV_DIRECTORY, KV_LIMITS = "directory", "limits"
+KV_BUCKETS = (KV_KEYS, KV_MODELS, KV_REQUESTS, KV_IDEMPOTENCY, KV_DIRECTORY, KV_LIMITS)
 KV_EXPIRING = (KV_REQUESTS, KV_IDEMPOTENCY)
 """Buckets whose keys go by themselves, as long after their last change as outcomes are kept."""
 
@@ -270,4 +285,5 @@ ROUTES: tuple[Route, ...] = (
     Route(name="fetch", subject="fetch.{tenant}.{request}", transport="core", sender="producer", receiver="gateway", summary="Send a durable request's answer to Ib-Reply, from the event after Ib-After; one gateway acts. No body."),
     Route(name="dlq", subject="dlq.{subject}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A dead letter: the message as it was, with the reason in its headers."),
     Route(name="events", subject="events.{service}.{fact}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A fact: what happened, stored once (JSON).", payload=RequestCancelled),
+    Route(name="audit", subject="audit.{tenant}.{fact}", transport="jetstream", sender="operator", receiver="operator", summary="A change an operator makes, stored before it is made (JSON).", payload=AdminChanged),
 )  # fmt: skip

@@ -70,7 +70,7 @@ async def main(process: runtime.Runtime) -> None:
                 return "the bus is not reachable"
             return None if models.ready and keys.ready else "models and keys are not loaded yet"
 
-        door = BusDoor(bus, admission, observer, tracing, durable, max_open=_DOOR_SLOTS)
+        door = BusDoor(bus, admission, observer, tracing, durable, max_open=_DOOR_SLOTS, identify=keys.of_tenant)
         cancelling = Cancelling(bus, asker, presence, door, durable, errands)
         deps = HttpDeps(
             settings=settings, authenticator=keys, admitter=admission, models=models, ready=why_not_ready,

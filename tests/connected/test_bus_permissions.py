@@ -99,7 +99,10 @@ MAY_NOT_PUBLISH = [
     ("gateway", f"$JS.API.STREAM.MSG.GET.{INTERACTIVE}"),
     ("gateway", f"{_NEXT}.{INTERACTIVE}.m_0"),
     ("gateway", "request.dev.m.interactive"),
-    *(("gateway", f"$JS.API.STREAM.MSG.DELETE.{stream}") for stream in ("REQUEST", "PAY", "DLQ", "EVENTS", "KV_keys", "AUDIT")),
+    *(
+        ("gateway", f"$JS.API.STREAM.MSG.DELETE.{stream}")
+        for stream in ("REQUEST", "PAY", "DLQ", "EVENTS", "KV_keys", "AUDIT")
+    ),
     ("worker", f"$JS.API.STREAM.MSG.DELETE.{INTERACTIVE}"),
     ("worker", "cancel.dev.r"),
     ("worker", "fetch.dev.r"),

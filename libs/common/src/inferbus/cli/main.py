@@ -6,8 +6,9 @@ import sys
 
 import typer
 
-from inferbus.cli import keys, models, platform
+from inferbus.cli import audit, directory, keys, limits, models, platform
 from inferbus.cli.connection import NotRunning
+from inferbus.contracts.directory import Team, User
 from inferbus.errors import InferbusError
 from inferbus.local.layout import NotACheckout
 from inferbus.settings import SettingsError
@@ -26,6 +27,11 @@ def build_app() -> typer.Typer:
     platform.register(app)
     app.add_typer(models.app, name="models")
     app.add_typer(keys.app, name="keys")
+    app.add_typer(directory.organisations(), name="orgs")
+    app.add_typer(directory.members(Team, "team"), name="teams")
+    app.add_typer(directory.members(User, "user"), name="users")
+    app.add_typer(limits.app, name="limits")
+    app.command()(audit.audit)
     return app
 
 

@@ -107,6 +107,80 @@ async def test_a_key_works_until_it_is_revoked(inferbus: Run, server: NatsServer
     assert (await inferbus("keys", "revoke", "unknown"))[0] == 1
 
 
+async def test_a_key_of_a_team_rotated_and_seen_in_the_audit(inferbus: Run, server: NatsServer) -> None:
+    for command in (("orgs", "create", "acme", "--model", "tag:small"), ("teams", "create", "red", "--tenant", "acme")):
+        status, out, err = await inferbus(*command)
+        assert (status, err) == (0, "")
+        assert json.loads(out)["tenant"] == "acme"
+    status, out, err = await inferbus(
+        "keys",
+        "create",
+        "--tenant",
+        "acme",
+        "--team",
+        "red",
+        "--endpoint",
+        "chat",
+        "--max-tokens",
+        "9",
+        "--expires",
+        "30d",
+    )
+    assert (status, err) == (0, "")
+    old = out.strip()
+    id_ = old.split("-")[1]
+    new = (await inferbus("keys", "rotate", id_, "--grace", "10m"))[1].strip()
+    shown = json.loads((await inferbus("keys", "show", id_))[1])
+    assert (shown["team"], shown["endpoints"], shown["max_tokens"], shown["state"]) == ("red", ["chat"], 9, "active")
+    assert shown["expires"] > shown["previous_until"] > shown["created"]
+    bus = await server.connect("admin")
+    try:
+        stored = await bus.kv_get(routes.KV_KEYS, id_)
+    finally:
+        await bus.close()
+    assert stored is not None
+    for key in (old, new):
+        assert check_key(key, msgspec.json.decode(stored, type=KeyEntry), PEPPER.encode()).team == "red"
+    assert (await inferbus("keys", "update", id_, "--expires", "never"))[0] == 0
+    assert json.loads((await inferbus("keys", "show", id_))[1])["expires"] == 0
+    assert "1 keys" in (await inferbus("teams", "delete", "red", "--tenant", "acme"))[2]
+    assert (await inferbus("users", "list"))[0] == (await inferbus("orgs", "update", "acme", "--disable"))[0] == 0
+    events = json.loads((await inferbus("audit", "--since", "1h", "--json"))[1])
+    assert [event["action"] for event in events] == [
+        "organisation_created", "team_created", "key_created", "key_rotated", "key_updated", "organisation_updated",
+    ]  # fmt: skip
+    assert all(event["actor"].startswith("cli:") for event in events)
+    table = (await inferbus("audit", COLUMNS="300"))[1]
+    assert "disabled: False -> True" in table
+
+
+async def test_limits_are_set_shown_and_cleared(inferbus: Run) -> None:
+    status, out, _ = await inferbus("limits", "set", "org", "acme", "--tokens-per-minute", "1000")
+    assert (status, json.loads(out)["limits"]["tokens_per_minute"]) == (0, 1000)
+    assert json.loads((await inferbus("limits", "show", "org", "acme"))[1])["scope"] == "org"
+    assert "acme" in (await inferbus("limits", "list"))[1]
+    assert (await inferbus("limits", "clear", "org", "acme"))[0] == 0
+    assert json.loads((await inferbus("limits", "list", "--json"))[1]) == []
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("limits", "set", "org", "acme", "--tokens-per-minute", "-5"),
+        ("limits", "set", "team", "acme"),
+        ("keys", "create", "--tenant", "acme", "--team", "none"),
+        ("keys", "create", "--tenant", "acme", "--expires", "soon"),
+        ("teams", "create", "A b", "--tenant", "acme"),
+        ("audit", "--since", "yesterday"),
+    ],
+)
+async def test_what_cannot_be_is_one_line(inferbus: Run, args: tuple[str, ...]) -> None:
+    status, out, err = await inferbus(*args)
+    assert (status, out) == (1, "")
+    assert err.startswith("inferbus: ")
+    assert len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("args", [("--tenant", "Not Valid"), ("--tenant", "a", "--lane", "fast")])
 async def test_keys_that_cannot_be(inferbus: Run, args: tuple[str, ...]) -> None:
     status, out, err = await inferbus("keys", "create", *args)

@@ -12,11 +12,14 @@ import msgspec
 import pytest
 
 from inferbus.codec import pack, unpacker
+from inferbus.contracts.audit import AdminChanged
 from inferbus.contracts.control import Control, ControlItem
+from inferbus.contracts.directory import Team
 from inferbus.contracts.durable import Claim, Deltas, DurableRequest, IdempotencyKey, StoredDelta
 from inferbus.contracts.envelope import Envelope, envelope_from, headers_of
 from inferbus.contracts.facts import RequestCancelled
 from inferbus.contracts.keys import KeyEntry
+from inferbus.contracts.limits import LimitSet
 from inferbus.contracts.models import Buckets, Limits, ModelEntry
 from inferbus.contracts.presence import EngineStats, Presence
 from inferbus.contracts.prices import Price
@@ -108,7 +111,8 @@ JSON: list[tuple[Any, bytes]] = [
         KeyEntry(id="k1", tenant="dev", mac="ff", name="ci", created=1763750000),
         (
             b'{"type":"keys.entry.v1","id":"k1","tenant":"dev","mac":"ff","name":"ci","created":1763750000,'
-            b'"disabled":false,"lanes":["interactive","batch"]}'
+            b'"disabled":false,"lanes":["interactive","batch"],"team":"","user":"","models":[],"endpoints":[],'
+            b'"max_tokens":0,"priority":0,"expires":0,"previous_mac":"","previous_until":0}'
         ),
     ),
     (
@@ -117,7 +121,7 @@ JSON: list[tuple[Any, bytes]] = [
             b'{"name":"org/m","pool":"m","runtime":"llm","aliases":["chat"],"tasks":["chat","completions"],'
             b'"buckets":{"count":2,"by":"tenant"},"limits":{"max_pending":9,"max_pending_per_tenant":1024,'
             b'"max_body_bytes":33554432,"default_deadline_s":600.0,"default_deadline_batch_s":86400.0},'
-            b'"created":0,"owned_by":"inferbus"}'
+            b'"created":0,"owned_by":"inferbus","tags":[]}'
         ),
     ),
     (
@@ -173,6 +177,29 @@ JSON: list[tuple[Any, bytes]] = [
         ),
     ),
     (LedgerPlace(upto=41, by="0a"), b'{"type":"usage.place.v1","upto":41,"by":"0a"}'),
+    (
+        Team(id="red", tenant="dev", models=("tag:small",), max_tokens=5),
+        (
+            b'{"type":"directory.team.v1","id":"red","tenant":"dev","name":"","created":0,"disabled":false,'
+            b'"lanes":["interactive","batch"],"models":["tag:small"],"endpoints":[],"max_tokens":5,"priority":0}'
+        ),
+    ),
+    (
+        LimitSet(tokens_per_minute=1000),
+        (
+            b'{"requests_per_minute":0,"tokens_per_minute":1000,"concurrent":0,"tokens_per_day":0,"money_per_month":0}'
+        ),
+    ),
+    (
+        AdminChanged(
+            id="c1", at=1.5, actor="cli:ann@host", action="key_created", target="k1", tenant="dev", request_id="r1",
+            after={"id": "k1"},
+        ),
+        (
+            b'{"type":"admin.changed.v1","id":"c1","at":1.5,"actor":"cli:ann@host","action":"key_created",'
+            b'"target":"k1","tenant":"dev","request_id":"r1","before":null,"after":{"id":"k1"},"void":""}'
+        ),
+    ),
 ]  # fmt: skip
 ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
     (
@@ -286,6 +313,11 @@ def test_fields_with_defaults_may_be_left_out(type_: Any, golden: str, value: ob
 def test_json(value: msgspec.Struct, golden: bytes) -> None:
     assert msgspec.json.encode(value) == golden
     assert msgspec.json.decode(golden, type=type(value)) == value
+
+
+def test_a_key_of_yesterday_is_read() -> None:
+    golden = b'{"type":"keys.entry.v1","id":"k1","tenant":"dev","mac":"ff","lanes":["batch"]}'
+    assert msgspec.json.decode(golden, type=KeyEntry) == KeyEntry(id="k1", tenant="dev", mac="ff", lanes=("batch",))
 
 
 @pytest.mark.parametrize(("value", "golden"), JSON[:3], ids=name_of)

@@ -30,6 +30,7 @@ BUILT = {
     "dlq": routes.dlq("anything"),
     "events": routes.event("gateway", routes.FACT_REQUEST_CANCELLED),
     "usage": routes.usage("dev", "p"),
+    "audit": routes.audit("dev", "key_created"),
 }
 FILTERS = {
     "request": [routes.request_filter("batch"), routes.request_filter("interactive")],
@@ -48,6 +49,7 @@ FILTERS = {
     "dlq": [routes.SUBJECTS_DLQ],
     "events": [routes.SUBJECTS_EVENTS],
     "usage": [routes.SUBJECTS_USAGE, routes.usage_filter("dev")],
+    "audit": [routes.SUBJECTS_AUDIT],
 }
 
 

@@ -29,11 +29,12 @@ FIRST = [
     "pay",
     "usage",
     "events",
+    "audit",
     "quota",
     "dlq",
 ]
 SUBJECT = re.compile(
-    rf"({'|'.join(FIRST)})\.[\w{{*>.-]*[\w}}*>]?$|(REQUEST|PAY|DLQ|EVENTS|DELTAS|RESULTS|USAGE|INFER_\S*|KV_\S*)$|\$KV\."
+    rf"({'|'.join(FIRST)})\.[\w{{*>.-]*[\w}}*>]?$|(REQUEST|PAY|DLQ|EVENTS|AUDIT|DELTAS|RESULTS|USAGE|INFER_\S*|KV_\S*)$|\$KV\."
 )
 TYPE_TAG = re.compile(r"[a-z.]+\.v\d+$")
 API = re.compile(r"\$(JS|KV)\.")

@@ -32,7 +32,8 @@ def field_of(exc: Exception) -> str | None:
     Its texts are ``Expected `int` - at `$.max_tokens` `` and ``Object missing required field `size` - at `$.inner` ``.
     """
     text = str(exc)
-    path = [part for part in (_quoted(text, "at `$."), _quoted(text, "missing required field `")) if part]
+    quoted = (_quoted(text, mark) for mark in ("at `$.", "missing required field `", "contains unknown field `"))
+    path = [part for part in quoted if part]
     return ".".join(path) or None
 
 

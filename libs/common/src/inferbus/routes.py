@@ -11,6 +11,7 @@ import zlib
 import msgspec
 
 from inferbus.contracts import control, durable, step
+from inferbus.contracts.audit import AdminChanged
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.facts import RequestCancelled
 from inferbus.contracts.presence import Presence
@@ -222,6 +223,19 @@ STREAM_USAGE, SUBJECTS_USAGE = "USAGE", "usage.*.*"
 KV_PRICES, KV_TOTALS, KV_LEDGER = "prices", "totals", "ledger"
 
 
+# --- what operators change ---------------------------------------------------------------------------------------------
+
+PLATFORM, ADMIN = "PLATFORM", "ADMIN"
+"""Stand where a tenant would: in what belongs to none, and in what the admin API keeps. No tenant's name has capitals."""
+
+
+def audit(tenant: str, fact: str) -> str:
+    return f"audit.{tenant or PLATFORM}.{fact}"
+
+
+STREAM_AUDIT, SUBJECTS_AUDIT = "AUDIT", "audit.*.*"
+
+
 # --- streams, durables, buckets ----------------------------------------------------------------------------------------
 
 STREAM_REQUEST, STREAM_PAY, STREAM_DLQ, STREAM_EVENTS = "REQUEST", "PAY", "DLQ", "EVENTS"
@@ -230,8 +244,9 @@ SUBJECTS_DELTAS, SUBJECTS_RESULTS = "deltas.*.*", "results.*.*"
 SUBJECTS_PAY, SUBJECTS_DLQ, SUBJECTS_EVENTS = "pay.*.*.*", "dlq.>", "events.*.*"
 KV_KEYS, KV_MODELS = "keys", "models"
 KV_REQUESTS, KV_IDEMPOTENCY = "requests", "idempotency"
+KV_DIRECTORY, KV_LIMITS = "directory", "limits"
 KV_BUCKETS = (
-    KV_KEYS, KV_MODELS, KV_REQUESTS, KV_IDEMPOTENCY,
+    KV_KEYS, KV_MODELS, KV_REQUESTS, KV_IDEMPOTENCY, KV_DIRECTORY, KV_LIMITS,
     KV_PRICES, KV_TOTALS, KV_LEDGER,
 )  # fmt: skip
 KV_EXPIRING = (KV_REQUESTS, KV_IDEMPOTENCY)
@@ -290,4 +305,5 @@ ROUTES: tuple[Route, ...] = (
     Route(name="dlq", subject="dlq.{subject}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A dead letter: the message as it was, with the reason in its headers."),
     Route(name="events", subject="events.{service}.{fact}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A fact: what happened, stored once (JSON).", payload=RequestCancelled),
     Route(name="usage", subject="usage.{tenant}.{pool}", transport="jetstream", sender="worker", receiver="ledger", summary="What one request took, told once (JSON).", payload=UsageEvent),
+    Route(name="audit", subject="audit.{tenant}.{fact}", transport="jetstream", sender="operator", receiver="operator", summary="A change an operator makes, stored before it is made (JSON).", payload=AdminChanged),
 )  # fmt: skip

@@ -59,6 +59,8 @@ class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     usage_max_age_s: float = 400 * 86_400
     create: Create = "auto"
     known_streams: str = ""
+    audit_max_bytes: int = 1024 * 1024 * 1024
+    audit_max_age_s: float = 400 * 86_400
 
 
 class _ApiAnswer(msgspec.Struct):
@@ -97,6 +99,7 @@ def stream_configs(settings: TopologySettings, region: str, models: list[ModelEn
             "max_age": int(settings.events_max_age_s * 1e9),
         },
     ]
+    configs.append(_audit_config(settings, common))
     configs.extend(_durable_configs(settings, common))
     configs.append(_usage_config(settings, common))
     kv = common | {"max_msgs_per_subject": 1, "discard": "new", "deny_delete": True, "allow_rollup_hdrs": True}
@@ -126,6 +129,19 @@ def stream_configs(settings: TopologySettings, region: str, models: list[ModelEn
                 }
             )
     return configs
+
+
+def _audit_config(settings: TopologySettings, common: dict[str, Any]) -> dict[str, Any]:
+    """Give the stream of operators' changes: nobody, the operator included, may take anything out of it."""
+    return common | {
+        "name": routes.STREAM_AUDIT,
+        "subjects": [routes.SUBJECTS_AUDIT],
+        "discard": "old",
+        "deny_delete": True,
+        "deny_purge": True,
+        "max_bytes": settings.audit_max_bytes,
+        "max_age": int(settings.audit_max_age_s * 1e9),
+    }
 
 
 def _durable_configs(settings: TopologySettings, common: dict[str, Any]) -> list[dict[str, Any]]:

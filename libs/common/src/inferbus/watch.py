@@ -21,6 +21,7 @@ from nats.aio.subscription import Subscription
 from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.errors import DependencyDown
+from inferbus.server_clock import ServerClock
 
 _HEARTBEAT_S = 3.0
 _INACTIVE_S = 30
@@ -33,6 +34,7 @@ log = structlog.get_logger()
 
 class _Created(msgspec.Struct):
     num_pending: int = 0
+    ts: str = ""
     error: dict[str, Any] | None = None
 
 
@@ -52,6 +54,7 @@ class KvWatch:
         self._forget: Callable[[], None] = lambda: None
         self._wake = asyncio.Event()
         self.ready = asyncio.Event()
+        self.clock = ServerClock()
 
     async def start(self) -> None:
         """Begin watching. `ready` is set once everything stored has been reported."""
@@ -100,6 +103,7 @@ class KvWatch:
         created = msgspec.json.decode(answer.data, type=_Created)
         if created.error is not None:
             raise DependencyDown(f"cannot watch {self._bucket}: {created.error.get('description')}")
+        self.clock.learn(created.ts)
         if created.num_pending == 0:
             self.ready.set()
 

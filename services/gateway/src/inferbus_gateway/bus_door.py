@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -56,6 +57,10 @@ class BodyView(msgspec.Struct):
     stream: bool = False
 
 
+def _tenant_alone(tenant: str) -> Identity:
+    return Identity(tenant=tenant)
+
+
 class BusDoor:
     """Pulls producers' requests of both lanes and relays the answers."""
 
@@ -68,8 +73,11 @@ class BusDoor:
         durable: DurableStore,
         *,
         max_open: int,
+        identify: Callable[[str], Identity] = _tenant_alone,
     ) -> None:
+        """`identify` says what a tenant's producers may do (`KeyRing.of_tenant`)."""
         self._bus = bus
+        self._identify = identify
         self._admission = admission
         self._observer = observer
         self._tracing = tracing
@@ -205,7 +213,7 @@ class BusDoor:
         if ask.delivery == RESULTS:
             await self._serve_durable(delivery, tenant, ask, writer, record)
             return
-        exchange = await self._admission.admit(Identity(tenant=tenant), ask)
+        exchange = await self._admission.admit(self._identify(tenant), ask)
         self._open[tenant, request_id] = exchange
         try:
             await _relay(exchange, writer, record)
@@ -222,7 +230,7 @@ class BusDoor:
         self, delivery: Delivery, tenant: str, ask: Ask, writer: ReplyWriter, record: RequestRecord
     ) -> None:
         """Begin or join a durable request: it is the work stream's from then on, and its answer is kept."""
-        opened = await self._durable.open(Identity(tenant=tenant), ask)
+        opened = await self._durable.open(self._identify(tenant), ask)
         record.request_id = opened.record.request_id
         await delivery.ack_surely()
         if not writer.wanted:

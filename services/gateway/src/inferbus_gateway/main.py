@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, suppress
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from inferbus import runtime
+from inferbus.admission.admin_keys import AdminKeys
 from inferbus.admission.admit import Admission
 from inferbus.admission.keys import KeyRing
 from inferbus.admission.withdrawals import Withdrawals
@@ -25,6 +27,7 @@ from inferbus.settings import BusSettings, TelemetrySettings, from_env
 from inferbus.stream_check import StreamCheck, gateway_needs
 from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
+from inferbus_gateway.admin_door import AdminDoor
 from inferbus_gateway.bus_door import BusDoor
 from inferbus_gateway.cancelling import Cancelling
 from inferbus_gateway.durable import DurableRequests
@@ -39,6 +42,23 @@ from inferbus_gateway.settings import GatewaySettings
 
 _DOOR_SLOTS = 1024
 _LOAD_S = 5.0
+
+
+async def _open_admin_door(
+    settings: GatewaySettings, bus_settings: BusSettings, stack: AsyncExitStack
+) -> AdminDoor | None:
+    """Connect a second time, as the role that may write keys; None where this gateway has no admin API."""
+    if not (settings.admin_password or settings.admin_nkey_seed_file) or not settings.admin_keys:
+        return None
+    pepper = settings.key_pepper.encode()
+    keys = AdminKeys(settings.admin_keys, pepper)
+    role = msgspec.structs.replace(
+        bus_settings, user=settings.admin_user, password=settings.admin_password, nkey_seed="",
+        nkey_seed_file=settings.admin_nkey_seed_file,
+    )  # fmt: skip
+    bus = await Bus.connect(role, name=f"{settings.process}-admin")
+    stack.push_async_callback(bus.close)
+    return AdminDoor(bus, keys, pepper)
 
 
 async def main(process: runtime.Runtime) -> None:
@@ -77,13 +97,14 @@ async def main(process: runtime.Runtime) -> None:
                 return streams.why_not_ready
             return None if models.ready and keys.ready else "models and keys are not loaded yet"
 
-        door = BusDoor(bus, admission, observer, tracing, durable, max_open=_DOOR_SLOTS)
+        door = BusDoor(bus, admission, observer, tracing, durable, max_open=_DOOR_SLOTS, identify=keys.of_tenant)
         cancelling = Cancelling(bus, asker, presence, door, durable, errands)
         deps = HttpDeps(
             settings=settings, authenticator=keys, admitter=admission, models=models, ready=why_not_ready,
             tracing=tracing, observer=observer, registry=registry, durable=durable,
             places=QueueView(lambda: asker.exchanges, presence, admission.bounds), canceller=cancelling,
             totals=Totals(bus),
+            admin=await _open_admin_door(settings, bus_settings, stack),
         )  # fmt: skip
         server = HttpServer(build_app(deps), settings)
         fetch_door = FetchDoor(bus, durable, max_open=_DOOR_SLOTS)

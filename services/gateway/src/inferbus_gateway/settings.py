@@ -40,3 +40,10 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     linger_s: float = 2.0
     """How long a connection nobody uses stays open then, for a request that may be on its way."""
     backlog: int = 2048
+
+    admin_keys: list[str] = []
+    """Admin keys as `<name>:<hash>` each; `inferbus admin-key` makes them."""
+    admin_user: str = "admin"
+    admin_password: str = ""
+    admin_nkey_seed_file: str = ""
+    """The bus role that writes keys, directory and limits. Without it this gateway serves no admin API."""

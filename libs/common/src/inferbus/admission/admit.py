@@ -10,13 +10,14 @@ from opentelemetry.trace import Span, SpanKind
 
 from inferbus import routes
 from inferbus.admission.bounds import Bounds
+from inferbus.admission.entitlements import check_entitled
 from inferbus.admission.identity import Identity
 from inferbus.admission.withdrawals import Withdrawals
 from inferbus.asker import Asker
 from inferbus.bus import Bus
 from inferbus.contracts.envelope import REPLY, RESULTS, Envelope, headers_of
 from inferbus.contracts.models import ModelEntry
-from inferbus.errors import Forbidden, InvalidRequest, NotFound, Overloaded, TenantOverloaded, TooLarge, Unsupported
+from inferbus.errors import InvalidRequest, NotFound, Overloaded, TenantOverloaded, TooLarge, Unsupported
 from inferbus.exchange import Exchange, Stored
 from inferbus.models import ModelRegistry
 from inferbus.presence import PresenceTable
@@ -82,7 +83,9 @@ class Admission:
             NotFound, Unsupported, Forbidden, InvalidRequest, TooLarge: nothing was accepted, and trying again is
                 pointless. TenantOverloaded, Overloaded, DependencyDown: nothing was accepted, later it may be.
         """
-        entry = self._resolve(identity, ask)
+        entry = self._resolve(ask)
+        ask = check_entitled(identity, ask, entry)
+        self._check(ask, entry)
         self.bounds.take(entry.pool, identity.tenant, entry.limits, self._presence.backlog(entry.pool))
         deadline_s = min(ask.deadline_s or entry.limits.deadline_s(ask.lane), _MAX_DEADLINE_S)
         request_id = ask.request_id or secrets.token_hex(16)
@@ -105,20 +108,19 @@ class Admission:
         if self._withdrawals is not None:
             self._withdrawals.look_at(exchange)
 
-    def _resolve(self, identity: Identity, ask: Ask) -> ModelEntry:
+    def _resolve(self, ask: Ask) -> ModelEntry:
         entry = self._models.resolve(ask.model)
         if entry is None:
             raise NotFound(f"The model `{ask.model}` does not exist or you do not have access to it.", param="model")
+        return entry
+
+    def _check(self, ask: Ask, entry: ModelEntry) -> None:
         if ask.task is not None and ask.task not in entry.tasks:
             raise Unsupported(f"The model `{entry.name}` does not support {ask.task}.", param="model")
-        if ask.lane not in identity.lanes:
-            known = ask.lane in routes.LANES
-            raise (Forbidden if known else InvalidRequest)(f"lane {ask.lane!r} is not open to this key", param="lane")
         if len(ask.body) > entry.limits.max_body_bytes:
             raise TooLarge(f"body of {len(ask.body)} bytes, the limit is {entry.limits.max_body_bytes} bytes")
         if ask.deadline_s is not None and ask.deadline_s <= 0:
             raise InvalidRequest("the deadline must be in the future", param="deadline")
-        return entry
 
     async def _publish(
         self, identity: Identity, ask: Ask, entry: ModelEntry, exchange: Exchange, deadline_s: float

@@ -2,93 +2,119 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Annotated
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from inferbus import routes
-from inferbus.admission.keys import make_key, store_key
-from inferbus.bus import Bus
-from inferbus.cli.connection import connected, key_pepper
-from inferbus.contracts.keys import KeyEntry
-from inferbus.errors import NotFound
+from inferbus.admission.key_book import drawn
+from inferbus.admission.views import KeyView, view_of_key
+from inferbus.admission.wanted import KeyChange, NewKey, Rotation
+from inferbus.cli.administration import administer, at, moment_of, say_json, say_table, seconds_of, wanted
 
-app = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
+app = typer.Typer(no_args_is_help=True, help="API keys: create, list, show, update, rotate, revoke, delete.")
 
-
-class KeyView(msgspec.Struct, frozen=True, kw_only=True):
-    """A key as it is shown: without its hash."""
-
-    id: str
-    tenant: str
-    name: str
-    created: int
-    disabled: bool
-    lanes: list[str]
-
-
-async def stored_keys(bus: Bus) -> list[KeyEntry]:
-    """Read every entry of the bucket, oldest first."""
-    values = [await bus.kv_get(routes.KV_KEYS, key) for key in await bus.kv_keys(routes.KV_KEYS)]
-    return sorted((msgspec.json.decode(value, type=KeyEntry) for value in values if value), key=lambda key: key.created)
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="The middle part of ib-<id>-<secret>.")]
+Tenant = Annotated[str, typer.Option("--tenant", help="The organisation: a-z, 0-9, _ and -.")]
+Name = Annotated[str | None, typer.Option("--name", help="What it is for.")]
+Lanes = Annotated[list[str] | None, typer.Option("--lane", help="A lane it may ask for (default: all).")]
+Models = Annotated[list[str] | None, typer.Option("--model", help="A model, or tag:<tag>, it may use (default: all).")]
+Endpoints = Annotated[
+    list[str] | None, typer.Option("--endpoint", help="chat, completions or embeddings (default: all).")
+]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Output tokens a request may ask for; 0: any.")]
+Priority = Annotated[int | None, typer.Option("--priority", help="-100 to 100; the least of key, team, ... counts.")]
+Expires = Annotated[str | None, typer.Option("--expires", help="In how long, such as 30d or 12h; or never.")]
+Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 @app.command()
 def create(
-    tenant: Annotated[str, typer.Option("--tenant", help="The organisation: a-z, 0-9, _ and -.")],
-    name: Annotated[str, typer.Option("--name", help="What the key is for.")] = "",
-    lane: Annotated[list[str] | None, typer.Option("--lane", help="A lane it may ask for (default: all).")] = None,
+    tenant: Tenant,
+    name: Name = None,
+    team: Annotated[str, typer.Option("--team", help="A team of the organisation.")] = "",
+    user: Annotated[str, typer.Option("--user", help="A user of the organisation.")] = "",
+    lane: Lanes = None,
+    model: Models = None,
+    endpoint: Endpoints = None,
+    max_tokens: MaxTokens = None,
+    priority: Priority = None,
+    expires: Expires = None,
 ) -> None:
     """Make a key and print it. It cannot be shown again."""
-    lanes = lane or list(routes.LANES)
-    if unknown := set(lanes) - set(routes.LANES):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: lanes are {', '.join(routes.LANES)}")
-    key, entry = make_key(tenant, key_pepper(), name=name, lanes=lanes)
-
-    async def work() -> None:
-        async with connected() as bus:
-            await store_key(bus, entry)
-
-    asyncio.run(work())
+    new = wanted(
+        NewKey, tenant=tenant, team=team, user=user, name=name, lanes=lane, models=model, endpoints=endpoint,
+        max_tokens=max_tokens, priority=priority, expires=moment_of(expires),
+    )  # fmt: skip
+    key, _ = administer(lambda books: books.keys.create(new, drawn()), pepper=True)
     typer.echo(key)
 
 
 @app.command("list")
-def list_(*, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+def list_(
+    tenant: Annotated[str, typer.Option("--tenant", help="Only this organisation's.")] = "", *, json: Json = False
+) -> None:
     """Show the keys, without their secrets."""
-
-    async def work() -> list[KeyEntry]:
-        async with connected() as bus:
-            return await stored_keys(bus)
-
-    entries = asyncio.run(work())
+    views = [view_of_key(entry, now=time.time()) for entry in administer(lambda books: books.keys.list(tenant))]
     if json:
-        views = [msgspec.convert(entry, KeyView, from_attributes=True) for entry in entries]
-        typer.echo(msgspec.json.format(msgspec.json.encode(views), indent=2).decode())
+        say_json(views)
         return
-    table = Table("id", "tenant", "name", "lanes", "created", "state", box=None, header_style="bold")
-    for entry in entries:
-        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.created))
-        state = "revoked" if entry.disabled else "active"
-        table.add_row(entry.id, entry.tenant, entry.name, ", ".join(entry.lanes), created, state)
-    Console().print(table)
+    head = ("id", "tenant", "team", "user", "name", "lanes", "models", "created", "expires", "state")
+    say_table(head, [_row(view) for view in views])
 
 
 @app.command()
-def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="The middle part of ib-<id>-<secret>.")]) -> None:
+def show(key_id: KeyId) -> None:
+    """Show one key as JSON, without its secret."""
+    say_json(view_of_key(administer(lambda books: books.keys.get(key_id)), now=time.time()))
+
+
+@app.command()
+def update(
+    key_id: KeyId,
+    name: Name = None,
+    lane: Lanes = None,
+    model: Models = None,
+    endpoint: Endpoints = None,
+    max_tokens: MaxTokens = None,
+    priority: Priority = None,
+    expires: Expires = None,
+) -> None:
+    """Change what a key may do; what is not said stays."""
+    change = wanted(
+        KeyChange, name=name, lanes=lane, models=model, endpoints=endpoint, max_tokens=max_tokens, priority=priority,
+        expires=moment_of(expires),
+    )  # fmt: skip
+    say_json(view_of_key(administer(lambda books: books.keys.update(key_id, change)), now=time.time()))
+
+
+@app.command()
+def rotate(
+    key_id: KeyId,
+    grace: Annotated[str, typer.Option("--grace", help="How long the old secret holds, such as 1h; 0s: not.")] = "1h",
+) -> None:
+    """Give a key a new secret and print it. It cannot be shown again."""
+    rotation = Rotation(grace_s=seconds_of(grace))
+    key, _ = administer(lambda books: books.keys.rotate(key_id, rotation, drawn()), pepper=True)
+    typer.echo(key)
+
+
+@app.command()
+def revoke(key_id: KeyId) -> None:
     """Make a key worthless, everywhere, within a second. Its entry stays, so that the id is never reused."""
-
-    async def work() -> None:
-        async with connected() as bus:
-            found = [entry for entry in await stored_keys(bus) if entry.id == key_id]
-            if not found:
-                raise NotFound(f"no key has the id {key_id!r}; `inferbus keys list` shows them")
-            await store_key(bus, msgspec.structs.replace(found[0], disabled=True))
-
-    asyncio.run(work())
+    administer(lambda books: books.keys.revoke(key_id))
     typer.echo(f"revoked {key_id}")
+
+
+@app.command()
+def delete(key_id: KeyId) -> None:
+    """Forget a revoked key."""
+    administer(lambda books: books.keys.delete(key_id))
+    typer.echo(f"deleted {key_id}")
+
+
+def _row(view: KeyView) -> list[str]:
+    return [
+        view.id, view.tenant, view.team, view.user, view.name, ", ".join(view.lanes), ", ".join(view.models),
+        at(view.created), at(view.expires), view.state,
+    ]  # fmt: skip

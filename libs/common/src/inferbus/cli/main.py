@@ -7,8 +7,9 @@ import sys
 import typer
 
 from inferbus.bus_users.template import BadTemplate
-from inferbus.cli import bus_users, keys, models, platform, prices, usage
+from inferbus.cli import audit, bus_users, directory, keys, limits, models, platform, prices, usage
 from inferbus.cli.connection import NotRunning
+from inferbus.contracts.directory import Team, User
 from inferbus.errors import InferbusError
 from inferbus.local.layout import NotACheckout
 from inferbus.settings import SettingsError
@@ -30,6 +31,11 @@ def build_app() -> typer.Typer:
     app.add_typer(prices.app, name="prices")
     app.add_typer(usage.app, name="usage")
     app.add_typer(bus_users.app, name="bus-users")
+    app.add_typer(directory.organisations(), name="orgs")
+    app.add_typer(directory.members(Team, "team"), name="teams")
+    app.add_typer(directory.members(User, "user"), name="users")
+    app.add_typer(limits.app, name="limits")
+    app.command()(audit.audit)
     return app
 
 

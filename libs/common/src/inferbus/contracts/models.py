@@ -32,7 +32,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One model: `name` and `aliases` are what clients ask for, `pool` is the deployment that answers."""
+    """One model: `name` and `aliases` are what clients ask for, `pool` is the deployment that answers. Entitlements may
+    name `tags` instead of models."""
 
     name: str
     pool: str
@@ -43,3 +44,4 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     limits: Limits = Limits()
     created: int = 0
     owned_by: str = "inferbus"
+    tags: tuple[str, ...] = ()

@@ -10,7 +10,12 @@ from litestar.exceptions import HTTPException
 from litestar.types import Message, Receive, Scope, Send
 from litestar.utils.path import normalize_path
 
+from inferbus.admission.wanted import KeyChange, MemberChange, NewKey, NewMember, NewOrganisation, Rotation
+from inferbus.contracts.limits import LimitSet
 from inferbus.errors import InferbusError
+from inferbus_gateway.http.admin_keys import build_keys
+from inferbus_gateway.http.admin_limits import build_audit, build_limits
+from inferbus_gateway.http.admin_members import build_organisations, build_teams_and_users
 from inferbus_gateway.http.answers import ChatCompletion, ChatCompletionChunk, Completion, EmbeddingList
 from inferbus_gateway.http.cancel import build_cancel
 from inferbus_gateway.http.chat import ChatRequest, build_chat
@@ -31,6 +36,7 @@ _UNOBSERVED = ("/health/", "/metrics", "/docs")  # probes and pages: no line, no
 
 _TYPES: Sequence[type[msgspec.Struct]] = [
     ChatRequest, ChatCompletion, ChatCompletionChunk, CompletionRequest, Completion, EmbeddingRequest, EmbeddingList,
+    NewOrganisation, NewMember, MemberChange, NewKey, KeyChange, Rotation, LimitSet,
 ]  # fmt: skip
 
 
@@ -92,6 +98,11 @@ def build_app(deps: HttpDeps) -> HttpDoor:
             *build_cancel(deps),
             *build_usage(deps),
             *build_health(deps),
+            *build_organisations(deps),
+            *build_teams_and_users(deps),
+            *build_keys(deps),
+            *build_limits(deps),
+            *build_audit(deps),
         ],
         exception_handlers={
             InferbusError: on_inferbus_error,

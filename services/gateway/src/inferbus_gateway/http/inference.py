@@ -20,6 +20,7 @@ from inferbus.admission.admit import Ask
 from inferbus.errors import Cancelled, InferbusError, Overloaded, SlowClient
 from inferbus.exchange import Exchange
 from inferbus.telemetry.tracing import Tracing, traceparent_of
+from inferbus_gateway.admin_door import AdminDoor
 from inferbus_gateway.http.durable_answer import answer_durable
 from inferbus_gateway.http.exchange_response import HttpResponse, answer_stream, answer_whole
 from inferbus_gateway.http.problems import bug
@@ -55,6 +56,8 @@ class HttpDeps(msgspec.Struct, frozen=True, kw_only=True):
     places: QueuePlaces
     canceller: Canceller
     totals: TotalsReader
+    admin: AdminDoor | None = None
+    """None: this gateway serves no admin API."""
 
 
 class InferenceRoute(NamedTuple):

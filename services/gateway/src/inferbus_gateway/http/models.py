@@ -10,6 +10,7 @@ from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
+from inferbus.admission.entitlements import check_model, may_use
 from inferbus.contracts.models import ModelEntry
 from inferbus.errors import NotFound
 from inferbus_gateway.http.inference import HttpDeps
@@ -33,8 +34,8 @@ class ModelList(msgspec.Struct, kw_only=True):
 def build_models(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
     @get("/v1/models", sync_to_thread=False, summary="List models", operation_class=ModelsOperation)
     def list_models(request: Request[Any, Any, Any]) -> ModelList:
-        deps.authenticator.authenticate(request.headers.get("authorization"))
-        return ModelList(data=[_describe(entry) for entry in deps.models.all()])
+        identity = deps.authenticator.authenticate(request.headers.get("authorization"))
+        return ModelList(data=[_describe(entry) for entry in deps.models.all() if may_use(identity, entry)])
 
     @get(
         "/v1/models/{model_id:path}",
@@ -43,11 +44,12 @@ def build_models(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
         operation_class=ModelsOperation,
     )
     def retrieve_model(request: Request[Any, Any, Any], model_id: FromPath[str]) -> Model:
-        deps.authenticator.authenticate(request.headers.get("authorization"))
+        identity = deps.authenticator.authenticate(request.headers.get("authorization"))
         name = model_id.removeprefix("/")  # the path converter keeps slashes, which names may contain
         entry = deps.models.resolve(name)
         if entry is None:
             raise NotFound(f"The model `{name}` does not exist or you do not have access to it.", param="model")
+        check_model(identity, entry)
         return _describe(entry)
 
     return list_models, retrieve_model

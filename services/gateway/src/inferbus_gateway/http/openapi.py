@@ -60,7 +60,7 @@ class InferenceOperation(Operation):
         if self.chunk_type is not None:
             answer[_SSE] = OpenAPIMediaType(schema=Reference(ref=_REF.format(name=self.chunk_type.__name__)))
         self.responses = {"200": OpenAPIResponse(description="The answer; events if `stream` is true.", content=answer)}
-        self.responses |= _errors(*_STATUSES)
+        self.responses |= error_responses(*_STATUSES)
         self.parameters = [
             Parameter(
                 name=name, param_in="header", required=False, description=text, schema=Schema(type=OpenAPIType.STRING)
@@ -75,7 +75,7 @@ class ModelsOperation(Operation):
 
     def __post_init__(self) -> None:
         answers = self.responses or {}
-        self.responses = {"200": answers["200"]} | _errors(401, 404)
+        self.responses = {"200": answers["200"]} | error_responses(401, 404)
 
 
 @dataclass
@@ -102,7 +102,12 @@ def openapi_config() -> OpenAPIConfig:
         summary="OpenAI-compatible inference over a durable queue",
         path="/docs",
         render_plugins=[SwaggerRenderPlugin(path="/"), JsonRenderPlugin(), YamlRenderPlugin()],
-        components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
+        components=Components(
+            security_schemes={
+                "key": SecurityScheme(type="http", scheme="bearer"),
+                "admin": SecurityScheme(type="http", scheme="bearer", description="An admin key, `ib-admin-...`."),
+            }
+        ),
         security=[{"key": []}],
     )
 
@@ -120,7 +125,7 @@ def document(app: Litestar) -> bytes:
     return text.encode() + b"\n"
 
 
-def _errors(*statuses: int) -> dict[str, OpenAPIResponse | Reference]:
+def error_responses(*statuses: int) -> dict[str, OpenAPIResponse | Reference]:
     """Describe error answers from the error table."""
     return {
         str(status): OpenAPIResponse(
@@ -129,6 +134,11 @@ def _errors(*statuses: int) -> dict[str, OpenAPIResponse | Reference]:
         )
         for status in statuses
     }
+
+
+def json_media(type_: type[msgspec.Struct]) -> dict[str, OpenAPIMediaType]:
+    """Describe a JSON body by its Struct."""
+    return {_JSON: _media(type_)}
 
 
 def _media(type_: type[msgspec.Struct]) -> OpenAPIMediaType:

@@ -200,10 +200,33 @@ def tenant_key(tenant: str, name: str) -> str:
 # --- facts ------------------------------------------------------------------------------------------------------------
 
 FACT_REQUEST_CANCELLED = "request_cancelled"
+FACT_BUDGET_THRESHOLD = "budget_threshold"
 
 
 def event(service: str, fact: str) -> str:
     return f"events.{service}.{fact}"
+
+
+# --- quota ------------------------------------------------------------------------------------------------------------
+
+STREAM_QUOTA, STREAM_QUOTA_LONG = "QUOTA", "QUOTA_LONG"
+SUBJECTS_QUOTA, SUBJECTS_QUOTA_LONG = ("quota.minute.*.*.*",), ("quota.day.*.*.*", "quota.month.*.*.*")
+
+
+def quota(span: str, tenant: str, what: str, window: int) -> str:
+    """A counter of one window; `span` is minute, day or month, and leads to the stream that keeps it long enough."""
+    return f"quota.{span}.{tenant}.{token_safe(what)}.{window}"
+
+
+def spent_of(counter: str) -> str:
+    """The counter of what was settled, beside the one of what was granted."""
+    head, window = counter.rsplit(".", 1)
+    return f"{head}-spent.{window}"
+
+
+def slots_key(tenant: str, what: str) -> str:
+    """A key of the bucket `slots`."""
+    return f"{tenant}.{token_safe(what)}"
 
 
 # --- streams, durables, buckets ----------------------------------------------------------------------------------------
@@ -214,7 +237,8 @@ SUBJECTS_DELTAS, SUBJECTS_RESULTS = "deltas.*.*", "results.*.*"
 SUBJECTS_PAY, SUBJECTS_DLQ, SUBJECTS_EVENTS = "pay.*.*.*", "dlq.>", "events.*.*"
 KV_KEYS, KV_MODELS = "keys", "models"
 KV_REQUESTS, KV_IDEMPOTENCY = "requests", "idempotency"
-KV_BUCKETS = (KV_KEYS, KV_MODELS, KV_REQUESTS, KV_IDEMPOTENCY)
+KV_LIMITS, KV_SLOTS = "limits", "slots"
+KV_BUCKETS = (KV_KEYS, KV_MODELS, KV_REQUESTS, KV_IDEMPOTENCY, KV_LIMITS, KV_SLOTS)
 KV_EXPIRING = (KV_REQUESTS, KV_IDEMPOTENCY)
 """Buckets whose keys go by themselves, as long after their last change as outcomes are kept."""
 
@@ -270,4 +294,5 @@ ROUTES: tuple[Route, ...] = (
     Route(name="fetch", subject="fetch.{tenant}.{request}", transport="core", sender="producer", receiver="gateway", summary="Send a durable request's answer to Ib-Reply, from the event after Ib-After; one gateway acts. No body."),
     Route(name="dlq", subject="dlq.{subject}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A dead letter: the message as it was, with the reason in its headers."),
     Route(name="events", subject="events.{service}.{fact}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A fact: what happened, stored once (JSON).", payload=RequestCancelled),
+    Route(name="quota", subject="quota.{span}.{tenant}.{what}.{window}", transport="jetstream", sender="gateway", receiver="gateway", summary="A counter of a window: header Nats-Incr adds to it, the acknowledgement has its value. No body."),
 )  # fmt: skip

@@ -81,6 +81,7 @@ async def roles(server: NatsServer) -> AsyncIterator[dict[str, Role]]:
 
 
 WORK = routes.infer(region="local", runtime="llm", pool="m", lane="interactive", bucket=0, tenant="dev")
+COUNTER = routes.quota("minute", "dev", "org-tpm", 1)
 _NEXT = "$JS.API.CONSUMER.MSG.NEXT"
 
 MAY_NOT_PUBLISH = [
@@ -93,6 +94,14 @@ MAY_NOT_PUBLISH = [
     ("gateway", f"{_NEXT}.{INTERACTIVE}.m_0"),
     ("gateway", "request.dev.m.interactive"),
     *(("gateway", f"$JS.API.STREAM.MSG.DELETE.{stream}") for stream in ("REQUEST", "PAY", "DLQ", "EVENTS", "KV_keys")),
+    *(
+        ("gateway", f"$JS.API.STREAM.MSG.DELETE.{stream}")
+        for stream in ("QUOTA", "QUOTA_LONG", "KV_slots", "KV_limits")
+    ),
+    ("gateway", routes.kv_subject("limits", "org.dev")),
+    ("worker", COUNTER),
+    ("worker", routes.kv_subject("slots", "dev.org-concurrent")),
+    ("dev", COUNTER),
     ("worker", f"$JS.API.STREAM.MSG.DELETE.{INTERACTIVE}"),
     ("worker", "cancel.dev.r"),
     ("worker", "fetch.dev.r"),
@@ -187,6 +196,9 @@ JETSTREAM = [
     ("gateway", routes.results("dev", "r")),
     ("gateway", routes.kv_subject("requests", "dev.r")),
     ("gateway", routes.kv_subject("idempotency", "dev.r")),
+    ("gateway", routes.kv_subject("slots", "dev.org-concurrent")),
+    ("gateway", "$JS.API.DIRECT.GET.KV_slots.$KV.slots.dev.org-concurrent"),
+    ("gateway", "$JS.API.STREAM.INFO.QUOTA"),
     ("dev", "request.dev.m.interactive"),
     ("admin", routes.kv_subject("models", "m")),
     ("admin", routes.kv_subject("keys", "k")),

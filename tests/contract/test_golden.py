@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from inferbus.codec import pack, unpacker
+from inferbus.contracts.budgets import BudgetThreshold
 from inferbus.contracts.control import Control, ControlItem
 from inferbus.contracts.durable import Claim, Deltas, DurableRequest, IdempotencyKey, StoredDelta
 from inferbus.contracts.envelope import Envelope, envelope_from, headers_of
@@ -19,6 +20,7 @@ from inferbus.contracts.facts import RequestCancelled
 from inferbus.contracts.keys import KeyEntry
 from inferbus.contracts.models import Buckets, Limits, ModelEntry
 from inferbus.contracts.presence import EngineStats, Presence
+from inferbus.contracts.slots import SlotShares
 from inferbus.contracts.step import Answer, Ask, Delta, Failed, Finished, Frame, Started, Usage
 from inferbus.tickets import Ticket, ticket_from
 
@@ -141,6 +143,20 @@ JSON: list[tuple[Any, bytes]] = [
     (
         IdempotencyKey(request_id="r1", digest="d"),
         b'{"type":"durable.idempotency.v1","request_id":"r1","digest":"d"}',
+    ),
+    (
+        SlotShares(holders={"a1": (3, 1763750000.5)}),
+        b'{"type":"quota.slots.v1","holders":{"a1":[3,1763750000.5]}}',
+    ),
+    (
+        BudgetThreshold(
+            tenant="dev", scope="org.dev", limit_name="tokens_per_day", span="day", window=20414, percent=80,
+            limit=1000, spent=801,
+        ),
+        (
+            b'{"type":"budget.threshold.v1","tenant":"dev","scope":"org.dev","limit_name":"tokens_per_day","span":"day",'
+            b'"window":20414,"percent":80,"limit":1000,"spent":801}'
+        ),
     ),
 ]  # fmt: skip
 ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [

@@ -29,6 +29,7 @@ BUILT = {
     "fetch": routes.fetch("dev", "r1"),
     "dlq": routes.dlq("anything"),
     "events": routes.event("gateway", routes.FACT_REQUEST_CANCELLED),
+    "quota": routes.quota("minute", "dev", "org-tpm", 29_000_000),
 }
 FILTERS = {
     "request": [routes.request_filter("batch"), routes.request_filter("interactive")],
@@ -46,6 +47,7 @@ FILTERS = {
     "fetch": [routes.FETCH_ALL],
     "dlq": [routes.SUBJECTS_DLQ],
     "events": [routes.SUBJECTS_EVENTS],
+    "quota": [routes.SUBJECTS_QUOTA[0]],
 }
 
 

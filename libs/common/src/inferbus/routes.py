@@ -11,6 +11,7 @@ import zlib
 import msgspec
 
 from inferbus.contracts import control, durable, step
+from inferbus.contracts.budgets import BudgetThreshold
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.facts import RequestCancelled
 from inferbus.contracts.presence import Presence
@@ -293,6 +294,6 @@ ROUTES: tuple[Route, ...] = (
     Route(name="stored", subject="stored.{stream}.{tenant}.{request}", transport="core", sender="nats-server", receiver="gateway", summary="Deltas and outcomes again, in the order they were stored in, as soon as they are; headers Nats-Sequence, Nats-Last-Sequence."),
     Route(name="fetch", subject="fetch.{tenant}.{request}", transport="core", sender="producer", receiver="gateway", summary="Send a durable request's answer to Ib-Reply, from the event after Ib-After; one gateway acts. No body."),
     Route(name="dlq", subject="dlq.{subject}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A dead letter: the message as it was, with the reason in its headers."),
-    Route(name="events", subject="events.{service}.{fact}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A fact: what happened, stored once (JSON).", payload=RequestCancelled),
+    Route(name="events", subject="events.{service}.{fact}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A fact: what happened, stored once (JSON).", payload=RequestCancelled | BudgetThreshold),  # type: ignore[arg-type]  # a union, which msgspec takes
     Route(name="quota", subject="quota.{span}.{tenant}.{what}.{window}", transport="jetstream", sender="gateway", receiver="gateway", summary="A counter of a window: header Nats-Incr adds to it, the acknowledgement has its value. No body."),
 )  # fmt: skip

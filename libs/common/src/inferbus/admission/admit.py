@@ -11,6 +11,9 @@ from opentelemetry.trace import Span, SpanKind
 from inferbus import routes
 from inferbus.admission.bounds import Bounds
 from inferbus.admission.identity import Identity
+from inferbus.admission.quota.quota import Quota
+from inferbus.admission.quota.reservation import UNLIMITED, Reservation
+from inferbus.admission.quota.tokens import BodyEstimator, TokenEstimator
 from inferbus.admission.withdrawals import Withdrawals
 from inferbus.asker import Asker
 from inferbus.bus import Bus
@@ -50,7 +53,7 @@ class Admission:
     """Holds what admission needs to know; every fact is a local copy, so only the publish waits for the bus.
 
     `payload_bus` is the connection for bodies that travel by ticket, so that they delay nothing else. `withdrawals` deals
-    with what is given up while it is queued.
+    with what is given up while it is queued. Without a `quota` nothing is limited.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class Admission:
         payload_bus: Bus | None = None,
         tracing: Tracing | None = None,
         withdrawals: Withdrawals | None = None,
+        quota: Quota | None = None,
+        estimator: TokenEstimator | None = None,
         hold_s: float = 3.0,
     ) -> None:
         self._bus = bus
@@ -72,6 +77,8 @@ class Admission:
         self._presence = presence
         self._tracing = tracing
         self._withdrawals = withdrawals
+        self._quota = quota
+        self._estimator = estimator or BodyEstimator()
         self._hold_s = hold_s
         self.bounds = Bounds()
 
@@ -80,10 +87,15 @@ class Admission:
 
         Raises:
             NotFound, Unsupported, Forbidden, InvalidRequest, TooLarge: nothing was accepted, and trying again is
-                pointless. TenantOverloaded, Overloaded, DependencyDown: nothing was accepted, later it may be.
+                pointless. RateLimited, TenantOverloaded, Overloaded, DependencyDown: nothing was accepted, later it may be.
         """
         entry = self._resolve(identity, ask)
-        self.bounds.take(entry.pool, identity.tenant, entry.limits, self._presence.backlog(entry.pool))
+        reservation = await self._reserve(identity, ask, entry)
+        try:
+            self.bounds.take(entry.pool, identity.tenant, entry.limits, self._presence.backlog(entry.pool))
+        except BaseException:
+            reservation.refund()
+            raise
         deadline_s = min(ask.deadline_s or entry.limits.deadline_s(ask.lane), _MAX_DEADLINE_S)
         request_id = ask.request_id or secrets.token_hex(16)
         exchange = self._asker.open(
@@ -92,7 +104,8 @@ class Admission:
         )  # fmt: skip
         exchange.durable = ask.delivery == RESULTS
         exchange.estimated_tokens = len(ask.body) // _BYTES_PER_TOKEN
-        exchange.on_closed(lambda: self._on_closed(exchange))
+        exchange.rate_headers = reservation.headers()
+        exchange.on_closed(lambda: self._on_closed(exchange, reservation))
         try:
             await self._publish(identity, ask, entry, exchange, deadline_s)
         except BaseException:
@@ -100,7 +113,14 @@ class Admission:
             raise
         return exchange
 
-    def _on_closed(self, exchange: Exchange) -> None:
+    async def _reserve(self, identity: Identity, ask: Ask, entry: ModelEntry) -> Reservation:
+        if self._quota is None:
+            return UNLIMITED
+        estimator = self._estimator
+        return await self._quota.reserve(identity, entry.name, lambda: estimator.estimate(ask.task, ask.body))
+
+    def _on_closed(self, exchange: Exchange, reservation: Reservation) -> None:
+        reservation.close(exchange)
         self.bounds.give(exchange.pool, exchange.tenant, drained=exchange.finished)
         if self._withdrawals is not None:
             self._withdrawals.look_at(exchange)

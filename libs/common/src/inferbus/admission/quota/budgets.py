@@ -6,8 +6,7 @@ tells the event, and nobody else does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -21,10 +20,7 @@ from inferbus.errors import InferbusError
 log = structlog.get_logger()
 
 
-class BudgetListener(Protocol):
-    """Is told of thresholds."""
-
-    def passed(self, event: BudgetThreshold) -> None: ...
+BudgetListener = Callable[[BudgetThreshold], None]
 
 
 def passed_percents(before: int, after: int, limit: int, percents: Iterable[int]) -> list[int]:
@@ -62,4 +58,4 @@ class Budgets:
         )  # fmt: skip
         log.warning("budget_threshold", scope=event.scope, limit_name=event.limit_name, percent=percent)
         for listener in self._listeners:
-            listener.passed(event)
+            listener(event)

@@ -13,7 +13,7 @@ from inferbus.admission.quota.lease import Lease
 from inferbus.admission.quota.windows import DAY, MINUTE, MONTH, end_of, window_of
 
 RPM, TPM, CONCURRENT, TPD, MONEY = "rpm", "tpm", "concurrent", "tpd", "money"
-PLATFORM = "_"
+PLATFORM = "PLATFORM"
 """Stands in the tenant's place in what belongs to no tenant: a model's limits."""
 
 

@@ -29,19 +29,20 @@ from inferbus.admission.quota.meter import (
     Meter,
     Scope,
 )
-from inferbus.admission.quota.reservation import UNLIMITED, Cost, Reservation
+from inferbus.admission.quota.reservation import UNLIMITED, Reservation
 from inferbus.admission.quota.settings import OPEN, QuotaSettings
 from inferbus.admission.quota.slots import SlotLease
 from inferbus.admission.quota.tokens import Estimate
 from inferbus.bus import Bus
 from inferbus.contracts.limits import limit_key
+from inferbus.contracts.prices import Price, cost
 from inferbus.contracts.step import Usage
 from inferbus.errors import DependencyDown, RateLimited
 
 _MOST_PLANS = 16_384
 _UNREACHABLE_S = 2.0
 _SLOT_AGAIN_S = 1.0
-CostOf = Callable[[str], Cost | None]
+PriceOf = Callable[[str], Price | None]
 log = structlog.get_logger()
 
 
@@ -56,8 +57,8 @@ class Plan:
 
 
 class Quota:
-    """One per gateway. `gateways` tells how many share the limits; `cost_of` gives what a model's usage costs, in
-    micro-units, or None where it has no price."""
+    """One per gateway. `gateways` tells how many share the limits; `price_of` gives a model's price: what has none costs
+    nothing."""
 
     def __init__(
         self,
@@ -65,13 +66,13 @@ class Quota:
         settings: QuotaSettings,
         *,
         gateways: Callable[[], int],
-        cost_of: CostOf = lambda _: None,
+        price_of: PriceOf = lambda _: None,
         listeners: Sequence[BudgetListener] = (),
     ) -> None:
         self._bus = bus
         self._settings = settings
         self._gateways = gateways
-        self._cost_of = cost_of
+        self._price_of = price_of
         self._holder = secrets.token_hex(8)
         self.clock = ServerClock(bus)
         self.counters = Counters(bus)
@@ -84,6 +85,14 @@ class Quota:
     async def start(self) -> None:
         await self.book.start()
         await self.keeper.start()
+
+    async def loaded(self) -> None:
+        await self.book.loaded()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can say what is limited, and by which clock."""
+        return self.book.ready and self.clock.known
 
     async def stop(self) -> None:
         """Return what is not spent: requests that are still open stay counted as they were reserved."""
@@ -110,15 +119,15 @@ class Quota:
 
     async def _reserve(self, plan: Plan, model: str, estimate: Estimate) -> Reservation:
         now = self.clock()
-        cost = self._cost_of(model)
-        reservation = Reservation(estimate, cost)
+        price = self._price_of(model)
+        reservation = Reservation(estimate, price)
         tokens = estimate.total
         try:
             for meter in plan.meters:
                 if meter.kind.name == RPM:
                     amount = 1
                 elif meter.kind.name == MONEY:
-                    amount = cost(Usage(estimate.prompt, estimate.completion)) if cost is not None else 0
+                    amount = _cost(price, estimate)
                 else:
                     amount = tokens
                 lease = meter.at(now)
@@ -179,6 +188,8 @@ class Quota:
 
     def _plan_of(self, tenant: str, team: str, key_id: str, model: str) -> Plan | None:
         """Gather the limits of a key, its team, its organisation and the model; None where there are none."""
+        if not self.book.ready:
+            raise DependencyDown("the limits are not loaded yet")
         meters: list[Meter] = []
         slots: list[tuple[Scope, SlotLease]] = []
         for scope in _scopes(tenant, team, key_id, model):
@@ -227,6 +238,10 @@ def _scopes(tenant: str, team: str, key_id: str, model: str) -> list[Scope]:
     scopes.append(Scope(limit_key("org", tenant), f"organisation {tenant}", tenant, "org"))
     scopes.append(Scope(limit_key("model", safe), f"model {model}", PLATFORM, f"model-{safe}"))
     return scopes
+
+
+def _cost(price: Price | None, estimate: Estimate) -> int:
+    return cost(price, Usage(estimate.prompt, estimate.completion)) if price is not None else 0
 
 
 def _unreachable() -> DependencyDown:

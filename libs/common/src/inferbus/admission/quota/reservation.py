@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from inferbus.admission.quota.headers import rate_headers
 from inferbus.admission.quota.lease import Lease
 from inferbus.admission.quota.meter import MONEY, RPM, Meter
+from inferbus.admission.quota.settling import charge_of
 from inferbus.admission.quota.slots import SlotLease
 from inferbus.admission.quota.tokens import Estimate
 from inferbus.admission.quota.windows import MINUTE
+from inferbus.contracts.prices import Price, cost
 from inferbus.contracts.step import Usage
-
-Cost = Callable[[Usage], int]
+from inferbus.exchange import Exchange
 
 
 class Reservation:
     """Settled or refunded once; whatever is said afterwards changes nothing. It lies in the windows it was made in."""
 
-    __slots__ = ("_cost", "_done", "_headers", "_slots", "_taken", "estimate")
+    __slots__ = ("_done", "_headers", "_price", "_slots", "_taken", "estimate")
 
-    def __init__(self, estimate: Estimate | None = None, cost: Cost | None = None) -> None:
+    def __init__(self, estimate: Estimate | None = None, price: Price | None = None) -> None:
         self.estimate = estimate
-        self._cost = cost
+        self._price = price
         self._taken: list[tuple[Meter, Lease, int]] = []
         self._slots: list[SlotLease] = []
         self._headers: tuple[tuple[str, str], ...] = ()
@@ -60,6 +59,16 @@ class Reservation:
             lease.put(amount)
         self._leave()
 
+    def close(self, exchange: Exchange) -> None:
+        """Settle by how the request ended."""
+        if self._done or self.estimate is None:
+            return
+        usage = charge_of(exchange, self.estimate)
+        if usage is None:
+            self.refund()
+        else:
+            self.settle(usage)
+
     def note_standing(self, now: float) -> None:
         """Fix what `headers` says."""
         self._headers = rate_headers([meter.standing(now) for meter, _, _ in self._taken if meter.kind.what])
@@ -70,7 +79,7 @@ class Reservation:
 
     def _spent(self, meter: Meter, usage: Usage) -> int:
         if meter.kind.name == MONEY:
-            return self._cost(usage) if self._cost is not None else 0
+            return cost(self._price, usage) if self._price is not None else 0
         return usage.prompt_tokens + usage.completion_tokens
 
     def _leave(self) -> None:

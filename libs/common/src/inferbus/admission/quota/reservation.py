@@ -77,6 +77,10 @@ class Reservation:
         """Give the `x-ratelimit-*` headers, as it was when the reservation was made; none where nothing is limited."""
         return self._headers
 
+    def windows(self) -> list[str]:
+        """Name the windows it lies in, as the counters' subjects end."""
+        return [lease.subject.rsplit(".", 1)[1] for _, lease, _ in self._taken]
+
     def _spent(self, meter: Meter, usage: Usage) -> int:
         if meter.kind.name == MONEY:
             return cost(self._price, usage) if self._price is not None else 0

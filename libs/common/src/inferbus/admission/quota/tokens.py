@@ -79,7 +79,7 @@ def _count(value: object, default: int) -> int:
 
 def _prompts(prompt: msgspec.Raw) -> int:
     """Count the prompts of a completion: a text, a list of texts, a list of token ids, or a list of such lists."""
-    if memoryview(prompt)[:1] != b"[":
+    if bytes(memoryview(prompt)[:1]) != b"[":
         return 1
     items = _decode_items(prompt)
     return len(items) if items and bytes(memoryview(items[0])[:1]) in (b'"', b"[") else 1

@@ -27,7 +27,7 @@ class Keeper:
         self._bus = bus
         self._clock = clock
         self._budgets = budgets
-        self._leases: dict[Lease, Meter] = {}
+        self.leases: dict[Lease, Meter] = {}
         self._slots: set[SlotLease] = set()
         self._task: asyncio.Task[None] | None = None
         self._measured = float("-inf")
@@ -36,17 +36,21 @@ class Keeper:
         await self._measure()
         self._task = asyncio.create_task(self._run(), name="quota-keeper")
 
-    async def stop(self) -> None:
-        """Return everything that is free."""
+    async def die(self) -> None:
+        """End and return nothing, as a crash does."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """Return everything that is free."""
+        await self.die()
         if self._bus.connected:
-            await asyncio.gather(*(lease.close() for lease in self._leases), *(slots.close() for slots in self._slots))
-            await self._budgets.count(self._leases.items())
+            await asyncio.gather(*(lease.close() for lease in self.leases), *(slots.close() for slots in self._slots))
+            await self._budgets.count(self.leases.items())
 
     def look_after(self, lease: Lease, meter: Meter) -> None:
-        self._leases[lease] = meter
+        self.leases[lease] = meter
 
     def look_after_slots(self, slots: SlotLease) -> None:
         self._slots.add(slots)
@@ -66,11 +70,11 @@ class Keeper:
     async def _tick(self) -> None:
         if time.monotonic() - self._measured > MEASURE_EVERY_S:
             await self._measure()
-        await self._budgets.count(list(self._leases.items()))
+        await self._budgets.count(list(self.leases.items()))
         now = self._clock()
-        for lease, meter in list(self._leases.items()):
+        for lease, meter in list(self.leases.items()):
             if not lease.tick() or (meter.is_over(lease, now) and not lease.spent):
-                del self._leases[lease]
+                del self.leases[lease]
         for slots in list(self._slots):
             if not await slots.tick():
                 self._slots.discard(slots)

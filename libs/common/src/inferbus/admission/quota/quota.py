@@ -90,6 +90,10 @@ class Quota:
         await self.book.loaded()
 
     @property
+    def connected(self) -> bool:
+        return self._bus.connected
+
+    @property
     def ready(self) -> bool:
         """Whether it can say what is limited, and by which clock."""
         return self.book.ready and self.clock.known

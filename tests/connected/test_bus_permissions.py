@@ -81,6 +81,7 @@ async def roles(server: NatsServer) -> AsyncIterator[dict[str, Role]]:
 
 
 WORK = routes.infer(region="local", runtime="llm", pool="m", lane="interactive", bucket=0, tenant="dev")
+COUNTER = routes.quota("minute", "dev", "org-tpm", 1)
 _NEXT = "$JS.API.CONSUMER.MSG.NEXT"
 
 MAY_NOT_PUBLISH = [
@@ -103,6 +104,14 @@ MAY_NOT_PUBLISH = [
         ("gateway", f"$JS.API.STREAM.MSG.DELETE.{stream}")
         for stream in ("REQUEST", "PAY", "DLQ", "EVENTS", "KV_keys", "AUDIT")
     ),
+    *(
+        ("gateway", f"$JS.API.STREAM.MSG.DELETE.{stream}")
+        for stream in ("QUOTA", "QUOTA_LONG", "KV_slots", "KV_limits")
+    ),
+    ("gateway", routes.kv_subject("limits", "org.dev")),
+    ("worker", COUNTER),
+    ("worker", routes.kv_subject("slots", "dev.org-concurrent")),
+    ("dev", COUNTER),
     ("worker", f"$JS.API.STREAM.MSG.DELETE.{INTERACTIVE}"),
     ("worker", "cancel.dev.r"),
     ("worker", "fetch.dev.r"),
@@ -226,6 +235,9 @@ JETSTREAM = [
     ("admin", routes.kv_subject("limits", "org.dev")),
     ("admin", routes.kv_subject("idempotency", routes.tenant_key(routes.ADMIN, "k"))),
     ("admin", routes.audit("dev", "key_created")),
+    ("gateway", routes.kv_subject("slots", "dev.org-concurrent")),
+    ("gateway", "$JS.API.DIRECT.GET.KV_slots.$KV.slots.dev.org-concurrent"),
+    ("gateway", "$JS.API.STREAM.INFO.QUOTA"),
     ("dev", "request.dev.m.interactive"),
     ("admin", routes.kv_subject("models", "m")),
     ("admin", routes.kv_subject("keys", "k")),

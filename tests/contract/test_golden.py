@@ -13,6 +13,7 @@ import pytest
 
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.audit import AdminChanged
+from inferbus.contracts.budgets import BudgetThreshold
 from inferbus.contracts.control import Control, ControlItem
 from inferbus.contracts.directory import Team
 from inferbus.contracts.durable import Claim, Deltas, DurableRequest, IdempotencyKey, StoredDelta
@@ -23,6 +24,7 @@ from inferbus.contracts.limits import LimitSet
 from inferbus.contracts.models import Buckets, Limits, ModelEntry
 from inferbus.contracts.presence import EngineStats, Presence
 from inferbus.contracts.prices import Price
+from inferbus.contracts.slots import SlotShares
 from inferbus.contracts.step import Answer, Ask, Delta, Failed, Finished, Frame, Started, Usage
 from inferbus.contracts.usage import Figures, LedgerPlace, Total, UsageEvent
 from inferbus.tickets import Ticket, ticket_from
@@ -198,6 +200,20 @@ JSON: list[tuple[Any, bytes]] = [
         (
             b'{"type":"admin.changed.v1","id":"c1","at":1.5,"actor":"cli:ann@host","action":"key_created",'
             b'"target":"k1","tenant":"dev","request_id":"r1","before":null,"after":{"id":"k1"},"void":""}'
+        ),
+    ),
+    (
+        SlotShares(holders={"a1": (3, 1763750000.5)}),
+        b'{"type":"quota.slots.v1","holders":{"a1":[3,1763750000.5]}}',
+    ),
+    (
+        BudgetThreshold(
+            tenant="dev", scope="org.dev", limit_name="tokens_per_day", span="day", window=20414, percent=80,
+            limit=1000, spent=801,
+        ),
+        (
+            b'{"type":"budget.threshold.v1","tenant":"dev","scope":"org.dev","limit_name":"tokens_per_day","span":"day",'
+            b'"window":20414,"percent":80,"limit":1000,"spent":801}'
         ),
     ),
 ]  # fmt: skip

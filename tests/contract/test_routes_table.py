@@ -31,6 +31,7 @@ BUILT = {
     "events": routes.event("gateway", routes.FACT_REQUEST_CANCELLED),
     "usage": routes.usage("dev", "p"),
     "audit": routes.audit("dev", "key_created"),
+    "quota": routes.quota("minute", "dev", "org-tpm", 29_000_000),
 }
 FILTERS = {
     "request": [routes.request_filter("batch"), routes.request_filter("interactive")],
@@ -50,6 +51,7 @@ FILTERS = {
     "events": [routes.SUBJECTS_EVENTS],
     "usage": [routes.SUBJECTS_USAGE, routes.usage_filter("dev")],
     "audit": [routes.SUBJECTS_AUDIT],
+    "quota": [routes.SUBJECTS_QUOTA[0]],
 }
 
 

@@ -22,8 +22,31 @@ def consumers(*models: ModelEntry) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def test_without_models_there_are_the_fixed_streams_only() -> None:
-    assert set(streams()) == {"REQUEST", "PAY", "DLQ", "EVENTS", "DELTAS", "RESULTS"} | {
-        f"KV_{bucket}" for bucket in ("keys", "models", "requests", "idempotency", "prices", "totals", "ledger")
+    assert set(streams()) == {
+        "REQUEST",
+        "PAY",
+        "DLQ",
+        "EVENTS",
+        "AUDIT",
+        "USAGE",
+        "DELTAS",
+        "RESULTS",
+        "QUOTA",
+        "QUOTA_LONG",
+    } | {
+        f"KV_{bucket}"
+        for bucket in (
+            "keys",
+            "models",
+            "requests",
+            "idempotency",
+            "directory",
+            "limits",
+            "slots",
+            "prices",
+            "totals",
+            "ledger",
+        )
     }
     assert set(consumers()) == {("REQUEST", "gateway_interactive"), ("REQUEST", "gateway_batch")}
 
@@ -52,7 +75,7 @@ def test_work_streams_are_bounded_queues_that_refuse() -> None:
 def test_every_stream_has_what_the_code_relies_on() -> None:
     for config in streams(CHAT).values():
         assert config["max_consumers"] == -1, "2.15 stops at 1,000 otherwise"
-        assert config["allow_msg_ttl"]
+        assert config["allow_msg_ttl"] != config.get("allow_msg_counter", False), "a counter takes no TTL"
         assert config["allow_direct"]
         assert config["storage"] == "file"
     assert streams()["KV_keys"]["max_msgs_per_subject"] == 1

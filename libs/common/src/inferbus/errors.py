@@ -8,6 +8,7 @@ The type says what the runtime does next:
     |     Conflict 409 · TooLarge 413 · Unsupported 422
     +-- Transient      nak with a delay, up to the route's limit, then a dead letter.
     |     Overloaded 503 · TenantOverloaded 429 · DependencyDown 503 · EngineDead 503
+    |     RateLimited 429
     |     ResumeImpossible 503
     +-- Ended          acknowledge, count, never retry.
           Cancelled 499 · DeadlineWhileQueued 503 · DeadlineWhileRunning 504
@@ -51,6 +52,7 @@ ERROR_TABLE: dict[str, ErrorRow] = {
         _row("too_large", 413, "invalid_request_error", False, "The body is over the limit; the message has both numbers."),
         _row("unsupported", 422, "invalid_request_error", False, "The model exists but cannot do what was asked."),
         _row("tenant_overloaded", 429, "rate_limit_error", True, "This tenant has too many requests waiting or running for this pool."),
+        _row("rate_limit_exceeded", 429, "rate_limit_error", True, "A limit of requests, tokens or money is used up; the message names it, Retry-After says when its window ends."),
         _row("cancelled", 499, "cancelled", False, "The client went away or cancelled; the engine was told to stop."),
         _row("internal", 500, "server_error", False, "A bug. The request is in the dead letters with its reason."),
         _row("overloaded", 503, "server_error", True, "The pool's queue is full."),
@@ -134,6 +136,13 @@ class TenantOverloaded(Transient):
     code = "tenant_overloaded"
 
 
+class RateLimited(Transient):
+    """A limit of a key, team, organisation or model is used up. `headers` go with the answer."""
+
+    code = "rate_limit_exceeded"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
 class DependencyDown(Transient):
     code = "dependency_down"
 
@@ -195,7 +204,7 @@ _CLASSES: dict[str, type[InferbusError]] = {
     for cls in (
         InvalidRequest, Unauthenticated, Forbidden, NotFound, Conflict, TooLarge, Unsupported, Poison, Overloaded,
         TenantOverloaded, DependencyDown, EngineDead, ResumeImpossible, Cancelled, SlowClient, DeadlineWhileQueued,
-        DeadlineWhileRunning,
+        DeadlineWhileRunning, RateLimited,
     )
 }  # fmt: skip
 

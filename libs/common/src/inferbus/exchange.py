@@ -72,7 +72,7 @@ class Exchange:
     last attempt that was taken back; its frames count no more. `asked_again`: (sequence, monotonic seconds) of the last
     request for missing frames. `delivered`: what the reader of a stream has, or will have read before its end; None
     before the first delta. `stored` is None until the bus has accepted it. `durable`: its answer is kept elsewhere, its
-    deltas do not come here, and it goes on without this process.
+    deltas do not come here, and it goes on without this process. `rate_headers` tell its client how its limits stand.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Exchange:
         self.accepted_s = 0.0
         self.estimated_tokens = 0
         self.durable = False
+        self.rate_headers: tuple[tuple[str, str], ...] = ()
         self.fence: Fence | None = None
         self.given_up: Fence | None = None
         self.asked_again = (-1, 0.0)
@@ -177,6 +178,11 @@ class Exchange:
     def error(self) -> InferbusError | None:
         """What it ended in, if it was an error."""
         return self._error
+
+    @property
+    def end(self) -> Ended | None:
+        """Its regular end, if it came to one."""
+        return self._end
 
     @property
     def delivered_tokens(self) -> int:

@@ -6,6 +6,7 @@ import msgspec
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.contracts.budgets import BudgetThreshold
 from inferbus.contracts.facts import RequestCancelled
 from inferbus.errands import Errands
 
@@ -19,6 +20,16 @@ class Facts:
         self._bus = bus
         self._service = service
         self._errands = errands
+
+    def budget_passed(self, event: BudgetThreshold) -> None:
+        """Tell that spend passed a threshold."""
+        subject = routes.event(self._service, routes.FACT_BUDGET_THRESHOLD)
+        msg_id = f"{routes.FACT_BUDGET_THRESHOLD}:{event.scope}:{event.limit_name}:{event.window}:{event.percent}"
+
+        async def store() -> None:
+            await self._bus.accept(subject, msgspec.json.encode(event), {}, msg_id=msg_id, hold_s=_HOLD_S)
+
+        self._errands.add(routes.FACT_BUDGET_THRESHOLD, store)
 
     def cancelled(self, event: RequestCancelled, *, asker: str, tag: int) -> None:
         """Tell that a request was cancelled. Whoever else tells it of the same `tag` of `asker` tells nobody: the first

@@ -95,6 +95,10 @@ class PresenceTable:
     def alive(self) -> dict[str, Presence]:
         return {process: beat for process, (beat, _) in self._beats.items()}
 
+    def processes(self, role: str) -> int:
+        """Count the live processes of a role."""
+        return sum(beat.role == role for beat, _ in self._beats.values())
+
     def workers(self, pool: str) -> list[Presence]:
         """Give the workers of a pool that are ready."""
         return [beat for beat, _ in self._beats.values() if pool in beat.pools and beat.state == READY]

@@ -12,6 +12,7 @@ import msgspec
 
 from inferbus.contracts import control, durable, step
 from inferbus.contracts.audit import AdminChanged
+from inferbus.contracts.budgets import BudgetThreshold
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.facts import RequestCancelled
 from inferbus.contracts.presence import Presence
@@ -202,6 +203,7 @@ def tenant_key(tenant: str, name: str) -> str:
 # --- facts ------------------------------------------------------------------------------------------------------------
 
 FACT_REQUEST_CANCELLED = "request_cancelled"
+FACT_BUDGET_THRESHOLD = "budget_threshold"
 
 
 def event(service: str, fact: str) -> str:
@@ -236,6 +238,28 @@ def audit(tenant: str, fact: str) -> str:
 STREAM_AUDIT, SUBJECTS_AUDIT = "AUDIT", "audit.*.*"
 
 
+# --- quota ------------------------------------------------------------------------------------------------------------
+
+STREAM_QUOTA, STREAM_QUOTA_LONG = "QUOTA", "QUOTA_LONG"
+SUBJECTS_QUOTA, SUBJECTS_QUOTA_LONG = ("quota.minute.*.*.*",), ("quota.day.*.*.*", "quota.month.*.*.*")
+
+
+def quota(span: str, tenant: str, what: str, window: int) -> str:
+    """A counter of one window; `span` is minute, day or month, and leads to the stream that keeps it long enough."""
+    return f"quota.{span}.{tenant}.{token_safe(what)}.{window}"
+
+
+def spent_of(counter: str) -> str:
+    """The counter of what was settled, beside the one of what was granted."""
+    head, window = counter.rsplit(".", 1)
+    return f"{head}-spent.{window}"
+
+
+def slots_key(tenant: str, what: str) -> str:
+    """A key of the bucket `slots`."""
+    return f"{tenant}.{token_safe(what)}"
+
+
 # --- streams, durables, buckets ----------------------------------------------------------------------------------------
 
 STREAM_REQUEST, STREAM_PAY, STREAM_DLQ, STREAM_EVENTS = "REQUEST", "PAY", "DLQ", "EVENTS"
@@ -244,9 +268,9 @@ SUBJECTS_DELTAS, SUBJECTS_RESULTS = "deltas.*.*", "results.*.*"
 SUBJECTS_PAY, SUBJECTS_DLQ, SUBJECTS_EVENTS = "pay.*.*.*", "dlq.>", "events.*.*"
 KV_KEYS, KV_MODELS = "keys", "models"
 KV_REQUESTS, KV_IDEMPOTENCY = "requests", "idempotency"
-KV_DIRECTORY, KV_LIMITS = "directory", "limits"
+KV_DIRECTORY, KV_LIMITS, KV_SLOTS = "directory", "limits", "slots"
 KV_BUCKETS = (
-    KV_KEYS, KV_MODELS, KV_REQUESTS, KV_IDEMPOTENCY, KV_DIRECTORY, KV_LIMITS,
+    KV_KEYS, KV_MODELS, KV_REQUESTS, KV_IDEMPOTENCY, KV_DIRECTORY, KV_LIMITS, KV_SLOTS,
     KV_PRICES, KV_TOTALS, KV_LEDGER,
 )  # fmt: skip
 KV_EXPIRING = (KV_REQUESTS, KV_IDEMPOTENCY)
@@ -303,7 +327,8 @@ ROUTES: tuple[Route, ...] = (
     Route(name="stored", subject="stored.{stream}.{tenant}.{request}", transport="core", sender="nats-server", receiver="gateway", summary="Deltas and outcomes again, in the order they were stored in, as soon as they are; headers Nats-Sequence, Nats-Last-Sequence."),
     Route(name="fetch", subject="fetch.{tenant}.{request}", transport="core", sender="producer", receiver="gateway", summary="Send a durable request's answer to Ib-Reply, from the event after Ib-After; one gateway acts. No body."),
     Route(name="dlq", subject="dlq.{subject}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A dead letter: the message as it was, with the reason in its headers."),
-    Route(name="events", subject="events.{service}.{fact}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A fact: what happened, stored once (JSON).", payload=RequestCancelled),
+    Route(name="events", subject="events.{service}.{fact}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A fact: what happened, stored once (JSON).", payload=RequestCancelled | BudgetThreshold),  # type: ignore[arg-type]  # a union, which msgspec takes
     Route(name="usage", subject="usage.{tenant}.{pool}", transport="jetstream", sender="worker", receiver="ledger", summary="What one request took, told once (JSON).", payload=UsageEvent),
     Route(name="audit", subject="audit.{tenant}.{fact}", transport="jetstream", sender="operator", receiver="operator", summary="A change an operator makes, stored before it is made (JSON).", payload=AdminChanged),
+    Route(name="quota", subject="quota.{span}.{tenant}.{what}.{window}", transport="jetstream", sender="gateway", receiver="gateway", summary="A counter of a window: header Nats-Incr adds to it, the acknowledgement has its value. No body."),
 )  # fmt: skip

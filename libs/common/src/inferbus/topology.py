@@ -61,6 +61,8 @@ class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     known_streams: str = ""
     audit_max_bytes: int = 1024 * 1024 * 1024
     audit_max_age_s: float = 400 * 86_400
+    quota_max_age_s: float = 600.0
+    quota_long_max_age_s: float = 40 * 86_400.0
 
 
 class _ApiAnswer(msgspec.Struct):
@@ -102,6 +104,7 @@ def stream_configs(settings: TopologySettings, region: str, models: list[ModelEn
     configs.append(_audit_config(settings, common))
     configs.extend(_durable_configs(settings, common))
     configs.append(_usage_config(settings, common))
+    configs.extend(_quota_configs(settings, common))
     kv = common | {"max_msgs_per_subject": 1, "discard": "new", "deny_delete": True, "allow_rollup_hdrs": True}
     expiring = {
         "max_age": int(settings.results_max_age_s * 1e9),
@@ -142,6 +145,25 @@ def _audit_config(settings: TopologySettings, common: dict[str, Any]) -> dict[st
         "max_bytes": settings.audit_max_bytes,
         "max_age": int(settings.audit_max_age_s * 1e9),
     }
+
+
+def _quota_configs(settings: TopologySettings, common: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give the streams of counters: minutes go soon, days and months stay. They have no bound in bytes (a counter's stream
+    cannot refuse, and one that makes room begins limits anew); one subject takes some 350 bytes, of each limit and window."""
+    counters = common | {
+        "allow_msg_ttl": False,  # the server refuses a TTL on a counter
+        "allow_msg_counter": True,
+        "max_msgs_per_subject": 1,
+        "discard": "old",
+        "deny_delete": True,
+    }
+    return [
+        counters | {"name": name, "subjects": list(subjects), "max_age": int(age_s * 1e9)}
+        for name, subjects, age_s in (
+            (routes.STREAM_QUOTA, routes.SUBJECTS_QUOTA, settings.quota_max_age_s),
+            (routes.STREAM_QUOTA_LONG, routes.SUBJECTS_QUOTA_LONG, settings.quota_long_max_age_s),
+        )
+    ]
 
 
 def _durable_configs(settings: TopologySettings, common: dict[str, Any]) -> list[dict[str, Any]]:

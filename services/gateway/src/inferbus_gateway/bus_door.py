@@ -30,6 +30,7 @@ from inferbus.errors import (
     InferbusError,
     InvalidRequest,
     Permanent,
+    RateLimited,
     Unsupported,
 )
 from inferbus.exchange import Begun, Chunk, Ended, Exchange
@@ -44,6 +45,8 @@ from inferbus_gateway.reply_writer import ReplyWriter, reply_subject
 _TASKS = {"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/embeddings": "embeddings"}
 _MAX_RETRIES = 50
 """How often a request that was refused for now (pool full, bus away) comes back before it is a dead letter."""
+_LONGEST_WAIT_S = 60.0
+"""A request over a minute's limit waits in its queue; one over a day's is answered."""
 _MAX_CANCELLED = 4096
 _DEFAULT_PATH = "/v1/chat/completions"
 _ACCEPTED = 202
@@ -149,11 +152,30 @@ class BusDoor:
             raise  # the intake copies it to the dead letters
         except InferbusError as error:  # not accepted now: it waits in the queue, but not for ever
             _note(record, error)
+            if isinstance(error, RateLimited) and error.retry_after_s > _LONGEST_WAIT_S:  # a day's limit, or a month's
+                await self._refuse(delivery, subject.tenant, request_id, writer, error, is_kept=is_kept)
+                return
             if delivery.attempt >= _MAX_RETRIES:
                 await writer.error(error)
             raise
         finally:
             self._observer.finished(record)
+
+    async def _refuse(
+        self,
+        delivery: Delivery,
+        tenant: str,
+        request_id: str,
+        writer: ReplyWriter,
+        error: InferbusError,
+        *,
+        is_kept: bool,
+    ) -> None:
+        """Answer what would wait too long to be any use."""
+        await writer.error(error)
+        if is_kept:
+            await self._durable.refuse(tenant, request_id, error)
+        delivery.ack()
 
     def _translate(
         self, delivery: Delivery, subject: routes.RequestSubject, request_id: str, record: RequestRecord

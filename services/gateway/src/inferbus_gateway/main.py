@@ -12,6 +12,9 @@ from inferbus import runtime
 from inferbus.admission.admin_keys import AdminKeys
 from inferbus.admission.admit import Admission
 from inferbus.admission.keys import KeyRing
+from inferbus.admission.quota.quota import Quota
+from inferbus.admission.quota.settings import QuotaSettings
+from inferbus.admission.quota.tokens import BodyEstimator
 from inferbus.admission.withdrawals import Withdrawals
 from inferbus.asker import Asker
 from inferbus.bus import Bus
@@ -22,12 +25,14 @@ from inferbus.facts import Facts
 from inferbus.ledger.reading import Totals
 from inferbus.models import ModelRegistry
 from inferbus.presence import Beacon, PresenceTable
+from inferbus.prices import PriceBook
 from inferbus.refusals import RefusalCollector
 from inferbus.settings import BusSettings, TelemetrySettings, from_env
 from inferbus.stream_check import StreamCheck, gateway_needs
 from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
 from inferbus_gateway.admin_door import AdminDoor
+from inferbus_gateway.budget_alerts import budget_listeners
 from inferbus_gateway.bus_door import BusDoor
 from inferbus_gateway.cancelling import Cancelling
 from inferbus_gateway.durable import DurableRequests
@@ -79,9 +84,16 @@ async def main(process: runtime.Runtime) -> None:
         presence = PresenceTable(bus, bus.region)
         asker = Asker(bus, presence)
         errands = Errands()
+        facts = Facts(bus, "gateway", errands)
+        prices, quota_settings = PriceBook(bus), from_env(QuotaSettings, "quota")
+        quota = Quota(
+            bus, quota_settings, gateways=lambda: presence.processes("gateway"), price_of=prices.price_of,
+            listeners=budget_listeners(quota_settings, facts, errands),
+        )  # fmt: skip
         admission = Admission(
             bus, models, asker, presence, payload_bus=payload_bus, tracing=tracing, hold_s=settings.hold_s,
-            withdrawals=Withdrawals(bus, Facts(bus, "gateway", errands), errands, asker=asker.id),
+            withdrawals=Withdrawals(bus, facts, errands, asker=asker.id), quota=quota,
+            price_of=prices.price_of, estimator=BodyEstimator(default_completion=quota_settings.default_completion_tokens),
         )  # fmt: skip
         durable = DurableRequests(bus, admission, models, presence, asker=asker.id)
         registry.register(PoolCollector(asker, presence, models))
@@ -95,7 +107,7 @@ async def main(process: runtime.Runtime) -> None:
                 return "the bus is not reachable"
             if streams.missing:
                 return streams.why_not_ready
-            return None if models.ready and keys.ready else "models and keys are not loaded yet"
+            return None if models.ready and keys.ready and quota.ready else "models, keys and limits are not loaded yet"
 
         door = BusDoor(bus, admission, observer, tracing, durable, max_open=_DOOR_SLOTS, identify=keys.of_tenant)
         cancelling = Cancelling(bus, asker, presence, door, durable, errands)
@@ -120,11 +132,11 @@ async def main(process: runtime.Runtime) -> None:
         await listen_for_drain(bus, settings.process, process.stopping)
         await streams.start()
         stack.push_async_callback(streams.stop)
-        for known in (presence, asker, models, keys):
+        for known in (presence, asker, models, keys, prices, quota):
             await known.start()
         # What waits on a shared socket or at the door comes at once, and must not be told 401 or 404 for being early.
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(models.loaded(), keys.loaded()), _LOAD_S)
+            await asyncio.wait_for(asyncio.gather(models.loaded(), keys.loaded(), quota.loaded()), _LOAD_S)
         for part in (cancelling, door, durable, fetch_door, server, beacon):
             await part.start()
         runtime.freeze_heap()
@@ -132,5 +144,5 @@ async def main(process: runtime.Runtime) -> None:
         await asyncio.wait({stopping, asyncio.create_task(server.wait())}, return_when=asyncio.FIRST_COMPLETED)
         process.stopping.set()  # a server that ended by itself ends the process
         await asyncio.gather(server.stop(), door.stop(settings.drain_s), beacon.now())
-        for ended in (fetch_door, durable, asker, errands, keys, models, presence, beacon):
+        for ended in (fetch_door, durable, asker, quota, errands, keys, models, presence, beacon):
             await ended.stop()

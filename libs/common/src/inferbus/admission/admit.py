@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -12,11 +13,15 @@ from inferbus import routes
 from inferbus.admission.bounds import Bounds
 from inferbus.admission.entitlements import check_entitled
 from inferbus.admission.identity import Identity
+from inferbus.admission.quota.quota import Quota
+from inferbus.admission.quota.reservation import UNLIMITED, Reservation
+from inferbus.admission.quota.tokens import BodyEstimator, TokenEstimator
 from inferbus.admission.withdrawals import Withdrawals
 from inferbus.asker import Asker
 from inferbus.bus import Bus
 from inferbus.contracts.envelope import REPLY, RESULTS, Envelope, headers_of
 from inferbus.contracts.models import ModelEntry
+from inferbus.contracts.prices import Price
 from inferbus.errors import InvalidRequest, NotFound, Overloaded, TenantOverloaded, TooLarge, Unsupported
 from inferbus.exchange import Exchange, Stored
 from inferbus.models import ModelRegistry
@@ -51,7 +56,7 @@ class Admission:
     """Holds what admission needs to know; every fact is a local copy, so only the publish waits for the bus.
 
     `payload_bus` is the connection for bodies that travel by ticket, so that they delay nothing else. `withdrawals` deals
-    with what is given up while it is queued.
+    with what is given up while it is queued. Without a `quota` nothing is limited.
     """
 
     def __init__(
@@ -64,6 +69,9 @@ class Admission:
         payload_bus: Bus | None = None,
         tracing: Tracing | None = None,
         withdrawals: Withdrawals | None = None,
+        quota: Quota | None = None,
+        estimator: TokenEstimator | None = None,
+        price_of: Callable[[str], Price | None] = lambda _: None,
         hold_s: float = 3.0,
     ) -> None:
         self._bus = bus
@@ -73,6 +81,9 @@ class Admission:
         self._presence = presence
         self._tracing = tracing
         self._withdrawals = withdrawals
+        self._quota = quota
+        self._estimator = estimator or BodyEstimator()
+        self._price_of = price_of
         self._hold_s = hold_s
         self.bounds = Bounds()
 
@@ -81,12 +92,17 @@ class Admission:
 
         Raises:
             NotFound, Unsupported, Forbidden, InvalidRequest, TooLarge: nothing was accepted, and trying again is
-                pointless. TenantOverloaded, Overloaded, DependencyDown: nothing was accepted, later it may be.
+                pointless. RateLimited, TenantOverloaded, Overloaded, DependencyDown: nothing was accepted, later it may be.
         """
         entry = self._resolve(ask)
         ask = check_entitled(identity, ask, entry)
         self._check(ask, entry)
-        self.bounds.take(entry.pool, identity.tenant, entry.limits, self._presence.backlog(entry.pool))
+        reservation = await self._reserve(identity, ask, entry)
+        try:
+            self.bounds.take(entry.pool, identity.tenant, entry.limits, self._presence.backlog(entry.pool))
+        except BaseException:
+            reservation.refund()
+            raise
         deadline_s = min(ask.deadline_s or entry.limits.deadline_s(ask.lane), _MAX_DEADLINE_S)
         request_id = ask.request_id or secrets.token_hex(16)
         exchange = self._asker.open(
@@ -95,7 +111,8 @@ class Admission:
         )  # fmt: skip
         exchange.durable = ask.delivery == RESULTS
         exchange.estimated_tokens = len(ask.body) // _BYTES_PER_TOKEN
-        exchange.on_closed(lambda: self._on_closed(exchange))
+        exchange.rate_headers = reservation.headers()
+        exchange.on_closed(lambda: self._on_closed(exchange, reservation))
         try:
             await self._publish(identity, ask, entry, exchange, deadline_s)
         except BaseException:
@@ -103,7 +120,14 @@ class Admission:
             raise
         return exchange
 
-    def _on_closed(self, exchange: Exchange) -> None:
+    async def _reserve(self, identity: Identity, ask: Ask, entry: ModelEntry) -> Reservation:
+        if self._quota is None:
+            return UNLIMITED
+        estimator = self._estimator
+        return await self._quota.reserve(identity, entry.name, lambda: estimator.estimate(ask.task, ask.body))
+
+    def _on_closed(self, exchange: Exchange, reservation: Reservation) -> None:
+        reservation.close(exchange)
         self.bounds.give(exchange.pool, exchange.tenant, drained=exchange.finished)
         if self._withdrawals is not None:
             self._withdrawals.look_at(exchange)
@@ -154,6 +178,7 @@ class Admission:
                 delivery=ask.delivery,
                 idempotency_key=ask.idempotency_key,
                 model=entry.name if ask.model != entry.name else "",
+                price_version=self._price_version(entry.name),
                 team=identity.team,
                 user=identity.user,
             )
@@ -174,6 +199,11 @@ class Admission:
         exchange.accepted(Stored(routes.stream_infer(self._bus.region, entry.runtime, ask.lane), sequence))
         if exchange.closed and self._withdrawals is not None:  # cancelled while it was being accepted
             self._withdrawals.look_at(exchange)
+
+    def _price_version(self, model: str) -> str:
+        """Name the price of today: whatever is set while the request runs, it is charged at this one."""
+        price = self._price_of(model)
+        return price.version if price is not None else ""
 
     def _begin_span(self, ask: Ask, entry: ModelEntry, subject: str) -> Span | None:
         """Begin the span of the durable accept, which the worker's span is a child of."""

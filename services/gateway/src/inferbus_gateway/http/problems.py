@@ -16,6 +16,7 @@ from inferbus.errors import (
     NotFound,
     OpenAIErrorBody,
     OpenAIErrorDetail,
+    RateLimited,
     Unauthenticated,
     openai_body,
     retry_after_of,
@@ -42,6 +43,8 @@ def problem_of(error: InferbusError) -> Problem:
     elif error.row.http_status >= 500 or error.row.http_status == 409:
         # OpenAI clients ask again after any of these unless told not to: twice more the whole work, or the whole harm.
         headers.append((b"x-should-retry", b"false"))
+    if isinstance(error, RateLimited):
+        headers += [(name.encode(), value.encode()) for name, value in error.headers]
     if isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", b"Bearer"))
     return Problem(error.row.http_status, to_json(openai_body(error)), headers)

@@ -1,0 +1,88 @@
+"""Keeper: looks after what is leased. Returns what is not needed, renews slots, keeps the clock right."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+
+from inferbus.admission.quota.budgets import Budgets
+from inferbus.admission.quota.clock import MEASURE_EVERY_S, ServerClock
+from inferbus.admission.quota.lease import Lease
+from inferbus.admission.quota.meter import Meter
+from inferbus.admission.quota.slots import SlotLease
+from inferbus.bus import Bus
+from inferbus.errors import InferbusError
+
+_TICK_S = 0.25
+_MEASURE_AGAIN_S = 0.5
+log = structlog.get_logger()
+
+
+class Keeper:
+    """A task that wakes four times a second, and does nothing while nothing is leased."""
+
+    def __init__(self, bus: Bus, clock: ServerClock, budgets: Budgets) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._budgets = budgets
+        self.leases: dict[Lease, Meter] = {}
+        self._slots: set[SlotLease] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._measured = float("-inf")
+
+    async def start(self) -> None:
+        await self._measure()
+        self._task = asyncio.create_task(self._run(), name="quota-keeper")
+
+    async def die(self) -> None:
+        """End and return nothing, as a crash does."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """Return everything that is free."""
+        await self.die()
+        if self._bus.connected:
+            await asyncio.gather(*(lease.close() for lease in self.leases), *(slots.close() for slots in self._slots))
+            await self._budgets.count(self.leases.items())
+
+    def look_after(self, lease: Lease, meter: Meter) -> None:
+        self.leases[lease] = meter
+
+    def look_after_slots(self, slots: SlotLease) -> None:
+        self._slots.add(slots)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if not self._bus.connected:
+                continue  # shares are kept: what cannot be subtracted would be lost
+            try:
+                await self._tick()
+            except InferbusError as exc:
+                log.info("quota_tick_failed", error=exc.message)
+            except Exception:  # shares would never come back
+                log.exception("quota_tick_failed")
+
+    async def _tick(self) -> None:
+        if time.monotonic() - self._measured > MEASURE_EVERY_S:
+            await self._measure()
+        await self._budgets.count(list(self.leases.items()))
+        now = self._clock()
+        for lease, meter in list(self.leases.items()):
+            if not lease.tick() or (meter.is_over(lease, now) and not lease.spent):
+                del self.leases[lease]
+        for slots in list(self._slots):
+            if not await slots.tick():
+                self._slots.discard(slots)
+
+    async def _measure(self) -> None:
+        try:
+            await self._clock.measure()
+            self._measured = time.monotonic()
+        except InferbusError as exc:
+            self._measured = time.monotonic() - MEASURE_EVERY_S + _MEASURE_AGAIN_S
+            log.info("server_time_not_measured", error=exc.message)

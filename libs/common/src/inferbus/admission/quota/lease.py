@@ -1,0 +1,213 @@
+"""Lease: a share of one window's counter, with the round trips that fill it. Several waiters share one round trip."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+
+import structlog
+
+from inferbus.admission.quota.counters import Counters
+from inferbus.admission.quota.share import Share
+from inferbus.errors import InferbusError
+
+_REFUSE_S = 0.05
+log = structlog.get_logger()
+
+
+class Lease:
+    """One window of one limit. `holders` tells how many processes share it; `small`: shares follow the demand instead of
+    the window's size, because what a crash strands is missing for a day or a month. `spent` is what was settled and no
+    budget has counted yet."""
+
+    __slots__ = (
+        "_backing",
+        "_counters",
+        "_debt",
+        "_holders",
+        "_on_use",
+        "_refuse_from",
+        "_refuse_until",
+        "_returning",
+        "_small",
+        "_tasks",
+        "_waiters",
+        "share",
+        "spent",
+        "subject",
+    )
+
+    def __init__(
+        self,
+        counters: Counters,
+        subject: str,
+        limit: int,
+        holders: Callable[[], int],
+        on_use: Callable[[Lease], None],
+        *,
+        small: bool = False,
+    ) -> None:
+        """`on_use` is called whenever there is something to look after (`tick`)."""
+        self.subject = subject
+        self.share = Share(limit)
+        self._counters = counters
+        self._holders = holders
+        self._on_use = on_use
+        self._small = small
+        self.spent = 0
+        self._waiters: deque[tuple[int, asyncio.Future[bool]]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._backing = False
+        self._returning = 0
+        self._debt = 0
+        self._refuse_from, self._refuse_until = 0, 0.0
+
+    def try_take(self, amount: int) -> bool:
+        """Take without asking anybody; not past those who wait."""
+        return not self._waiters and self.share.take(amount)
+
+    async def take(self, amount: int) -> bool:
+        """Take, asking the counter where the share is too small. False: the limit is used up.
+
+        Raises:
+            DependencyDown: the counter cannot be reached, and the share does not hold so much.
+        """
+        if self.try_take(amount):
+            return True
+        if amount > self.share.limit or (amount >= self._refuse_from and time.monotonic() < self._refuse_until):
+            return False
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        waiter = (amount, future)
+        self._waiters.append(waiter)
+        if len(self._waiters) == 1:
+            self._spawn(self._fill())
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None and future.result():
+                self.share.put(amount)
+            raise
+
+    def put(self, amount: int) -> None:
+        """Take back what was taken and not spent."""
+        self.share.put(amount)
+        self._on_use(self)
+
+    def note_spent(self, amount: int) -> None:
+        self.spent += amount
+        self._on_use(self)
+
+    def borrow(self, amount: int) -> bool:
+        """Take beyond the share while the counter cannot be reached: up to this process's equal part of the limit. It is
+        counted when the counter is back."""
+        share = self.share
+        if share.held - share.free + amount > share.limit // max(1, self._holders()):
+            return False
+        self._debt += share.overspend(amount)
+        self._on_use(self)
+        return True
+
+    def overspend(self, amount: int) -> None:
+        """Count what was spent beyond what was taken."""
+        self._debt += self.share.overspend(amount)
+        self._on_use(self)
+        if self._debt:
+            self._settle_soon()
+
+    def tick(self) -> bool:
+        """Return what is not needed, count what is owed. False: there is nothing left to look after."""
+        self._returning += self.share.tick()
+        self._settle_soon()
+        return bool(self.share.free or self._debt or self.spent or self._waiters or self._backing)
+
+    async def close(self) -> None:
+        """Return everything that is free, and wait until it is returned."""
+        self._returning += self.share.give_back(self.share.free)
+        self._settle_soon()
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- round trips ------------------------------------------------------------------------------------------------
+
+    async def _fill(self) -> None:
+        """Ask the counter until nobody waits."""
+        share = self.share
+        while self._waiters:
+            asked = share.ask(self._need(), self._holders(), 2 * share.recent if self._small else None)
+            try:
+                value = await self._counters.add(self.subject, asked)
+            except InferbusError as exc:
+                self._fail(exc)
+                return
+            except Exception as exc:  # whoever waits must be told
+                log.exception("quota_lease_failed", subject=self.subject)
+                self._fail(InferbusError(f"an internal error: {type(exc).__name__}"))
+                return
+            back = share.granted(asked, value)
+            self._on_use(self)
+            self._returning += back
+            self._serve(is_last=back > 0)
+            if back:
+                self._settle_soon()
+
+    def _need(self) -> int:
+        """What those who wait need, as far as there may be so much; at least what the first one needs."""
+        first = self._waiters[0][0]
+        left = self.share.remaining
+        return max(first, min(left, sum(amount for amount, _ in self._waiters)))
+
+    def _serve(self, *, is_last: bool) -> None:
+        """Give those who wait what is there, in turn; when nothing more is to be had, refuse the others."""
+        kept: deque[tuple[int, asyncio.Future[bool]]] = deque()
+        refused = 0
+        while self._waiters:
+            amount, future = self._waiters.popleft()
+            if future.done():  # it was cancelled meanwhile
+                continue
+            if self.share.take(amount):
+                future.set_result(True)
+            elif is_last:
+                refused = amount if not refused else min(refused, amount)
+                future.set_result(False)
+            else:
+                kept.append((amount, future))
+        self._waiters = kept
+        if refused:
+            self._refuse_from, self._refuse_until = refused, time.monotonic() + _REFUSE_S
+            self._returning += self.share.give_back(self.share.free)  # another holder may have a use for it
+
+    def _fail(self, error: InferbusError) -> None:
+        waiters, self._waiters = self._waiters, deque()
+        for _, future in waiters:
+            if not future.done():
+                future.set_exception(error)
+
+    def _settle_soon(self) -> None:
+        if (self._returning or self._debt) and not self._backing:
+            self._backing = True
+            self._spawn(self._settle())
+
+    async def _settle(self) -> None:
+        """Subtract what was returned, add what is owed."""
+        try:
+            while self._returning or self._debt:
+                back, self._returning = self._returning, 0
+                debt, self._debt = self._debt, 0
+                try:
+                    if debt != back:
+                        await self._counters.add(self.subject, debt - back)
+                except InferbusError as exc:
+                    # Nobody knows whether a subtraction was counted: it stays used until the window ends. A debt is
+                    # counted later.
+                    self._debt += max(0, debt - back)
+                    log.info("quota_not_settled", subject=self.subject, delta=debt - back, error=exc.message)
+                    return
+        finally:
+            self._backing = False
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work, name="quota-lease")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

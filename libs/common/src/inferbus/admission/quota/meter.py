@@ -1,0 +1,103 @@
+"""Meter: one limit of one scope, through all its windows. It makes a lease for each window when it is first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from inferbus import routes
+from inferbus.admission.quota.counters import Counters
+from inferbus.admission.quota.headers import REQUESTS, TOKENS, Standing
+from inferbus.admission.quota.lease import Lease
+from inferbus.admission.quota.windows import DAY, MINUTE, MONTH, end_of, window_of
+
+RPM, TPM, CONCURRENT, TPD, MONEY = "rpm", "tpm", "concurrent", "tpd", "money"
+PLATFORM = "PLATFORM"
+"""Stands in the tenant's place in what belongs to no tenant: a model's limits."""
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """A kind of limit: which field it is, its window, and how a refusal speaks of it."""
+
+    name: str
+    field: str
+    span: str
+    words: str
+    what: str = ""
+
+
+COUNTED = (
+    Kind(RPM, "requests_per_minute", MINUTE, "requests per minute", REQUESTS),
+    Kind(TPM, "tokens_per_minute", MINUTE, "tokens per minute", TOKENS),
+    Kind(TPD, "tokens_per_day", DAY, "tokens per day"),
+    Kind(MONEY, "money_per_month", MONTH, "money per month (micro-units)"),
+)
+CONCURRENT_WORDS = "requests open at once"
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """Whose limits: `key` is their name in the bucket, `label` how a refusal speaks of it, `token` its part in subjects."""
+
+    key: str
+    label: str
+    tenant: str
+    token: str
+
+
+class Meter:
+    """Counts one kind for one scope."""
+
+    __slots__ = ("_counters", "_holders", "_look_after", "_window", "kind", "lease", "limit", "scope")
+
+    def __init__(
+        self,
+        scope: Scope,
+        kind: Kind,
+        limit: int,
+        counters: Counters,
+        holders: Callable[[], int],
+        look_after: Callable[[Lease, Meter], None],
+        now: float,
+    ) -> None:
+        self.scope = scope
+        self.kind = kind
+        self.limit = limit
+        self._counters = counters
+        self._holders = holders
+        self._look_after = look_after
+        self._window = window_of(kind.span, now)
+        self.lease = self._make()
+
+    def at(self, now: float) -> Lease:
+        """Give the lease of the window `now` lies in."""
+        window = window_of(self.kind.span, now)
+        if window > self._window:  # whoever looked at the clock a moment ago must not bring the last one back
+            self._window = window
+            self.lease = self._make()
+        return self.lease
+
+    @property
+    def window(self) -> int:
+        return self._window
+
+    def set_limit(self, limit: int) -> None:
+        self.limit = self.lease.share.limit = limit
+
+    def reset_s(self, now: float) -> float:
+        """Seconds until the window ends."""
+        return max(0.0, end_of(self.kind.span, self._window) - now)
+
+    def standing(self, now: float) -> Standing:
+        return Standing(self.kind.what, self.limit, self.lease.share.remaining, self.reset_s(now))
+
+    def is_over(self, lease: Lease, now: float) -> bool:
+        """Whether a lease of this meter is of a window that has ended."""
+        return lease is not self.lease or now >= end_of(self.kind.span, self._window)
+
+    def _make(self) -> Lease:
+        subject = routes.quota(self.kind.span, self.scope.tenant, f"{self.scope.token}-{self.kind.name}", self._window)
+        return Lease(
+            self._counters, subject, self.limit, self._holders, lambda lease: self._look_after(lease, self),
+            small=self.kind.span != MINUTE,
+        )  # fmt: skip

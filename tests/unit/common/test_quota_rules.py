@@ -1,0 +1,169 @@
+"""The pure parts of quota: windows, slots, estimates, charges, thresholds, headers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferbus.admission.quota.budgets import passed_percents
+from inferbus.admission.quota.headers import Standing, rate_headers
+from inferbus.admission.quota.settling import charge_of
+from inferbus.admission.quota.slots import HOLD_S, claim
+from inferbus.admission.quota.tokens import BodyEstimator, Estimate
+from inferbus.admission.quota.windows import DAY, MINUTE, MONTH, SPANS, end_of, window_of
+from inferbus.contracts.slots import SlotShares
+from inferbus.contracts.step import Delta, Failed, Finished, Started, Usage
+from inferbus.errors import Cancelled, DeadlineWhileRunning
+from inferbus.exchange import Exchange, Stored
+
+ESTIMATE = Estimate(100, 50)
+
+
+def at(*moment: int) -> float:
+    return datetime(*moment, tzinfo=UTC).timestamp()  # type: ignore[arg-type]  # year, month, day, ...
+
+
+@pytest.mark.parametrize(
+    ("span", "now", "end"),
+    [
+        (MINUTE, at(2026, 11, 22, 1, 2, 59), at(2026, 11, 22, 1, 3)),
+        (DAY, at(2026, 2, 28, 23, 59), at(2026, 3, 1)),
+        (MONTH, at(2026, 12, 1), at(2027, 1, 1)),
+        (MONTH, at(2024, 2, 29, 23, 59, 59), at(2024, 3, 1)),
+    ],
+)
+def test_a_window_ends_where_the_calendar_says(span: str, now: float, end: float) -> None:
+    assert end_of(span, window_of(span, now)) == end
+
+
+@given(st.sampled_from(SPANS), st.floats(0, 4e9))
+def test_windows_follow_each_other(span: str, now: float) -> None:
+    window = window_of(span, now)
+    assert now < end_of(span, window)
+    assert window_of(span, end_of(span, window)) == window + 1
+
+
+@given(
+    st.integers(1, 50),
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 20), st.floats(0, 30)), max_size=40),
+)
+def test_slots_in_hold_never_exceed_the_limit(limit: int, claims: list[tuple[str, int, float]]) -> None:
+    shares, now = SlotShares(), 0.0
+    for name, need, later in claims:
+        now += later
+        shares, mine = claim(shares, name, need, limit, now, 3)
+        assert mine <= limit
+        assert sum(count for count, until in shares.holders.values() if until > now) <= limit
+        assert shares.holders.get(name, (0, 0))[0] == mine
+
+
+def test_slots_of_the_dead_come_back() -> None:
+    shares, mine = claim(SlotShares(), "a", 10, 10, 0.0, 2)
+    assert mine == 10
+    assert claim(shares, "b", 4, 10, HOLD_S - 1, 2)[1] == 0
+    assert claim(shares, "b", 4, 10, HOLD_S, 2)[1] == 5, "what it needs, and a fair part of the rest"
+
+
+@given(st.text(max_size=200), st.integers(0, 1000), st.integers(1, 8))
+def test_the_estimate_bounds_bytes_and_asks(text: str, most: int, n: int) -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": text}], "max_tokens": most, "n": n}).encode()
+    estimate = BodyEstimator().estimate("chat", body)
+    assert estimate.prompt >= len(text.encode())
+    assert estimate.completion == most * n
+
+
+@pytest.mark.parametrize(
+    ("body", "completion"),
+    [
+        ({}, 4096),
+        ({"max_completion_tokens": 7, "max_tokens": 9}, 7),
+        ({"max_tokens": 5, "n": 2, "best_of": 4}, 20),
+        ({"max_tokens": 5, "prompt": ["a", "b", "c"]}, 15),
+        ({"max_tokens": 5, "prompt": [1, 2, 3]}, 5),
+        ({"max_tokens": 5, "prompt": [[1], [2, 3]]}, 10),
+        ({"max_tokens": -5, "n": True}, 4096),
+        ({"max_tokens": "many", "n": [3]}, 4096),
+    ],
+)
+def test_completions_are_bounded_by_what_is_asked(body: dict[str, object], completion: int) -> None:
+    assert BodyEstimator().estimate("completions", json.dumps(body).encode()).completion == completion
+
+
+def test_embeddings_generate_nothing_and_pictures_count() -> None:
+    estimator = BodyEstimator(default_completion=10)
+    assert estimator.estimate("embeddings", b'{"input":"x"}').completion == 0
+    assert estimator.estimate("chat", b"not json").completion == 10
+    assert estimator.estimate("chat", b'{"messages":[{"type":"image_url"}]}').prompt > 4096
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [(0, 79, []), (79, 80, [80]), (80, 81, []), (0, 200, [80, 100]), (99, 100, [100]), (100, 500, [])],
+)
+def test_a_threshold_is_passed_once(before: int, after: int, found: list[int]) -> None:
+    assert passed_percents(before, after, 100, (100, 80)) == found
+
+
+def test_headers_are_of_the_tightest() -> None:
+    headers = rate_headers(
+        [Standing("tokens", 100, 50, 3.21), Standing("tokens", 1000, 20, 3.21), Standing("requests", 9, -1, 60)]
+    )
+    assert headers == (
+        ("x-ratelimit-limit-requests", "9"),
+        ("x-ratelimit-remaining-requests", "0"),
+        ("x-ratelimit-reset-requests", "60.0s"),
+        ("x-ratelimit-limit-tokens", "1000"),
+        ("x-ratelimit-remaining-tokens", "20"),
+        ("x-ratelimit-reset-tokens", "3.2s"),
+    )
+
+
+def exchange(*, streamed: bool = True, begun: bool = True, accepted: bool = True, tokens: int = 0) -> Exchange:
+    made = Exchange(
+        request_id="r", tag=1, tenant="dev", pool="m", deadline_s=60, on_close=lambda _: None, streamed=streamed
+    )
+    if accepted:
+        made.accepted(Stored("S", 1))
+    if begun:
+        made.begin(Started(1, 1, 0, "", "w", "i"))
+    if tokens:
+        made.feed(Delta(1, 1, 1, [(0, list(range(tokens)))], b"data: {}\n\n"))
+    return made
+
+
+async def test_what_came_to_its_end_costs_what_the_engine_says() -> None:
+    done = exchange()
+    done.feed(Finished(1, 1, 1, 200, Usage(7, 8), b""))
+    done.close()
+    assert charge_of(done, ESTIMATE) == Usage(7, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "charge"),
+    [
+        ({"begun": False}, Usage()),
+        ({"begun": False, "accepted": False}, None),
+        ({"tokens": 3}, Usage(100, 3)),
+        ({}, Usage(100, 0)),
+        ({"streamed": False}, Usage(100, 50)),
+    ],
+)
+async def test_what_its_client_gave_up_costs_what_was_done(options: dict[str, bool], charge: Usage | None) -> None:
+    for error in (Cancelled("gone"), DeadlineWhileRunning("late")):
+        given_up = exchange(**options)
+        given_up.give_up(error)
+        assert charge_of(given_up, ESTIMATE) == charge
+
+
+@pytest.mark.parametrize(("tokens", "charge"), [(0, None), (3, Usage(100, 3))])
+async def test_what_the_platform_failed_costs_what_was_delivered(tokens: int, charge: Usage | None) -> None:
+    failed = exchange(tokens=tokens)
+    failed.feed(Failed(1, 1, 2, "engine_dead", "it died"))
+    failed.close()
+    await asyncio.sleep(0)
+    assert charge_of(failed, ESTIMATE) == charge

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,9 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
+import msgspec
 import pytest
 from tests.running_platform import RunningPlatform
 
+import inferbus
+from inferbus.errors import DependencyDown
 from inferbus.local.lock import holder_of
 from inferbus.local.state import READY, STOPPED, read_state
 
@@ -230,3 +235,55 @@ def test_a_model_of_a_former_run_is_forgotten(tmp_path: Path) -> None:
         assert '"second"' in listed
         assert '"first"' not in listed
         assert "reconcile_failed" not in platform.layout.log_of("topology-0").read_text()
+
+
+def test_every_process_has_a_seed_of_its_own_and_no_password(platform: RunningPlatform) -> None:
+    seeds = {file.stem: file.read_text().strip() for file in (platform.layout.bus / "seeds").iterdir()}
+    assert sorted(seeds) == ["admin", "dev", "gateway", "operator", "worker-simulator"]
+    own = {"gateway-0": "gateway", "llm-0": "worker-simulator", "topology-0": "operator", "nats": ""}
+    for process, user in own.items():
+        env = Path(f"/proc/{platform.pid(process)}/environ").read_bytes().decode()
+        assert "PASSWORD" not in env
+        assert not [name for name, seed in seeds.items() if seed in env]
+        named = [name for name in seeds if f"/{name}.seed" in env]
+        assert named == ([user] if user else [])
+    logs = "".join(file.read_text(errors="replace") for file in platform.layout.logs.iterdir())
+    assert not [name for name, seed in seeds.items() if seed in logs]
+
+
+async def test_a_producer_is_made_heard_and_revoked_while_everything_runs(platform: RunningPlatform) -> None:
+    made = platform.command("bus-users", "create", "producer", "--tenant", "acme")
+    seed = made.stdout.strip()
+    assert "INFERBUS_BUS_USER=producer.acme" in made.stderr
+    async with inferbus.Client(platform.bus_url, tenant="acme", nkey_seed=seed) as client:
+        answer = await client.chat("simulator", [{"role": "user", "content": "hello"}], max_tokens=3)
+        assert answer["choices"][0]["message"]["content"]
+    assert seed not in platform.command("bus-users", "list", "--json").stdout
+    assert platform.command("bus-users", "create", "producer", "--tenant", "acme", check=False).returncode == 1
+    assert platform.command("bus-users", "revoke", "producer-acme").stdout == "revoked producer-acme\n"
+    with pytest.raises(DependencyDown, match="Authorization Violation"):
+        async with inferbus.Client(platform.bus_url, tenant="acme", nkey_seed=seed):
+            pass
+    again = platform.command("bus-users", "revoke", "producer-acme", check=False)
+    assert (again.returncode, "no bus user is named" in again.stderr) == (1, True)
+    async with inferbus.Client(platform.bus_url, tenant="dev", nkey_seed_file=platform.seed_file("dev")) as client:
+        assert await client.chat("simulator", [{"role": "user", "content": "hello"}], max_tokens=3)
+
+
+def test_refusals_are_in_the_metrics_of_every_process(platform: RunningPlatform) -> None:
+    for process in ("gateway-0", "llm-0", "topology-0"):
+        text = httpx.get(f"http://127.0.0.1:{platform.port(process)}/metrics", timeout=10).text
+        assert "# TYPE inferbus_bus_refusals_total counter" in text
+        assert "inferbus_bus_refusals_total{" not in text  # nobody does what it may not
+
+
+def test_a_state_folder_that_had_passwords_goes_on(tmp_path: Path) -> None:
+    with simulated(tmp_path) as first:
+        key, pepper = first.key, msgspec.json.decode(first.layout.secrets.read_bytes())["key_pepper"]
+    shutil.rmtree(first.layout.bus)  # as before there were bus users
+    old = {"passwords": {"operator": "pold", "gateway": "pold2"}, "key_pepper": pepper}
+    first.layout.secrets.write_bytes(msgspec.json.encode(old))
+    with simulated(tmp_path) as second:
+        assert second.key == key
+        assert ask(second)
+        assert b"pold" not in second.layout.secrets.read_bytes()

@@ -10,11 +10,15 @@ import msgspec
 import pytest
 import yaml
 
+from inferbus.bus_users.folder import UsersFolder
+from inferbus.bus_users.render import render
+from inferbus.bus_users.template import read_template
+from inferbus.cli import bus_users
 from inferbus.cli.models import read_models
 from inferbus.ledger.main import LedgerSettings
 from inferbus.local.layout import Layout
 from inferbus.local.processes import Platform, gateway_spec, ledger_spec, nats_spec, topology_spec, worker_specs
-from inferbus.local.secrets import ROLES, Secrets
+from inferbus.local.secrets import Secrets
 from inferbus.local.serving import UpOptions, served_models
 from inferbus.settings import BusSettings, HealthSettings, from_env
 from inferbus.topology import TopologySettings
@@ -29,7 +33,8 @@ SETTINGS: list[tuple[str, type[msgspec.Struct]]] = [
 ]  # fmt: skip
 # Where it runs, and as what: rightly different.
 _OWN = re.compile(
-    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|(GATEWAY|HEALTH)_(HOST|PORT)|LLM_WORKER_MODEL|TELEMETRY_.*)"
+    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|BUS_NKEY_SEED(_FILE)?|(GATEWAY|HEALTH)_(HOST|PORT)|LLM_WORKER_MODEL|TOPOLOGY_KNOWN_STREAMS"
+    r"|TELEMETRY_.*)"
 )
 
 
@@ -56,10 +61,7 @@ def env_of(compose: dict[str, Any], service: str) -> dict[str, str]:
 
 def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
     """Give what `inferbus up` gives the same processes, with the same secrets."""
-    secrets = Secrets(
-        passwords={role: f"$INFERBUS_NATS_{role.upper()}_PASSWORD" for role in ROLES},
-        key_pepper="$INFERBUS_GATEWAY_KEY_PEPPER",
-    )
+    secrets = Secrets(key_pepper="$INFERBUS_GATEWAY_KEY_PEPPER")
     layout = Layout(root=ROOT, home=tmp_path)
     platform = Platform(layout=layout, secrets=secrets, options=UpOptions(embed=True))
     chat, embed = served_models(platform.options, layout)
@@ -99,10 +101,26 @@ def test_services_know_every_variable_they_get(compose: dict[str, Any], service:
 
 
 def test_the_bus_gets_every_variable_its_configuration_asks_for(compose: dict[str, Any], tmp_path: Path) -> None:
-    lines = (ROOT / "deploy/nats/nats.conf").read_text().splitlines()
+    lines = render(read_template((ROOT / "deploy/nats/nats.conf").read_text()), []).splitlines()
     asked = set(re.findall(r"\$(INFERBUS_\w+)", "\n".join(line for line in lines if not line.startswith("#"))))
     assert asked == set(compose["services"]["nats"]["environment"])
     assert asked <= set(up_env(tmp_path)["nats"])
+
+
+def test_compose_asks_for_the_seeds_that_init_prints(
+    compose: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = re.search(r"inferbus bus-users init (.*?) --folder deploy/bus", (ROOT / "deploy/README.md").read_text())
+    assert command is not None
+    pools = re.findall(r"--pool (\S+)", command[1])
+    bus_users.init(pool=pools, region="local", folder=tmp_path / "bus", template=ROOT / "deploy/nats/nats.conf")
+    printed = {line.partition("=")[0] for line in capsys.readouterr().out.splitlines()}
+    env = {service: env_of(compose, service) for service in compose["services"] if service != "nats"}
+    assert {one["INFERBUS_BUS_NKEY_SEED"].removeprefix("$") for one in env.values()} == printed
+    users = {user.login: user for user in UsersFolder(tmp_path / "bus", ROOT / "deploy/nats/nats.conf").read().users}
+    for service, one in env.items():
+        user = users[one["INFERBUS_BUS_USER"]]
+        assert one["INFERBUS_BUS_NKEY_SEED"] == f"$INFERBUS_{user.name.upper().replace('-', '_')}_SEED", service
 
 
 @pytest.mark.parametrize(

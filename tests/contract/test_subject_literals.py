@@ -41,7 +41,11 @@ API = re.compile(r"\$(JS|KV)\.")
 ROUTES = "libs/common/src/inferbus/routes.py"
 API_USERS = {
     f"libs/common/src/inferbus/{name}.py" for name in ("bus", "watch", "intake", "topology", "tickets", "stored")
-} | {"libs/common/src/inferbus/admission/quota/clock.py"}
+} | {
+    "libs/common/src/inferbus/stream_check.py",
+    "libs/common/src/inferbus/admission/quota/clock.py",
+    "libs/common/src/inferbus/bus_users/render.py",  # writes them into permissions
+}
 
 
 def strings(tree: ast.AST) -> Iterator[str]:

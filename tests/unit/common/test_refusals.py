@@ -46,10 +46,10 @@ def test_prefix_has_no_tenant_and_no_id(subject: str, prefix: str) -> None:
     assert prefix_of(subject) == prefix
 
 
-@given(st.lists(st.from_regex(r"[a-z]{1,8}(\.[a-z]{1,3})?", fullmatch=True), min_size=200, unique=True))
-def test_labels_are_bounded_and_nothing_is_lost(subjects: list[str]) -> None:
+@given(st.sets(st.integers(0, 10**6), max_size=100))
+def test_labels_are_bounded_and_nothing_is_lost(numbers: set[int]) -> None:
     refusals = Refusals("a")
-    for subject in subjects:
-        refusals.note(Error(f'nats: permissions violation for publish to "{subject}"'))
+    for number in [*range(60), *numbers]:
+        refusals.note(Error(f'nats: permissions violation for publish to "x{number}.y"'))
     assert len(refusals.counts) <= 66
-    assert sum(refusals.counts.values()) == len(subjects)
+    assert sum(refusals.counts.values()) == 60 + len(numbers)

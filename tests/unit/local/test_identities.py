@@ -32,7 +32,7 @@ def test_every_process_has_a_user_with_a_seed_only_its_owner_reads(real: Layout)
         assert matches(user, file.read_text().strip())
         assert user.login == login_of(name) == settings_of(real, name, url="nats://x").user
     config = users_folder(real).config
-    assert config.stat().st_mode & 0o777 == 0o600
+    assert not [user.nkey for user in users.values() if user.nkey not in config.read_text()]
     assert "PASSWORD" not in config.read_text().split("server_name", 1)[1]
 
 

@@ -19,6 +19,7 @@ def test_the_pepper_of_a_platform_that_had_passwords_is_kept_and_they_are_not(la
     write_private(layout.secrets, b'{"passwords": {"operator": "pabc"}, "key_pepper": "old"}')
     assert load_secrets(layout).key_pepper == "old"
     assert load_secrets(layout) == Secrets(key_pepper="old")
+    assert b"pabc" not in layout.secrets.read_bytes()
 
 
 def test_a_damaged_file_is_not_replaced(layout: Layout) -> None:

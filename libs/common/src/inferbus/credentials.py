@@ -71,6 +71,9 @@ def public_key(seed: str) -> str | None:
     if not seed.startswith("SU"):
         return None
     try:
+        _, raw = nkeys.decode_seed(seed.encode())
+        if nkeys.encode_seed(raw, nkeys.PREFIX_BYTE_USER) != seed.encode():  # a letter is wrong; nkeys does not look
+            return None
         pair = nkeys.from_seed(bytearray(seed.encode()))
         return str(pair.public_key.decode())
     except Exception:  # nkeys raises half a dozen kinds, binascii's among them; none may carry the seed on
@@ -93,7 +96,7 @@ def _tls_context(settings: BusSettings) -> ssl.SSLContext:
 def refusal_of(error: BaseException | None) -> str:
     """Say why the server, or we, will not have this connection; empty where trying again may help."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the server's certificate is not trusted: {error.verify_message}"
+        return f"the server's certificate is not trusted: {getattr(error, 'verify_message', error)}"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {error.reason or error}"
     text = str(error).strip()

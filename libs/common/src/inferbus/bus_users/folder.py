@@ -19,7 +19,7 @@ from inferbus.bus_users.template import read_template
 from inferbus.bus_users.user import PRODUCER, BusUser, Pool, check_user, new_seed
 from inferbus.credentials import public_key
 from inferbus.errors import Conflict, NotFound
-from inferbus.private_files import write_private
+from inferbus.private_files import write_private, write_whole
 
 _UNKNOWN_KEY = "U" + "A" * 55
 
@@ -127,7 +127,7 @@ class UsersFolder:
     def _write(self, users: Users) -> None:
         config = render(read_template(self.template.read_text()), users.users, users.tls)
         self._keep(users)
-        write_private(self.config, config.encode())
+        write_whole(self.config, config.encode(), 0o644)  # no secrets; the server may be another user
 
     def _keep(self, users: Users) -> None:
         write_private(self._folder / "users.json", msgspec.json.format(msgspec.json.encode(users), indent=2))

@@ -96,12 +96,31 @@ def revoke(
 
 
 @app.command()
-def init(folder: Folder = None, template: Conf = None) -> None:
-    """Make a user for every role of the template that has none, and print their seeds as lines for an env file."""
+def init(
+    pool: Annotated[
+        list[str] | None, typer.Option("--pool", help="RUNTIME/POOL: a user for its workers, in place of one for all.")
+    ] = None,
+    region: Annotated[str, typer.Option("--region", help="Of these pools.")] = "local",
+    folder: Folder = None,
+    template: Conf = None,
+) -> None:
+    """Make the users that services need and that are not there, and print their seeds as lines for an env file."""
     users, _ = _users(folder, template)
     known = {user.name for user in users.read().users if not user.revoked}
-    for role in sorted(read_template(users.template.read_text()).roles.keys() - {TENANT} - known):
-        typer.echo(f"INFERBUS_{role.upper()}_SEED={users.create(role, role)[1]}")
+    wanted: dict[str, tuple[str, tuple[Pool, ...]]] = {
+        role: (role, ()) for role in sorted(read_template(users.template.read_text()).roles.keys() - {TENANT})
+    }
+    if pool:
+        del wanted[WORKER]
+    for one in pool or []:
+        runtime, slash, name = one.partition("/")
+        if not slash:
+            raise typer.BadParameter(f"{one}: RUNTIME/POOL, such as llm/{one}")
+        wanted[f"{WORKER}-{name}"] = (WORKER, (Pool(pool=name, runtime=runtime, region=region),))
+    for name, (role, pools) in wanted.items():
+        if name not in known:
+            _, seed = users.create(name, role, pools=pools)
+            typer.echo(f"INFERBUS_{name.upper().replace('-', '_')}_SEED={seed}")
     typer.echo(f"the server's configuration: {users.config}", err=True)
 
 

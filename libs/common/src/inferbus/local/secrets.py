@@ -25,8 +25,10 @@ def load_secrets(layout: Layout) -> Secrets:
     Raises:
         msgspec.DecodeError: the file was damaged by hand.
     """
-    stored = msgspec.json.decode(layout.secrets.read_bytes(), type=Secrets) if layout.secrets.exists() else Secrets()
+    before = layout.secrets.read_bytes() if layout.secrets.exists() else b""
+    stored = msgspec.json.decode(before, type=Secrets) if before else Secrets()
     complete = Secrets(key_pepper=stored.key_pepper or secrets.token_hex(32))
-    if complete != stored:
-        write_private(layout.secrets, msgspec.json.format(msgspec.json.encode(complete), indent=2))
+    after = msgspec.json.format(msgspec.json.encode(complete), indent=2)
+    if after != before:  # also where the file has passwords of an earlier version
+        write_private(layout.secrets, after)
     return complete

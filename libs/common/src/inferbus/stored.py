@@ -96,15 +96,15 @@ async def _read_batch(bus: Bus, stream: str, subject: str, from_seq: int) -> tup
     batch: list[Stored] = []
     end: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
 
-    async def on_message(message: Msg) -> None:
-        headers = dict(message.headers or {})
+    def on_message(message: Msg) -> None:
+        headers = message.headers or {}
         if "Nats-Sequence" in headers:
             batch.append(Stored(int(headers["Nats-Sequence"]), headers, message.data))
         elif not end.done():
             end.set_result(headers)
 
     inbox = bus.nc.new_inbox()
-    subscription = await bus.subscribe(inbox, on_message)
+    subscription = await bus.listen(inbox, on_message)
     query = {"seq": max(1, from_seq), "next_by_subj": subject, "batch": _BATCH, "max_bytes": _BATCH_BYTES}
     try:
         await bus.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(query), reply=inbox)

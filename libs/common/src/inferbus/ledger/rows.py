@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import structlog
 
-from inferbus.contracts.usage import Figures, Total, UsageEvent
+from inferbus.contracts.usage import FIGURES, Figures, Total, UsageEvent
 from inferbus.routes import token_safe
 from inferbus.stored import Stored
 
@@ -38,21 +38,22 @@ def empty_row(event: UsageEvent) -> Total:
     return Total(tenant=event.tenant, team=event.team, key_id=event.key_id, model=event.model, day=day_of(event.at))
 
 
-def add(row: Total, events: Iterable[tuple[int, UsageEvent]]) -> Total:
+def add(row: Total, events: Sequence[tuple[int, UsageEvent]]) -> Total:
     """Add what is not in a row yet. `events` come with their sequences, in order; what the row has is passed over."""
-    figures, upto = row.figures, row.upto
-    for seq, event in events:
-        if seq > upto:
-            figures, upto = figures + event.figures, seq
-    return row if upto == row.upto else msgspec.structs.replace(row, figures=figures, upto=upto)
+    new = [event for seq, event in events if seq > row.upto]
+    if not new:
+        return row
+    figures = Figures(**{name: sum([getattr(event, name) for event in new]) for name in FIGURES})
+    return msgspec.structs.replace(row, figures=row.figures + figures, upto=events[-1][0])
 
 
 def events_of(stored: Iterable[Stored]) -> list[tuple[int, UsageEvent]]:
     """Read events. What cannot be read is no event of ours: it is named in the log and left out."""
     found: list[tuple[int, UsageEvent]] = []
+    decode = msgspec.json.Decoder(UsageEvent).decode
     for one in stored:
         try:
-            found.append((one.seq, msgspec.json.decode(one.data, type=UsageEvent)))
+            found.append((one.seq, decode(one.data)))
         except msgspec.DecodeError as exc:
             log.error("usage_event_unreadable", seq=one.seq, error=str(exc))
     return found
@@ -60,10 +61,14 @@ def events_of(stored: Iterable[Stored]) -> list[tuple[int, UsageEvent]]:
 
 def by_row(events: Iterable[tuple[int, UsageEvent]]) -> dict[str, list[tuple[int, UsageEvent]]]:
     """Group events by their rows; order is kept."""
-    groups: dict[str, list[tuple[int, UsageEvent]]] = {}
-    for seq, event in events:
-        groups.setdefault(row_key(event), []).append((seq, event))
-    return groups
+    groups: dict[tuple[object, ...], list[tuple[int, UsageEvent]]] = {}
+    for seq, event in events:  # the row's name is the dear part: once for each, not for every event
+        alike = (event.tenant, event.team, event.key_id, event.model, event.at // DAY_S)
+        groups.setdefault(alike, []).append((seq, event))
+    named: dict[str, list[tuple[int, UsageEvent]]] = {}
+    for found in groups.values():
+        named.setdefault(row_key(found[0][1]), []).extend(found)
+    return {key: sorted(found, key=lambda one: one[0]) for key, found in named.items()}
 
 
 def summed(rows: Iterable[Total]) -> Figures:

@@ -13,6 +13,7 @@ from inferbus.admission.bounds import Bounds
 from inferbus.admission.identity import Identity
 from inferbus.admission.withdrawals import Withdrawals
 from inferbus.asker import Asker
+from inferbus.buckets import bucket_for
 from inferbus.bus import Bus
 from inferbus.contracts.envelope import REPLY, RESULTS, Envelope, headers_of
 from inferbus.contracts.models import ModelEntry
@@ -128,7 +129,7 @@ class Admission:
             runtime=entry.runtime,
             pool=entry.pool,
             lane=ask.lane,
-            bucket=routes.bucket_of(identity.tenant, entry.buckets.count),
+            bucket=bucket_for(entry.buckets, identity.tenant),
             tenant=identity.tenant,
         )
         span = self._begin_span(ask, entry, subject)

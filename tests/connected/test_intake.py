@@ -159,7 +159,7 @@ class TestPulling:
             intake, "_on_status", lambda headers: (statuses.append(headers["Status"]), on_status(headers))
         )
         await eventually(lambda: statuses.count("408") >= 3)
-        assert 0 <= intake._outstanding <= 2, "a window of the eight, once"
+        assert 0 <= intake.share.on_order <= 2, "a window of the eight, once"
         bench.gate.clear()
         await bench.publish(20)
         await eventually(lambda: bench.running[INTERACTIVE] == 8)
@@ -531,7 +531,7 @@ class TestRestarts:
         monkeypatch.setattr("inferbus.intake._HEARTBEAT_S", 0.2)
         slots = Slots(8)
         intake = await bench.intake(slots)
-        await eventually(lambda: intake._outstanding > 0)
+        await eventually(lambda: intake.share.on_order > 0)
         await bench.worker.nc._send_unsubscribe(intake._subscription._id)  # type: ignore[union-attr]  # the server forgets us
         stopping = asyncio.Event()
 

@@ -118,10 +118,13 @@ JSON: list[tuple[Any, bytes]] = [
         ),
     ),
     (
-        ModelEntry(name="org/m", pool="m", aliases=["chat"], buckets=Buckets(count=2), limits=Limits(max_pending=9)),
+        ModelEntry(
+            name="org/m", pool="m", aliases=["chat"], limits=Limits(max_pending=9),
+            buckets=Buckets(count=2, pinned={"acme": 1}, weights={"acme": 3}),
+        ),
         (
             b'{"name":"org/m","pool":"m","runtime":"llm","aliases":["chat"],"tasks":["chat","completions"],'
-            b'"buckets":{"count":2,"by":"tenant"},"limits":{"max_pending":9,"max_pending_per_tenant":1024,'
+            b'"buckets":{"count":2,"by":"tenant","pinned":{"acme":1},"weights":{"acme":3}},"limits":{"max_pending":9,"max_pending_per_tenant":1024,'
             b'"max_body_bytes":33554432,"default_deadline_s":600.0,"default_deadline_batch_s":86400.0},'
             b'"created":0,"owned_by":"inferbus","tags":[]}'
         ),

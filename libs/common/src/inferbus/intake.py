@@ -21,10 +21,13 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.delivery import Delivery
 from inferbus.errors import DependencyDown
+from inferbus.fair_share import Share
 from inferbus.settlement import settle
 from inferbus.slots import Slots
+from inferbus.turns import Turns
 
 _EXPIRES_S = 20.0
+_EXPIRES_BY_TURNS_S = 4.0  # a worker that is full lets go of the buckets another may have room for
 _HEARTBEAT_S = 2.0
 _POLL_S = 3.0
 _PULL_AGAIN_S = 0.2
@@ -66,7 +69,9 @@ class Intake:
         self._subscription: Subscription | None = None
         self._subscribing = asyncio.Lock()
         self._inbox = ""
-        self._generation = self._outstanding = 0
+        self.share = Share()
+        self._turns: Turns | None = None
+        self._generation = 0
         self._seen = 0.0
         self._pull_at = 0.0
         self._paused = True
@@ -75,14 +80,16 @@ class Intake:
         self._attempts: dict[int, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._retiring: set[asyncio.Task[None]] = set()
-        self._forget: list[Callable[[], None]] = []
+        self._forget: Callable[[], None] = _nothing
+        self._leave: Callable[[], None] = _nothing
         self._kick = asyncio.Event()
         self._clock_offset_s: float | None = None
-        self.pending = 0
 
     async def start(self) -> None:
         """Begin pulling; survives a bus or consumer that is not there yet."""
-        self._forget = [self._slots.register(self._kick.set), self._bus.on_reconnect(self._renew)]
+        if self._turns is None:
+            self._leave = self._slots.register(self._kick.set)
+        self._forget = self._bus.on_reconnect(self._renew)
         self._paused = False
         self._tasks = [
             asyncio.create_task(job(), name=job.__name__)
@@ -96,7 +103,7 @@ class Intake:
         self._paused = True
         async with self._subscribing:
             old, self._subscription = self._subscription, None
-            self._outstanding = 0
+            self.share.on_order = 0
         if old is not None:
             await self._bus.drain(old)
 
@@ -115,9 +122,9 @@ class Intake:
         """End at once; messages still running are handed back."""
         self._stopped = True
         await self.pause()
-        for forget in self._forget:
-            forget()
-        self._forget = []
+        self._forget()
+        self._leave()
+        self._forget = self._leave = _nothing
         tasks = (*self._tasks, *self._running.values(), *self._retiring)
         for task in tasks:
             task.cancel()
@@ -129,6 +136,40 @@ class Intake:
     @property
     def running(self) -> int:
         return len(self._running)
+
+    @property
+    def pending(self) -> int:
+        """Messages waiting in the queue, as last seen."""
+        return self.share.pending
+
+    # --- taking turns -------------------------------------------------------------------------------------------------
+
+    def join(self, turns: Turns) -> None:
+        """Pull no more on its own but when it is this bucket's turn; also while running."""
+        self._leave()
+        self._leave = _nothing
+        self._turns = turns
+        turns.add(self)
+        self._kick.set()
+
+    @property
+    def can_order(self) -> bool:
+        is_listening = not self._paused and self._subscription is not None and self._bus.connected
+        return is_listening and time.monotonic() >= self._pull_at
+
+    def order(self, count: int, *, standing: bool) -> None:
+        """Pull `count` messages: wait for them, or take what is there."""
+        if not self.share.on_order:
+            self._seen = time.monotonic()  # while nothing was on order, silence said nothing
+        body: dict[str, object] = {"batch": count, "no_wait": True}
+        if standing:
+            body = {
+                "batch": count,
+                "expires": int(_EXPIRES_BY_TURNS_S * 1e9),
+                "idle_heartbeat": int(_HEARTBEAT_S * 1e9),
+            }
+        self._bus.send(self._next, msgspec.json.encode(body), self._inbox)
+        self.share.on_order += count
 
     # --- pulling ------------------------------------------------------------------------------------------------------
 
@@ -149,7 +190,7 @@ class Intake:
                 self._on_message(message, generation)
 
             self._subscription = await self._bus.listen(self._inbox, on_message)
-            self._outstanding = 0
+            self.share.on_order = 0
             self._seen = time.monotonic()
             self._kick.set()
 
@@ -173,17 +214,20 @@ class Intake:
 
     async def _check(self) -> None:
         silent = time.monotonic() - self._seen > 2.2 * _HEARTBEAT_S
-        if self._subscription is None or (self._outstanding and silent):
+        if self._subscription is None or (self.share.on_order and silent):
             await self._renew()
 
     async def _pull(self) -> None:
-        if self._paused or self._subscription is None or not self._bus.connected or time.monotonic() < self._pull_at:
+        if not self.can_order:
+            return
+        if self._turns is not None:
+            self._turns.wake()
             return
         window = 1 if self._settings.lane == routes.BATCH else self._slots.window
-        want = min(self._slots.free_for(self._settings.lane, routes.BATCH), window) - self._outstanding
-        if want <= 0 or (self._outstanding and want < window // 2):
+        want = min(self._slots.free_for(self._settings.lane, routes.BATCH), window) - self.share.on_order
+        if want <= 0 or (self.share.on_order and want < window // 2):
             return
-        self._outstanding += want
+        self.share.on_order += want
         body = {"batch": want, "expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
         await self._bus.publish(self._next, msgspec.json.encode(body), reply=self._inbox)
 
@@ -195,9 +239,11 @@ class Intake:
                 self._on_status(message.headers)
             return
         delivery = Delivery(self._bus, message)
-        if generation == self._generation and self._outstanding:
-            self._outstanding -= 1
-        self.pending = delivery.pending
+        if generation == self._generation and self.share.on_order:
+            self.share.on_order -= 1
+        if self._turns is not None:
+            self._turns.charge(self.share)
+        self.share.pending = delivery.pending
         if self._is_running(delivery):
             return
         if self._paused:
@@ -217,8 +263,10 @@ class Intake:
         if headers["Status"] == "100":
             return
         undelivered = headers.get("Nats-Pending-Messages")
-        self._outstanding = max(0, self._outstanding - int(undelivered)) if undelivered else 0
-        if headers["Status"] != "408":  # no consumer, leader change, shutdown: not in a tight loop
+        self.share.on_order = max(0, self.share.on_order - int(undelivered)) if undelivered else 0
+        if headers["Status"] == "404" or (self._turns is not None and headers["Status"] == "408"):
+            self.share.pending = 0  # other workers took what was left
+        elif headers["Status"] != "408":  # no consumer, leader change, shutdown: not in a tight loop
             self._pull_at = time.monotonic() + _PULL_AGAIN_S
             asyncio.get_running_loop().call_later(_PULL_AGAIN_S * 1.05, self._kick.set)
         self._kick.set()
@@ -282,9 +330,12 @@ class Intake:
             return
         info = msgspec.json.decode(answer.data, type=_ConsumerInfo)
         if info.error is None:
-            self.pending = info.num_pending
+            self.share.pending = info.num_pending
         if info.ts is not None:
             self._clock_offset_s = info.ts.timestamp() - (before + time.time()) / 2
+
+
+def _nothing() -> None: ...
 
 
 async def _survive(step: Callable[[], Awaitable[None]]) -> None:

@@ -1,35 +1,56 @@
 """Queues: the intakes of one pool, one per lane and bucket, all sharing the engine's slots.
 
 How many buckets there are is said in `models` and followed while the worker runs. A bucket that is no longer used is
-still pulled until the restart: it may hold work.
+still pulled until the restart: it may hold work. Several buckets take turns at the slots (`inferbus.turns`); a single
+one pulls for itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
+from itertools import zip_longest
 
 import structlog
 
 from inferbus import routes
+from inferbus.buckets import weights_of
 from inferbus.bus import Bus
+from inferbus.contracts.models import ModelEntry
 from inferbus.intake import Handler, Intake, IntakeSettings
 from inferbus.models import ModelRegistry
 from inferbus.slots import Slots
+from inferbus.turns import Turns
 
 _LOOK_S = 0.5
+_NO_WEIGHTS: Mapping[str, int] = {}
 log = structlog.get_logger()
 
 
 class Queues:
-    """Begins with bucket 0, so that a registry that is late delays nothing."""
+    """Begins with bucket 0, so that a registry that is late delays nothing.
 
-    def __init__(self, bus: Bus, models: ModelRegistry, *, pool: str, runtime: str, handle: Handler) -> None:
+    `tenant_weights` gives weights of tenants from elsewhere (entitlements); another mapping when they have changed.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        models: ModelRegistry,
+        *,
+        pool: str,
+        runtime: str,
+        handle: Handler,
+        tenant_weights: Callable[[], Mapping[str, int]] | None = None,
+    ) -> None:
         self._bus = bus
         self._models = models
         self._pool = pool
         self._runtime = runtime
         self._handle = handle
+        self._tenant_weights = tenant_weights or (lambda: _NO_WEIGHTS)
         self._intakes: list[Intake] = []
+        self._turns: dict[str, Turns] = {}
         self._buckets = 0
         self._paused = False
         self._slots: Slots | None = None
@@ -77,21 +98,29 @@ class Queues:
         ended = await asyncio.gather(*(intake.drain(grace_s) for intake in self._intakes))
         for intake in self._intakes:
             await intake.stop()
+        for turns in self._turns.values():
+            turns.close()
         return all(ended)
 
     async def _follow(self, slots: Slots) -> None:
-        seen = -1
+        seen, seen_weights = -1, _NO_WEIGHTS
         while True:
-            if self._models.version != seen and not self._paused:
-                seen = self._models.version
-                counts = [
-                    entry.buckets.count for entry in self._models.all() if self._is_ours(entry.runtime, entry.pool)
-                ]
-                await self._grow(slots, max(counts, default=1))
+            weights = self._tenant_weights()
+            if (self._models.version != seen or weights is not seen_weights) and not self._paused:
+                seen, seen_weights = self._models.version, weights
+                entries = [entry for entry in self._models.all() if self._is_ours(entry)]
+                await self._grow(slots, max((entry.buckets.count for entry in entries), default=1))
+                self._weigh(entries, weights)
             await asyncio.sleep(_LOOK_S)
 
-    def _is_ours(self, runtime: str, pool: str) -> bool:
-        return (runtime, pool) == (self._runtime, self._pool)
+    def _is_ours(self, entry: ModelEntry) -> bool:
+        return (entry.runtime, entry.pool) == (self._runtime, self._pool)
+
+    def _weigh(self, entries: list[ModelEntry], tenants: Mapping[str, int]) -> None:
+        """Give every bucket the greatest weight that an entry of the pool gives it."""
+        weights = [max(each) for each in zip_longest(*(weights_of(e.buckets, tenants) for e in entries), fillvalue=1)]
+        for turns in self._turns.values():
+            turns.weigh(weights)
 
     async def _grow(self, slots: Slots, count: int) -> None:
         for bucket in range(self._buckets, count):
@@ -104,6 +133,18 @@ class Queues:
                 intake = Intake(self._bus, settings, slots, self._handle)
                 self._intakes.append(intake)
                 await intake.start()
+        if count > 1:
+            self._take_turns(slots)
         if count > self._buckets:
             self._buckets = count
             log.info("buckets_pulled", pool=self._pool, buckets=count)
+
+    def _take_turns(self, slots: Slots) -> None:
+        """Have the intakes that do not yet take turns in their lane do so, bucket by bucket."""
+        for lane in routes.LANES:
+            if lane not in self._turns:
+                self._turns[lane] = Turns(slots, lane)
+            turns = self._turns[lane]
+            lane_intakes = [intake for intake in self._intakes if intake.lane == lane]
+            for intake in lane_intakes[len(turns) :]:
+                intake.join(turns)

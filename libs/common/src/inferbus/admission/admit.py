@@ -18,6 +18,7 @@ from inferbus.admission.quota.reservation import UNLIMITED, Reservation
 from inferbus.admission.quota.tokens import BodyEstimator, TokenEstimator
 from inferbus.admission.withdrawals import Withdrawals
 from inferbus.asker import Asker
+from inferbus.buckets import bucket_for
 from inferbus.bus import Bus
 from inferbus.contracts.envelope import REPLY, RESULTS, Envelope, headers_of
 from inferbus.contracts.models import ModelEntry
@@ -154,7 +155,7 @@ class Admission:
             runtime=entry.runtime,
             pool=entry.pool,
             lane=ask.lane,
-            bucket=routes.bucket_of(identity.tenant, entry.buckets.count),
+            bucket=bucket_for(entry.buckets, identity.tenant),
             tenant=identity.tenant,
         )
         span = self._begin_span(ask, entry, subject)

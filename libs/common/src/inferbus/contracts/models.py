@@ -8,10 +8,16 @@ TASKS = ("chat", "completions", "embeddings")
 
 
 class Buckets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a pool's queue is split: `count` sub-queues, by a hash of the tenant or of the prompt's prefix."""
+    """How a pool's queue is split: `count` sub-queues, by a hash of the tenant or of the prompt's prefix.
+
+    `pinned` gives tenants a bucket, which others are not hashed to. `weights` (1..100, of tenants; 1 unless named) say
+    how many turns at a free slot a tenant's bucket has for one of another's, while both wait.
+    """
 
     count: int = 1
     by: str = "tenant"
+    pinned: dict[str, int] = {}
+    weights: dict[str, int] = {}
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

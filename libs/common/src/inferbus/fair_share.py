@@ -1,0 +1,95 @@
+"""Fair shares: which bucket of a lane gets the next free slot. Pure: no bus, no clock but its own.
+
+Deficit round robin with a cost of one per request, in the order of virtual clocks: a bucket's clock advances by
+1/weight per message, and of those that wait the earliest goes first. Shares are those of deficit round robin; a heavy
+bucket takes its turns spread out, not in a row.
+
+Who waits is known from what every delivery says is left behind it. A bucket of which nothing is known to wait gets a
+*standing* order, which reserves nothing: the slots it might need go to those that wait. So what is on order in all may
+exceed the free slots by `window` for every other bucket. What comes that way counts against the bucket's later turns.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import msgspec
+
+MAX_WEIGHT = 100
+
+
+class Share:
+    """One bucket's part: `weight` in turns, `pending` messages known to wait, `on_order` of those asked for."""
+
+    __slots__ = ("clock", "on_order", "pending", "weight")
+
+    def __init__(self, weight: int = 1) -> None:
+        self.weight = weight
+        self.pending = 0
+        self.on_order = 0
+        self.clock = 0.0
+
+    @property
+    def next_turn(self) -> float:
+        """Give the clock of the first turn not on order."""
+        return self.clock + self.on_order / self.weight
+
+
+class Order(msgspec.Struct, frozen=True):
+    """Pull `count` messages for the share at `index`. `standing`: wait for them; otherwise take what is there."""
+
+    index: int
+    count: int
+    standing: bool
+
+
+class FairShare:
+    """Deals free slots to shares, and keeps what the deliveries cost them."""
+
+    def __init__(self) -> None:
+        self._clock = 0.0
+
+    def deal(self, shares: Sequence[Share], free: int, window: int) -> list[Order]:
+        """Say what to order for `free` slots; standing orders first, since theirs is the earlier turn.
+
+        A bucket that does not wait gets its standing order of at most `window` when its turn has come: one that was
+        just served ahead of its weight may have a message again, and must not be served by never seeming to wait.
+        """
+        if free <= 0:
+            return []
+        waiting = [share for share in shares if share.pending > 0]
+        turn = min((share.next_turn for share in waiting), default=None)
+        orders = []
+        for index, share in enumerate(shares):
+            want = min(free, window) - share.on_order
+            if share.pending <= 0 and want > 0 and (turn is None or share.clock <= turn):
+                orders.append(Order(index, want, standing=True))
+        room = free - sum(share.on_order for share in waiting)
+        return orders + _by_turns(shares, room)
+
+    def charge(self, shares: Sequence[Share], share: Share) -> None:
+        """Count one delivery; call it while `pending` is what it was before. A bucket that did not wait begins where
+        the others are: having been away is no credit."""
+        if share.pending <= 0:
+            others = (other.clock for other in shares if other.pending > 0 and other is not share)
+            share.clock = max(share.clock, min(others, default=self._clock))
+        self._clock = max(self._clock, share.clock)
+        share.clock += 1 / share.weight
+
+
+def _by_turns(shares: Sequence[Share], room: int) -> list[Order]:
+    """Give `room` slots to those that wait, each to the one whose turn is earliest."""
+    turns = [(share.next_turn, index) for index, share in enumerate(shares) if share.pending > share.on_order]
+    heapq.heapify(turns)
+    counts: dict[int, int] = {}
+    while room > 0 and turns:
+        turn, index = turns[0]
+        share = shares[index]
+        counts[index] = counts.get(index, 0) + 1
+        room -= 1
+        if share.pending > share.on_order + counts[index]:
+            heapq.heapreplace(turns, (turn + 1 / share.weight, index))
+        else:
+            heapq.heappop(turns)
+    return [Order(index, count, standing=False) for index, count in counts.items()]

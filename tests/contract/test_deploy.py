@@ -28,7 +28,7 @@ SETTINGS: list[tuple[str, type[msgspec.Struct]]] = [
 ]  # fmt: skip
 # Where it runs, and as what: rightly different.
 _OWN = re.compile(
-    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|(GATEWAY|HEALTH)_(HOST|PORT)|LLM_WORKER_MODEL|TELEMETRY_.*)"
+    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|(GATEWAY|HEALTH)_(HOST|PORT)|GATEWAY_ADMIN_KEYS|LLM_WORKER_MODEL|TELEMETRY_.*)"
 )
 
 
@@ -58,6 +58,7 @@ def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
     secrets = Secrets(
         passwords={role: f"$INFERBUS_NATS_{role.upper()}_PASSWORD" for role in ROLES},
         key_pepper="$INFERBUS_GATEWAY_KEY_PEPPER",
+        admin_mac="mac",
     )
     layout = Layout(root=ROOT, home=tmp_path)
     platform = Platform(layout=layout, secrets=secrets, options=UpOptions(embed=True))

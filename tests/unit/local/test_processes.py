@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from inferbus.admission.admin_keys import AdminKeys
 from inferbus.local.layout import Layout
 from inferbus.local.processes import (
     Platform,
@@ -14,7 +15,7 @@ from inferbus.local.processes import (
     topology_spec,
     worker_specs,
 )
-from inferbus.local.secrets import ROLES, load_secrets
+from inferbus.local.secrets import ROLES, load_secrets, provide_admin_key
 from inferbus.local.serving import UpOptions, served_models
 from inferbus.settings import BusSettings, TelemetrySettings, from_env
 from inferbus.topology import TopologySettings
@@ -57,6 +58,13 @@ def test_every_process_knows_its_own_secret_only(layout: Layout) -> None:
     for spec, role in ((gateway, "gateway"), (topology, "operator"), (worker, "worker")):
         known = {other for other in ROLES if passwords[other] in spec.env.values()}
         assert known == {role}
+    provide_admin_key(layout)  # with it the gateway has a second connection, for administrators
+    gateway = gateway_spec(platform_of(layout, UpOptions()), bus_url=URL, port=1)
+    assert {other for other in ROLES if passwords[other] in gateway.env.values()} == {"gateway", "admin"}
+    settings = from_env(GatewaySettings, "gateway", gateway.env)
+    assert AdminKeys(settings.admin_keys, settings.key_pepper.encode()).authenticate(
+        f"Bearer {layout.admin_key.read_text().strip()}"
+    )
     assert platform.secrets.key_pepper in gateway.env.values()
     assert platform.secrets.key_pepper not in worker.env.values()
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from inferbus.cli import audit, directory, keys, limits, models, platform
+from inferbus.cli import admin_key, audit, directory, keys, limits, models, platform
 from inferbus.cli.connection import NotRunning
 from inferbus.contracts.directory import Team, User
 from inferbus.errors import InferbusError
@@ -32,6 +32,7 @@ def build_app() -> typer.Typer:
     app.add_typer(directory.members(User, "user"), name="users")
     app.add_typer(limits.app, name="limits")
     app.command()(audit.audit)
+    app.command("admin-key")(admin_key.admin_key)
     return app
 
 

@@ -198,6 +198,7 @@ ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
             idempotency_key="i1",
             ticket="t1;5;2;2000000;ff",
             model="m",
+            priority=-5,
         ),
         {
             "Ib-Version": "1",
@@ -215,6 +216,7 @@ ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
             "Ib-Idempotency-Key": "i1",
             "Ib-Ticket": "t1;5;2;2000000;ff",
             "Ib-Model": "m",
+            "Ib-Priority": "-5",
         },
     ),
 ]

@@ -154,6 +154,7 @@ class Admission:
                 delivery=ask.delivery,
                 idempotency_key=ask.idempotency_key,
                 model=entry.name if ask.model != entry.name else "",
+                priority=identity.priority,
             )
             sequence = await self._bus.accept(
                 subject,

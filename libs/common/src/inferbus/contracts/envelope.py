@@ -23,7 +23,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"
 
     `tag` is the asker's own integer for the request, `deadline_ms` the milliseconds that remained at
     publish (counted from the stream's timestamp, by server time), `model` the name the pool serves the request under
-    where the body says an alias.
+    where the body says an alias. Work of a higher `priority` is served sooner by engines that have priorities, within its
+    lane.
     """
 
     request_id: str
@@ -40,6 +41,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"
     idempotency_key: str = ""
     ticket: str = ""
     model: str = ""
+    priority: int = 0
 
 
 HEADERS = {
@@ -57,8 +59,9 @@ HEADERS = {
     "Ib-Idempotency-Key": "idempotency_key",
     "Ib-Ticket": "ticket",
     "Ib-Model": "model",
+    "Ib-Priority": "priority",
 }
-_DEFAULTS = {"Ib-Content-Type": "application/json", "Ib-Delivery": REPLY}
+_DEFAULTS: dict[str, str | int] = {"Ib-Content-Type": "application/json", "Ib-Delivery": REPLY, "Ib-Priority": 0}
 
 
 def headers_of(envelope: Envelope) -> dict[str, str]:
@@ -104,6 +107,7 @@ def envelope_from(headers: Mapping[str, str] | None) -> Envelope:
             idempotency_key=headers.get("Ib-Idempotency-Key", ""),
             ticket=headers.get("Ib-Ticket", ""),
             model=headers.get("Ib-Model", ""),
+            priority=int(headers.get("Ib-Priority", "0")),
         )
     except KeyError as exc:
         raise InvalidRequest(f"work message without header {exc.args[0]}") from exc

@@ -89,6 +89,8 @@ MAY_NOT_PUBLISH = [
     ("gateway", routes.kv_subject("models", "m")),
     ("gateway", routes.kv_subject("directory", "org.dev")),
     ("gateway", routes.kv_subject("limits", "org.dev")),
+    ("gateway", routes.kv_subject("idempotency", routes.tenant_key(routes.ADMIN, "k"))),
+    ("gateway", f"$JS.API.DIRECT.GET.KV_idempotency.{routes.kv_subject('idempotency', 'ADMIN.k')}"),
     ("gateway", routes.audit("dev", "key_created")),
     ("gateway", f"$JS.API.DIRECT.GET.{routes.STREAM_AUDIT}"),
     ("worker", routes.kv_subject("directory", "org.dev")),

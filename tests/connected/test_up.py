@@ -154,6 +154,10 @@ def test_interrupt_stops_everything_and_a_new_start_knows_the_key(tmp_path: Path
     with simulated(tmp_path) as first:
         pids = [process.pid for process in first.state.processes]
         key = first.key
+        admin_key = first.layout.admin_key.read_text().strip()
+        assert first.output.read_text().count(admin_key) == 1
+        answer = httpx.get(f"{first.url}/admin/v1/keys", headers={"Authorization": f"Bearer {admin_key}"}, timeout=30)
+        assert [one["name"] for one in answer.json()["data"]] == ["development"]
         first.signal(signal.SIGINT)
         assert first.wait() == 0
         assert not any(is_alive(pid) for pid in pids)
@@ -161,6 +165,7 @@ def test_interrupt_stops_everything_and_a_new_start_knows_the_key(tmp_path: Path
         assert first.command("status", check=False).returncode == 3
     with simulated(tmp_path) as second:
         assert second.key == key
+        assert admin_key not in second.output.read_text(), "shown once"
         assert ask(second)
         secrets = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
         assert not [path for path in secrets if key in path.read_text(errors="ignore") and path.name != "up.log"]

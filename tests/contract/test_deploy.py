@@ -33,7 +33,7 @@ SETTINGS: list[tuple[str, type[msgspec.Struct]]] = [
 ]  # fmt: skip
 # Where it runs, and as what: rightly different.
 _OWN = re.compile(
-    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|BUS_NKEY_SEED(_FILE)?|(GATEWAY|HEALTH)_(HOST|PORT)|LLM_WORKER_MODEL|TOPOLOGY_KNOWN_STREAMS"
+    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|BUS_NKEY_SEED(_FILE)?|(GATEWAY|HEALTH)_(HOST|PORT)|GATEWAY_ADMIN_(KEYS|NKEY_SEED(_FILE)?)|LLM_WORKER_MODEL|TOPOLOGY_KNOWN_STREAMS"
     r"|TELEMETRY_.*)"
 )
 
@@ -61,7 +61,7 @@ def env_of(compose: dict[str, Any], service: str) -> dict[str, str]:
 
 def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
     """Give what `inferbus up` gives the same processes, with the same secrets."""
-    secrets = Secrets(key_pepper="$INFERBUS_GATEWAY_KEY_PEPPER")
+    secrets = Secrets(key_pepper="$INFERBUS_GATEWAY_KEY_PEPPER", admin_mac="mac")
     layout = Layout(root=ROOT, home=tmp_path)
     platform = Platform(layout=layout, secrets=secrets, options=UpOptions(embed=True))
     chat, embed = served_models(platform.options, layout)

@@ -250,6 +250,7 @@ ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
             model="m",
             team="core",
             user="ann",
+            priority=-5,
         ),
         {
             "Ib-Version": "1",
@@ -269,6 +270,7 @@ ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
             "Ib-Model": "m",
             "Ib-Team": "core",
             "Ib-User": "ann",
+            "Ib-Priority": "-5",
         },
     ),
 ]

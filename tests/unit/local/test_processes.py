@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from inferbus.admission.admin_keys import AdminKeys
 from inferbus.local.identities import login_of
 from inferbus.local.layout import Layout
 from inferbus.local.processes import (
@@ -15,7 +16,7 @@ from inferbus.local.processes import (
     topology_spec,
     worker_specs,
 )
-from inferbus.local.secrets import load_secrets
+from inferbus.local.secrets import load_secrets, provide_admin_key
 from inferbus.local.serving import UpOptions, served_models
 from inferbus.settings import BusSettings, TelemetrySettings, from_env
 from inferbus.topology import TopologySettings
@@ -59,6 +60,14 @@ def test_every_process_knows_its_own_secret_only(layout: Layout) -> None:
         assert (settings.user, settings.password, settings.nkey_seed) == (login_of(name), "", "")
         seeds = [value for value in spec.env.values() if value.endswith(".seed")]
         assert seeds == [settings.nkey_seed_file] == [str(layout.bus / f"seeds/{name}.seed")]
+    provide_admin_key(layout)  # with it the gateway has a second connection, for administrators
+    gateway = gateway_spec(platform_of(layout, UpOptions()), bus_url=URL, port=1)
+    seeds = {value for value in gateway.env.values() if value.endswith(".seed")}
+    assert seeds == {str(layout.bus / f"seeds/{name}.seed") for name in ("gateway", "admin")}
+    door = from_env(GatewaySettings, "gateway", gateway.env)
+    assert AdminKeys(door.admin_keys, door.key_pepper.encode()).authenticate(
+        f"Bearer {layout.admin_key.read_text().strip()}"
+    )
     assert platform.secrets.key_pepper in gateway.env.values()
     assert platform.secrets.key_pepper not in worker.env.values()
 

@@ -53,12 +53,13 @@ async def _open_admin_door(
     settings: GatewaySettings, bus_settings: BusSettings, stack: AsyncExitStack
 ) -> AdminDoor | None:
     """Connect a second time, as the role that may write keys; None where this gateway has no admin API."""
-    if not (settings.admin_password or settings.admin_nkey_seed_file) or not settings.admin_keys:
+    has_role = settings.admin_password or settings.admin_nkey_seed or settings.admin_nkey_seed_file
+    if not has_role or not settings.admin_keys:
         return None
     pepper = settings.key_pepper.encode()
     keys = AdminKeys(settings.admin_keys, pepper)
     role = msgspec.structs.replace(
-        bus_settings, user=settings.admin_user, password=settings.admin_password, nkey_seed="",
+        bus_settings, user=settings.admin_user, password=settings.admin_password, nkey_seed=settings.admin_nkey_seed,
         nkey_seed_file=settings.admin_nkey_seed_file,
     )  # fmt: skip
     bus = await Bus.connect(role, name=f"{settings.process}-admin")

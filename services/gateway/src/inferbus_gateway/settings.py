@@ -45,5 +45,6 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Admin keys as `<name>:<hash>` each; `inferbus admin-key` makes them."""
     admin_user: str = "admin"
     admin_password: str = ""
+    admin_nkey_seed: str = ""
     admin_nkey_seed_file: str = ""
     """The bus role that writes keys, directory and limits. Without it this gateway serves no admin API."""

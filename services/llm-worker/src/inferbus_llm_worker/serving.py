@@ -39,7 +39,7 @@ _REQUEUE_S = 0.2
 _ASKER_GONE_S = 1.0
 _ASKER_LOST_S = 12.0
 _ASK_AGAIN_S = 1.0
-_BATCH_PRIORITY = 10
+_BATCH_PRIORITY = 1000  # entitlements' priorities are -100 to 100: they order work within a lane
 log = structlog.get_logger()
 _decode_answer = unpacker(Answer).decode
 
@@ -187,7 +187,7 @@ class Serving:
             body=body,
             streamed=envelope.streamed,
             created=created,
-            priority=_BATCH_PRIORITY if subject.lane == routes.BATCH else 0,
+            priority=_engine_priority(subject.lane, envelope.priority),
             traceparent=traceparent_of(span, envelope.traceparent),
             model=envelope.model,
             resume=resume,
@@ -281,3 +281,8 @@ async def _settle(bill: Bill | None, error: BaseException | None = None) -> None
     """Have the request in the ledger before its message is ended."""
     if bill is not None:
         await bill.settle(error)
+
+
+def _engine_priority(lane: str, entitled: int) -> int:
+    """Give the priority as engines count it: the lowest is served first."""
+    return (_BATCH_PRIORITY if lane == routes.BATCH else 0) - entitled

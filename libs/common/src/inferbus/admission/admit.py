@@ -182,6 +182,7 @@ class Admission:
                 price_version=self._price_version(entry.name),
                 team=identity.team,
                 user=identity.user,
+                priority=identity.priority,
             )
             sequence = await self._bus.accept(
                 subject,

@@ -22,7 +22,7 @@ from inferbus.local.layout import Layout
 from inferbus.local.lock import AlreadyRunning, Lock, holder_of
 from inferbus.local.ports import PortTaken, check_free, listen
 from inferbus.local.processes import Platform
-from inferbus.local.secrets import load_secrets
+from inferbus.local.secrets import load_secrets, provide_admin_key
 from inferbus.local.serving import CannotServe, Served, UpOptions, served_models
 from inferbus.local.state import FAILED, READY, PlatformState, read_state
 from inferbus.local.supervisor import Supervisor
@@ -67,6 +67,7 @@ def up_foreground(layout: Layout, options: UpOptions) -> int:
 
 
 async def _run(layout: Layout, options: UpOptions, served: list[Served], console: Console) -> int:
+    admin_key = provide_admin_key(layout)
     platform = Platform(layout=layout, secrets=load_secrets(layout), options=options)
     progress = Progress(console)
     listener = listen(options.host, options.port, what="HTTP", option=_PORT_OPTION)
@@ -85,7 +86,7 @@ async def _run(layout: Layout, options: UpOptions, served: list[Served], console
 
     def on_ready() -> None:
         progress.__exit__(None, None, None)
-        typer.echo(ready_text(supervisor.state, supervisor.dev_key, layout))
+        typer.echo(ready_text(supervisor.state, supervisor.dev_key, layout, admin_key))
 
     try:
         with progress:
@@ -112,6 +113,7 @@ def up_detached(layout: Layout, options: UpOptions) -> int:
     except (CannotServe, PortTaken, OSError, msgspec.DecodeError) as exc:
         _fail(str(exc))
         return 1
+    admin_key = provide_admin_key(layout)
     with layout.supervisor_log.open("wb") as output:
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "inferbus.cli.main", "up", *_arguments(options)],
@@ -123,7 +125,7 @@ def up_detached(layout: Layout, options: UpOptions) -> int:
     with Progress(console) as progress:
         state = _wait(layout, supervisor, progress)
     if state is not None and state.state == READY:
-        typer.echo(ready_text(state, layout.dev_key.read_text().strip(), layout))
+        typer.echo(ready_text(state, layout.dev_key.read_text().strip(), layout, admin_key))
         return 0
     _fail(state.error if state is not None and state.error else "the platform did not start")
     print_tail(layout.supervisor_log)
@@ -167,8 +169,8 @@ def already_running(layout: Layout, error: AlreadyRunning) -> str:
     return f"a platform is already running here{where} (process {error.pid}); `inferbus down` stops it"
 
 
-def ready_text(state: PlatformState, dev_key: str, layout: Layout) -> str:
-    """Say that it is ready, where, and give a line to paste."""
+def ready_text(state: PlatformState, dev_key: str, layout: Layout, admin_key: str | None = None) -> str:
+    """Say that it is ready, where, and give a line to paste; the admin key only where it was made by this start."""
     question = {"role": "user", "content": "What does the threading module do?"}
     body = msgspec.json.encode({"model": state.models[0], "stream": True, "messages": [question]}).decode()
     headers = ["-H", f"Authorization: Bearer {dev_key}", "-H", "Content-Type: application/json"]
@@ -179,10 +181,17 @@ def ready_text(state: PlatformState, dev_key: str, layout: Layout) -> str:
         f"  address          {state.url}  (OpenAI: {state.url}/v1, documentation: {state.url}/docs)\n"
         f"  bus              {state.bus_url}  (tenant dev, seed in {_relative(users_folder(layout).seed_file(DEV))})\n"
         f"  development key  {dev_key}  (also in {shown})\n"
+        f"{_admin_line(admin_key, layout)}"
         f"  models           {', '.join(state.models)}\n"
         f"  logs             {_relative(layout.logs)}/\n\n"
         f"{curl}\n"
     )
+
+
+def _admin_line(admin_key: str | None, layout: Layout) -> str:
+    if admin_key is None:
+        return ""
+    return f"  admin key        {admin_key}  (shown this once; also in {_relative(layout.admin_key)})\n"
 
 
 def print_tail(log: Path) -> None:

@@ -23,7 +23,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"
 
     `tag` is the asker's own integer for the request, `deadline_ms` the milliseconds that remained at
     publish (counted from the stream's timestamp, by server time), `model` the name the pool serves the request under
-    where the body says an alias. `team` and `user` are the key's at that time: for the ledger.
+    where the body says an alias. `team` and `user` are the key's at that time: for the ledger. Work of a higher
+    `priority` is served sooner by engines that have priorities, within its lane.
     """
 
     request_id: str
@@ -42,6 +43,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"
     model: str = ""
     team: str = ""
     user: str = ""
+    priority: int = 0
 
 
 HEADERS = {
@@ -61,8 +63,9 @@ HEADERS = {
     "Ib-Model": "model",
     "Ib-Team": "team",
     "Ib-User": "user",
+    "Ib-Priority": "priority",
 }
-_DEFAULTS = {"Ib-Content-Type": "application/json", "Ib-Delivery": REPLY}
+_DEFAULTS: dict[str, str | int] = {"Ib-Content-Type": "application/json", "Ib-Delivery": REPLY, "Ib-Priority": 0}
 
 
 def headers_of(envelope: Envelope) -> dict[str, str]:
@@ -110,6 +113,7 @@ def envelope_from(headers: Mapping[str, str] | None) -> Envelope:
             model=headers.get("Ib-Model", ""),
             team=headers.get("Ib-Team", ""),
             user=headers.get("Ib-User", ""),
+            priority=int(headers.get("Ib-Priority", "0")),
         )
     except KeyError as exc:
         raise InvalidRequest(f"work message without header {exc.args[0]}") from exc

@@ -30,6 +30,10 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.home / "dev-key"
 
     @property
+    def admin_key(self) -> Path:
+        return self.home / "admin-key"
+
+    @property
     def store(self) -> Path:
         return self.home / "nats"
 

@@ -18,6 +18,8 @@ from inferbus.local.secrets import Secrets
 from inferbus.local.serving import CannotServe, Served, UpOptions, is_cpu_build
 
 NATS, TOPOLOGY, GATEWAY, WORKER, LEDGER = "nats", "topology", "gateway", "llm-worker", "ledger"
+ADMIN_NAME = "local"
+"""What audit events call whoever has the admin key that `inferbus up` made."""
 _HOST = "127.0.0.1"
 _REAL_KV_BYTES = 1024**3
 _DRAIN_S, _HAND_OVER_S = 30.0, 10.0  # an engine takes seconds to let go of what it has
@@ -100,6 +102,9 @@ def gateway_spec(
         "INFERBUS_GATEWAY_PORT": str(port),
         "INFERBUS_GATEWAY_KEY_PEPPER": platform.secrets.key_pepper,
     }
+    if platform.secrets.admin_mac:
+        env["INFERBUS_GATEWAY_ADMIN_KEYS"] = f"{ADMIN_NAME}:{platform.secrets.admin_mac}"
+        env["INFERBUS_GATEWAY_ADMIN_NKEY_SEED_FILE"] = str(users_folder(platform.layout).seed_file("admin"))
     if listen_fd >= 0:
         env["INFERBUS_GATEWAY_LISTEN_FD"] = str(listen_fd)
     return ProcessSpec(
@@ -189,7 +194,7 @@ def _service_env(platform: Platform, bus_url: str, bus_user: str) -> dict[str, s
 
 
 def _base_env(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    secret = ("INFERBUS_NATS_", "INFERBUS_BUS_", "INFERBUS_GATEWAY_KEY_PEPPER")
+    secret = ("INFERBUS_NATS_", "INFERBUS_BUS_", "INFERBUS_GATEWAY_KEY_PEPPER", "INFERBUS_GATEWAY_ADMIN_")
     return {key: value for key, value in (os.environ if env is None else env).items() if not key.startswith(secret)}
 
 

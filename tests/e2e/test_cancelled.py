@@ -100,7 +100,7 @@ async def test_while_it_waits_for_a_slot(
         waiting = [asyncio.create_task(asked(async_client, f"queued-{n}", stream=bool(n % 2))) for n in range(12)]
         gateway = platform.port("gateway-0")
         await eventually(
-            lambda: metric_at(gateway, "inferbus_gateway_pool_open_requests", pool=CHAT) == SLOTS + 12, within_s=10
+            lambda: metric_at(gateway, "inferbus_gateway_pool_open_requests", pool=CHAT) == SLOTS + 12, within_s=30
         )
         for n in range(12):
             assert (await http.post(f"/v1/requests/queued-{n}/cancel")).json()["status"] == "cancelled"
@@ -134,5 +134,6 @@ async def test_as_early_as_one_can(
         event = await told(platform, request_id)
         assert event.phase in ("queued", "prefill", "decode")
         assert bool(event.completion_tokens) == (event.phase == "decode")
-        assert event.phase == "queued" or (event.prompt_tokens or 0) > 1000
+        if event.phase == "decode" or event.prompt_tokens:  # in prefill the engine need not have counted them yet
+            assert (event.prompt_tokens or 0) > 1000
     await eventually(lambda: running(platform) == 0, within_s=5)

@@ -22,7 +22,7 @@ from inferbus.bus import Bus
 from inferbus.delivery import Delivery
 from inferbus.errors import DependencyDown
 from inferbus.settlement import settle
-from inferbus.slots import Slots
+from inferbus.slots import Slots, once
 
 _EXPIRES_S = 20.0
 _HEARTBEAT_S = 2.0
@@ -204,6 +204,7 @@ class Intake:
             delivery.nak()
             return
         self._slots.take()
+        delivery.free_slot = once(self._slots.give)
         self._running[delivery] = asyncio.create_task(self._run(delivery))
         self._attempts[delivery.seq] = delivery.attempt
         self._kick.set()
@@ -243,7 +244,7 @@ class Intake:
         del self._running[delivery]
         if self._attempts.get(delivery.seq) == delivery.attempt:
             del self._attempts[delivery.seq]
-        self._slots.give()
+        delivery.free_slot()
 
     async def _handled(self, delivery: Delivery) -> None:
         """Handle a delivery. This is the edge of every message: nothing a handler raises may stop the intake."""

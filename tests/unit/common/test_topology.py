@@ -22,7 +22,7 @@ def consumers(*models: ModelEntry) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def test_without_models_there_are_the_fixed_streams_only() -> None:
-    assert set(streams()) == {"REQUEST", "PAY", "DLQ", "EVENTS", "DELTAS", "RESULTS"} | {
+    assert set(streams()) == {"REQUEST", "PAY", "DLQ", "EVENTS", "DELTAS", "RESULTS", "USAGE"} | {
         f"KV_{bucket}" for bucket in ("keys", "models", "requests", "idempotency", "prices", "totals", "ledger")
     }
     assert set(consumers()) == {("REQUEST", "gateway_interactive"), ("REQUEST", "gateway_batch")}
@@ -95,3 +95,10 @@ def _matches(patterns: list[str], subject: str) -> bool:
         elif len(wanted) == len(tokens) and all(w in ("*", t) for w, t in zip(wanted, tokens, strict=True)):
             return True
     return False
+
+
+def test_the_ledger_s_stream_forgets_and_deletes_nothing() -> None:
+    config = streams()["USAGE"]
+    assert (config["discard"], config["deny_delete"]) == ("new", True)
+    assert config["max_age"] == 400 * 86_400 * 10**9
+    assert config["duplicate_window"] == 600 * 10**9

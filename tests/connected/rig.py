@@ -141,7 +141,7 @@ class WorkerSide:
         await asyncio.wait_for(self.prices.loaded(), 5)
 
     async def stop(self) -> None:
-        for part in (self.intake, self.attempts, self.prices, self.beacon, self.presence):
+        for part in (self.intake, self.attempts, self.usage_log, self.prices, self.beacon, self.presence):
             await part.stop()
         await self.bus.close()
 

@@ -19,7 +19,7 @@ from inferbus.codec import to_json
 from inferbus.contracts.usage import Figures, Total, UsageEvent
 from inferbus.ledger.reading import Query, Verdict, read_totals, sum_up, verify
 from inferbus.ledger.rows import key_of_row, summed
-from inferbus.ledger.totaling import Totaling
+from inferbus.ledger.totaling import AnotherStream, Totaling
 from inferbus.testing import NatsServer, eventually
 
 WITHIN_S = 30.0
@@ -157,3 +157,19 @@ async def test_events_that_are_none_are_left_out(connect: Connect) -> None:
     await write(worker, [make_event()])
     await totaling(ledger, "a").step()
     assert await has_all(admin, [make_event()])
+
+
+async def test_a_stream_made_anew_is_not_added_to_the_old_totals(server: NatsServer, connect: Connect) -> None:
+    ledger, worker, admin, operator = [await connect(role) for role in ("ledger", "worker", "admin", "operator")]
+    await write(worker, [make_event()] * 3)
+    await totaling(ledger, "a").step()
+    await operator.request(f"$JS.API.STREAM.DELETE.{routes.STREAM_USAGE}")
+    await server.reconcile()
+    await write(worker, [make_event()] * 5)
+    with pytest.raises(AnotherStream):
+        await totaling(ledger, "b").step()
+    assert await has_all(admin, [make_event()] * 3)
+    for bucket in (routes.KV_TOTALS, routes.KV_LEDGER):
+        await operator.request(f"$JS.API.STREAM.PURGE.{routes.kv_stream(bucket)}")
+    await totaling(ledger, "c").step()
+    assert await has_all(admin, [make_event()] * 5)

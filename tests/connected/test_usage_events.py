@@ -21,13 +21,14 @@ from inferbus.contracts.control import CONFIRM
 from inferbus.contracts.prices import Price
 from inferbus.contracts.step import Usage
 from inferbus.contracts.usage import ABANDONED, AMENDED, CANCELLED, FINISHED, REJECTED, Figures, UsageEvent
+from inferbus.delivery import Delivery
 from inferbus.errors import InferbusError
 from inferbus.models import apply_model
 from inferbus.prices import set_price
 from inferbus.stored import read_stored
 from inferbus.testing import NatsServer, eventually
 from inferbus.topology import TopologySettings, reconcile
-from inferbus.usage_log import UsageLog
+from inferbus.usage_log import Record, UsageLog
 from inferbus_llm_worker import serving as serving_module
 
 PRICE = Price(input=1_000_000, output=2_000_000)
@@ -232,9 +233,59 @@ async def test_what_cannot_be_stored_is_logged_whole_and_counted(
     log = UsageLog(worker, registry, hold_s=0.3)
     await log.start()
     await log.settle(log.begin("usage:a:1", make_event()), amend=True)
-    assert registry.get_sample_value("inferbus_usage_lost_total") == 1
-    assert "usage_not_stored" in (output := capsys.readouterr().out)
+    await log.settle(log.begin("usage:a:2", make_event()), amend=True)
+    assert registry.get_sample_value("inferbus_usage_late_total") == 2
+    assert "usage_not_stored_yet" in (output := capsys.readouterr().out)
     assert "'request_id': 'r1'" in output
+    await reconcile(operator, TopologySettings(), [MODEL])
+    await eventually(lambda: _has(worker, 2), within_s=WITHIN_S)
+    await operator.request(f"$JS.API.STREAM.DELETE.{routes.STREAM_USAGE}")
+    await log.settle(log.begin("usage:a:3", make_event()), amend=True)
+    assert registry.get_sample_value("inferbus_usage_lost_total") == 0
+    await log.stop()
+    assert registry.get_sample_value("inferbus_usage_lost_total") == 1
+
+
+async def test_a_durable_request_whose_event_was_lost_gets_it_when_it_is_delivered_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its outcome was stored and its event was not, as when server and worker are killed at once."""
+    gateway, worker = await rig.gateway(), await rig.worker()
+
+    async def nothing(*_: object, **__: object) -> None: ...
+
+    monkeypatch.setattr(worker.usage_log, "settle", nothing)
+    monkeypatch.setattr(worker.usage_log, "begin", lambda name, event: Record(name, event, "-", asyncio.Future()))
+    monkeypatch.setattr(Delivery, "ack_surely", nothing)
+    kept = Kept(gateway)
+    await kept.ask()
+    call = await one_call(worker)
+    call.say(event(b"a"), event(b"b"))
+    call.end()
+    await kept.read()
+    assert await events(worker.bus) == []
+    monkeypatch.undo()
+    await worker.proxy.refuse()
+    other = await rig.worker("worker-1", ack_wait_s=1.0)
+    await eventually(rig.queue_is_empty, within_s=WITHIN_S)
+    assert other.engine.calls == []
+    (told,) = await events(other.bus)
+    assert (told.outcome, told.usage) == (FINISHED, Usage(1, 2))
+
+
+async def test_a_slot_is_free_while_the_ledger_is_waited_for(rig: Rig, server: NatsServer) -> None:
+    gateway, worker = await rig.gateway(), await rig.worker()
+    operator = await server.connect("operator")
+    await operator.request(f"$JS.API.STREAM.DELETE.{routes.STREAM_USAGE}")
+    for n in range(3 * worker.engine.slots):
+        exchange = await gateway.admit()
+        (await one_call(worker, n)).end()
+        await read(exchange)
+    assert not await rig.queue_is_empty()
+    await reconcile(operator, TopologySettings(), [MODEL])
+    await eventually(rig.queue_is_empty, within_s=WITHIN_S)
+    assert summed(await events(worker.bus)).requests == 3 * worker.engine.slots
+    await operator.close()
 
 
 async def test_a_server_killed_before_it_answered_stores_it_once(server: NatsServer, connect: Connect) -> None:

@@ -181,7 +181,10 @@ JSON: list[tuple[Any, bytes]] = [
             b'"cost":12},"upto":41}'
         ),
     ),
-    (LedgerPlace(upto=41, by="0a"), b'{"type":"usage.place.v1","upto":41,"by":"0a"}'),
+    (
+        LedgerPlace(upto=41, by="0a", stream="2026-11-22T00:00:00Z"),
+        b'{"type":"usage.place.v1","upto":41,"by":"0a","stream":"2026-11-22T00:00:00Z"}',
+    ),
     (
         Team(id="red", tenant="dev", models=("tag:small",), max_tokens=5),
         (

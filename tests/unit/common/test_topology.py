@@ -118,3 +118,10 @@ def _matches(patterns: list[str], subject: str) -> bool:
         elif len(wanted) == len(tokens) and all(w in ("*", t) for w, t in zip(wanted, tokens, strict=True)):
             return True
     return False
+
+
+def test_the_ledger_s_stream_forgets_and_deletes_nothing() -> None:
+    config = streams()["USAGE"]
+    assert (config["discard"], config["deny_delete"]) == ("new", True)
+    assert config["max_age"] == 400 * 86_400 * 10**9
+    assert config["duplicate_window"] == 600 * 10**9

@@ -32,6 +32,7 @@ class Delivery:
         "age_s",
         "attempt",
         "data",
+        "free_slot",
         "headers",
         "pending",
         "reply",
@@ -57,6 +58,8 @@ class Delivery:
         self.pending = int(tokens[8 + offset])
         self.age_s = 0.0
         self.abandoned = False
+        self.free_slot: Callable[[], None] = _holds_none
+        """Give its slot to another, though this one is not at its end: what is left to do needs no engine. Idempotent."""
 
     def ack(self) -> None:
         """End it. Nobody waits for an acknowledgement, so it shares its write with what is sent next."""
@@ -131,6 +134,10 @@ class Delivery:
             (send or self._bus.send)(self.reply, verb)
         except DependencyDown as exc:  # the message comes back after its ack_wait, as after any lost acknowledgement
             log.warning("verdict_not_sent", subject=self.subject, seq=self.seq, verb=verb.decode(), error=exc.message)
+
+
+def _holds_none() -> None:
+    """There is no slot to give."""
 
 
 def _copied(headers: Mapping[str, str]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from inferbus.delivery import Delivery
 from inferbus.errors import DependencyDown
 from inferbus.fair_share import Share
 from inferbus.settlement import settle
-from inferbus.slots import Slots
+from inferbus.slots import Slots, once
 from inferbus.turns import Turns
 
 _EXPIRES_S = 20.0
@@ -250,6 +250,7 @@ class Intake:
             delivery.nak()
             return
         self._slots.take()
+        delivery.free_slot = once(self._slots.give)
         self._running[delivery] = asyncio.create_task(self._run(delivery))
         self._attempts[delivery.seq] = delivery.attempt
         self._kick.set()
@@ -291,7 +292,7 @@ class Intake:
         del self._running[delivery]
         if self._attempts.get(delivery.seq) == delivery.attempt:
             del self._attempts[delivery.seq]
-        self._slots.give()
+        delivery.free_slot()
 
     async def _handled(self, delivery: Delivery) -> None:
         """Handle a delivery. This is the edge of every message: nothing a handler raises may stop the intake."""

@@ -53,3 +53,14 @@ class Slots:
         self._turn += 1
         for i in range(count):
             self._wakers[(self._turn + i) % count]()
+
+
+def once(give: Callable[[], None]) -> Callable[[], None]:
+    """Have a slot returned the first time only."""
+    held = [give]
+
+    def give_once() -> None:
+        if held:
+            held.pop()()
+
+    return give_once

@@ -54,6 +54,23 @@ async def _ask(bus: Bus, subject: str, give_up: float) -> Msg:
             await bus.wait_connected(give_up - time.monotonic())
 
 
+class _Info(msgspec.Struct):
+    created: str = ""
+
+
+async def created_at(bus: Bus, stream: str) -> str:
+    """Say when a stream was made: what tells it from another of its name.
+
+    Raises:
+        DependencyDown: it does not answer, or does not exist.
+    """
+    message = await bus.request(f"$JS.API.STREAM.INFO.{stream}")
+    created = msgspec.json.decode(message.data, type=_Info).created
+    if not created:
+        raise DependencyDown(f"there is no stream {stream}")
+    return created
+
+
 async def read_one(bus: Bus, stream: str, seq: int) -> Stored:
     """Read the message of a sequence.
 

@@ -20,15 +20,20 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.codec import to_json
 from inferbus.contracts.usage import AMENDED, UsageEvent
-from inferbus.errors import DependencyDown, InferbusError
+from inferbus.errors import DependencyDown, InferbusError, Overloaded
 from inferbus.pub_ack import PubAck, ack_of
 from inferbus.stored import read_one
 
 _MSG_ID = "Nats-Msg-Id"
 _ANSWER_S = 2.0
 _AGAIN_S = 0.25
+_MANY = 4096
 HOLD_S = 60.0
-"""How long the acknowledgement of a request waits for its event to be stored, in seconds."""
+"""How long the acknowledgement of a request waits for its event while the bus is away, in seconds."""
+FULL_S = 2.0
+"""The same where there is no room for it: the acknowledgement may be what makes some."""
+_LATER_S = 600.0
+_MOST_LATER = 10_000
 log = structlog.get_logger()
 
 
@@ -37,7 +42,7 @@ class Record:
 
     __slots__ = ("answer", "event", "name", "token")
 
-    def __init__(self, name: str, event: UsageEvent, token: str, answer: asyncio.Future[Msg]) -> None:
+    def __init__(self, name: str, event: UsageEvent, token: str, answer: asyncio.Future[PubAck]) -> None:
         self.name = name
         self.event = event
         self.token = token
@@ -45,16 +50,24 @@ class Record:
 
 
 class UsageLog:
-    """Writes events for one process. `stop` it after what settles records."""
+    """Writes events for one process. `stop` it after what settles records. `later_s`: how long an event that could not be
+    stored in time is kept trying, after it was written to the log."""
 
-    def __init__(self, bus: Bus, registry: CollectorRegistry, *, hold_s: float = HOLD_S) -> None:
+    def __init__(
+        self, bus: Bus, registry: CollectorRegistry, *, hold_s: float = HOLD_S, later_s: float = _LATER_S
+    ) -> None:
         self._bus = bus
         self._hold_s = hold_s
+        self._later_s = later_s
+        self._later: set[asyncio.Task[None]] = set()
         self._tokens = itertools.count()
         self._open: dict[str, Record] = {}
         self._inbox = ""
         self._written = Counter("inferbus_usage_events_total", "Events of usage stored", registry=registry)
         self._again = Counter("inferbus_usage_again_total", "Events that were stored already", registry=registry)
+        self._late = Counter(
+            "inferbus_usage_late_total", "Events not stored when their request was acknowledged", registry=registry
+        )
         self._lost = Counter("inferbus_usage_lost_total", "Events that could not be stored", registry=registry)
 
     async def start(self) -> None:
@@ -81,48 +94,83 @@ class UsageLog:
         if record.answer.done() and not record.answer.cancelled():
             record.answer.exception()  # seen, so that nobody complains of it
 
+    def is_slow(self, record: Record) -> bool:
+        """Whether the event is not stored yet, and few enough wait for that."""
+        is_stored = record.answer.done() and record.answer.exception() is None
+        return not is_stored and len(self._open) < _MANY
+
     async def settle(self, record: Record, *, amend: bool) -> None:
         """Wait until the event is stored. If one of the request was, and `amend`, store how this one differs from it.
 
-        Where it cannot be stored in time it is written to the log, whole, and counted.
+        Where it cannot be stored in time it is written to the log, whole, and counted; and tried on beside.
         """
         try:
-            ack = await self._stored(record)
-            if ack.duplicate:
-                self._again.inc()
-                if amend:
-                    await self._amend(record, ack.seq)
-            else:
-                self._written.inc()
+            await self._settle(record, self._hold_s, min(FULL_S, self._hold_s), amend=amend)
         except InferbusError as exc:
-            self._lost.inc()
+            self._late.inc()
             event = msgspec.to_builtins(record.event)
-            log.error("usage_not_stored", code=exc.code, error=exc.message, name=record.name, usage=event)
+            log.error("usage_not_stored_yet", code=exc.code, error=exc.message, name=record.name, usage=event)
+            self._try_on(record, amend=amend)
         finally:
             self.forget(record)
 
-    async def _stored(self, record: Record) -> PubAck:
+    async def stop(self) -> None:
+        """End. What is still tried is in the log already, and is counted as lost."""
+        for task in self._later:
+            task.cancel()
+        await asyncio.gather(*self._later, return_exceptions=True)
+
+    async def _settle(self, record: Record, hold_s: float, full_s: float, *, amend: bool) -> None:
+        ack = await self._stored(record, hold_s, full_s)
+        if not ack.duplicate:
+            self._written.inc()
+            return
+        self._again.inc()
+        if amend:
+            await self._amend(record, ack.seq, hold_s, full_s)
+
+    def _try_on(self, record: Record, *, amend: bool) -> None:
+        if len(self._later) >= _MOST_LATER:
+            self._lose(record)
+            return
+        task = asyncio.create_task(self._settle(record, self._later_s, self._later_s, amend=amend), name="usage-later")
+        self._later.add(task)
+        task.add_done_callback(lambda task: self._on_later(task, record))
+
+    def _on_later(self, task: asyncio.Task[None], record: Record) -> None:
+        self._later.discard(task)
+        if task.cancelled() or task.exception() is not None:
+            self._lose(record)
+        else:
+            log.warning("usage_stored_late", name=record.name)
+
+    def _lose(self, record: Record) -> None:
+        self._lost.inc()
+        log.error("usage_not_stored", name=record.name, request_id=record.event.request_id)
+
+    async def _stored(self, record: Record, hold_s: float, full_s: float) -> PubAck:
         try:
             if record.answer.done():  # as a rule: the asker's word takes longer than the stream's
-                return ack_of(record.answer.result().data)
+                return record.answer.result()
             async with asyncio.timeout(_ANSWER_S):
-                return ack_of((await asyncio.shield(record.answer)).data)
+                return await asyncio.shield(record.answer)
         except (TimeoutError, InferbusError):
-            return await self._accept(record.event, record.name)
+            return await self._accept(record.event, record.name, hold_s, full_s)
 
-    async def _accept(self, event: UsageEvent, name: str) -> PubAck:
-        """Store an event, however long the bus is away or full, up to the bound."""
-        subject, data, give_up = routes.usage(event.tenant, event.pool), to_json(event), time.monotonic() + self._hold_s
+    async def _accept(self, event: UsageEvent, name: str, hold_s: float, full_s: float) -> PubAck:
+        """Store an event, however long the bus is away or full, up to the bounds."""
+        subject, data, begun = routes.usage(event.tenant, event.pool), to_json(event), time.monotonic()
         while True:
             try:
-                await self._bus.wait_connected(max(0.01, give_up - time.monotonic()))
+                await self._bus.wait_connected(max(0.01, begun + hold_s - time.monotonic()))
                 return ack_of((await self._bus.request(subject, data, {_MSG_ID: name}, timeout_s=_ANSWER_S)).data)
-            except InferbusError:
-                if time.monotonic() + _AGAIN_S >= give_up:
+            except InferbusError as exc:
+                bound_s = full_s if isinstance(exc, Overloaded) else hold_s
+                if time.monotonic() + _AGAIN_S >= begun + bound_s:
                     raise
                 await asyncio.sleep(_AGAIN_S)
 
-    async def _amend(self, record: Record, seq: int) -> None:
+    async def _amend(self, record: Record, seq: int, hold_s: float, full_s: float) -> None:
         """An earlier attempt's event stands: add what is missing from it, so that the sum is this one's."""
         first = await self._read(seq)
         recorded = first.figures
@@ -132,7 +180,7 @@ class UsageLog:
                 return
             figures = msgspec.structs.asdict(missing)
             event = msgspec.structs.replace(record.event, outcome=AMENDED, at=first.at, **figures)
-            ack = await self._accept(event, f"{record.name}:{n}")
+            ack = await self._accept(event, f"{record.name}:{n}", hold_s, full_s)
             if not ack.duplicate:
                 log.info("usage_amended", name=record.name, request_id=event.request_id, **figures)
                 return
@@ -148,8 +196,11 @@ class UsageLog:
             return
         if message.headers is not None and message.headers.get("Status") == "503":
             record.answer.set_exception(DependencyDown("no stream takes events of usage"))
-        else:
-            record.answer.set_result(message)
+            return
+        try:
+            record.answer.set_result(ack_of(message.data))
+        except InferbusError as exc:
+            record.answer.set_exception(exc)
 
     def _on_disconnect(self) -> None:
         for record in self._open.values():

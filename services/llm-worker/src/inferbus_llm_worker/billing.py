@@ -7,19 +7,25 @@ from __future__ import annotations
 import time
 
 from inferbus.attempts import ASKER_GONE, Attempt
+from inferbus.bus import Bus
 from inferbus.contracts.control import CANCEL, CONFIRM, DROP, EXPIRE, STALE
+from inferbus.contracts.durable import Outcome, outcome_from
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.facts import QUEUED
 from inferbus.contracts.prices import cost
 from inferbus.contracts.step import Failed, Usage
 from inferbus.contracts.usage import ABANDONED, CANCELLED, CHARGED, DEADLINE, FINISHED, REJECTED, UsageEvent
 from inferbus.delivery import Delivery
+from inferbus.errors import Cancelled
 from inferbus.prices import PriceBook
-from inferbus.routes import InferSubject
+from inferbus.routes import STREAM_RESULTS, InferSubject, parse_infer, results
+from inferbus.stored import last_stored
+from inferbus.topology import USAGE_WINDOW_S
 from inferbus.usage_log import Record, UsageLog
 from inferbus_llm_worker.domain.paths import task_of
 from inferbus_llm_worker.engine_sink import EngineSink
 
+_WINDOW_SLACK_S = 60.0
 _ENDED = (CONFIRM, CANCEL, EXPIRE, DROP)
 """Ways an attempt is over that no other attempt follows: what this one says of the request is right."""
 
@@ -71,6 +77,26 @@ class Billing:
             wasted_tokens=0 if charged else usage.prompt_tokens + usage.completion_tokens,
         )
 
+    async def recall(self, bus: Bus, envelope: Envelope, delivery: Delivery) -> None:
+        """A durable request is delivered again after its outcome was stored: see that its event is.
+
+        Only while the stream would know the event again: later it would be a second one.
+
+        Raises:
+            DependencyDown: the bus is away; the message comes back.
+        """
+        if delivery.attempt == 1 or delivery.age_s > USAGE_WINDOW_S - _WINDOW_SLACK_S:
+            return
+        subject = parse_infer(delivery.subject)
+        stored = await last_stored(bus, STREAM_RESULTS, results(subject.tenant, envelope.request_id))
+        if stored is None:
+            return
+        kept = outcome_from(stored.headers, b"")
+        event = self.event(
+            envelope, delivery, subject, outcome=_of_kept(kept), usage=kept.usage, begun=time.monotonic()
+        )  # fmt: skip
+        await self.log.settle(self.log.begin(_name_of(envelope), event), amend=False)
+
 
 class Bill:
     """What one attempt has to say of its request. `close` it when the attempt is closed."""
@@ -103,6 +129,8 @@ class Bill:
             self._send(outcome, usage)
         if self._record is not None:
             amend = over in _ENDED or self._attempt.has_outcome or not over
+            if self._billing.log.is_slow(self._record):
+                self._attempt.delivery.free_slot()  # the engine has room for another meanwhile
             await self._billing.log.settle(self._record, amend=amend)
 
     def close(self) -> None:
@@ -115,7 +143,7 @@ class Bill:
         event = self._billing.event(
             envelope, attempt.delivery, self._subject, outcome=outcome, usage=usage, begun=self._begun
         )
-        self._record = self._billing.log.begin(f"usage:{envelope.asker}:{envelope.tag_no}", event)
+        self._record = self._billing.log.begin(_name_of(envelope), event)
 
     def _usage(self) -> Usage:
         return self._sink.usage if self._sink.status else self._sink.spent().usage
@@ -128,6 +156,18 @@ class Bill:
         if over == ASKER_GONE and not self._attempt.has_outcome:
             return ABANDONED
         return FINISHED if error is None else getattr(error, "code", "internal")
+
+
+def _name_of(envelope: Envelope) -> str:
+    """Name a request for the stream, whoever works on it: its asker and its tag there are in its message for ever."""
+    return f"usage:{envelope.asker}:{envelope.tag_no}"
+
+
+def _of_kept(kept: Outcome) -> str:
+    if kept.failure is None:
+        return REJECTED if kept.status >= 400 else FINISHED
+    code = kept.failure.code
+    return CANCELLED if code == Cancelled.code else DEADLINE if code.startswith(DEADLINE) else code
 
 
 def _trace_of(traceparent: str) -> str:

@@ -74,7 +74,7 @@ async def main(process: runtime.Runtime) -> None:
     try:
         await worker.run(process.stopping)
     finally:
-        for ended in (streams, attempts, errands, beacon, models, prices, presence):
+        for ended in (streams, attempts, errands, usage_log, beacon, models, prices, presence):
             await ended.stop()
         await health.stop()
         tracing.close()

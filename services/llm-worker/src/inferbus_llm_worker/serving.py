@@ -20,7 +20,16 @@ from inferbus.contracts.step import CANCELLED, GONE, Answer, Ask, Resume
 from inferbus.delivered import resume_from
 from inferbus.delivery import Delivery
 from inferbus.durable_attempt import DurableAttempt
-from inferbus.errors import Cancelled, DependencyDown, EngineDead, InferbusError, Permanent, ResumeImpossible, Transient
+from inferbus.errors import (
+    Cancelled,
+    DependencyDown,
+    EngineDead,
+    InferbusError,
+    Permanent,
+    Poison,
+    ResumeImpossible,
+    Transient,
+)
 from inferbus.facts import Facts
 from inferbus.telemetry.tracing import Tracing, traceparent_of
 from inferbus.tickets import load_payload, ticket_from
@@ -77,6 +86,8 @@ class Serving:
             raise Transient(str(exc), retry_after_s=1.0) from exc
         left_s = envelope.deadline_ms / 1000 - delivery.age_s
         if envelope.delivery == RESULTS and await is_over(self._bus, envelope, delivery, left_s):
+            if self._billing is not None:
+                await self._billing.recall(self._bus, envelope, delivery)
             await delivery.ack_surely()
             return
         if left_s <= 0:
@@ -268,8 +279,8 @@ class Serving:
     ) -> None:
         if is_poison(answer.engine_deaths + 1, was_alone=answer.solo):
             reason = f"killed the engine {answer.engine_deaths + 1} times, the last time alone: {error.message}"
-            attempt.failed("poison", "this request " + reason, final=True)
-            await _settle(bill, error)
+            attempt.failed(Poison.code, "this request " + reason, final=True)
+            await _settle(bill, Poison(reason))
             await delivery.bury("poison", reason)
             await attempt.over
             return

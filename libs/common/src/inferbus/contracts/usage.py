@@ -103,8 +103,9 @@ class Total(msgspec.Struct, frozen=True, kw_only=True, tag="usage.total.v1"):
 class LedgerPlace(msgspec.Struct, frozen=True, kw_only=True, tag="usage.place.v1"):
     """How far the totals have come, in the bucket `ledger`: every event up to the sequence `upto` is in its row.
 
-    `by` is the process (its incarnation) that said so last.
+    `by` is the process (its incarnation) that said so last, `stream` when that stream was made.
     """
 
     upto: int = 0
     by: str = ""
+    stream: str = ""

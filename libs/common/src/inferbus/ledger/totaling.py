@@ -7,6 +7,7 @@ after a crash or by a second process, is added once, however much later; and one
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 
 import msgspec
@@ -20,16 +21,21 @@ from inferbus.contracts.usage import LedgerPlace, Total, UsageEvent
 from inferbus.errors import InferbusError
 from inferbus.ledger.rows import add, by_row, empty_row, events_of
 from inferbus.pub_ack import EXPECTED, WrongSequence
-from inferbus.stored import last_stored, read_page
+from inferbus.stored import created_at, last_stored, read_page
 
 _PLACE = "place"
 _KNOWN_ROWS = 20_000
 _AT_ONCE = 32
+_LOOK_AGAIN_S = 60.0
 log = structlog.get_logger()
 
 
 class Overtaken(Exception):
     """Another ledger process has come further."""
+
+
+class AnotherStream(Exception):
+    """The stream was made anew: its sequences mean other events than those the totals speak of."""
 
 
 class Totaling:
@@ -46,6 +52,9 @@ class Totaling:
         self._rows: OrderedDict[str, tuple[int, Total]] = OrderedDict()
         self._place = LedgerPlace()
         self._place_seq = 0
+        self._stream = ""
+        self._reconnects = bus.reconnects
+        self._looked = float("-inf")
         self.ready = asyncio.Event()
         self._counted = Counter("inferbus_ledger_events_total", "Events added to totals", registry=registry)
         self._behind = Gauge("inferbus_ledger_behind", "Events not in the totals yet, as last seen", registry=registry)
@@ -68,6 +77,10 @@ class Totaling:
         except Overtaken:
             self._rows.clear()
             return self._yield_s
+        except AnotherStream as exc:
+            log.error("usage_stream_is_another", error=str(exc))
+            self._rows.clear()
+            return self._yield_s
         except InferbusError as exc:
             log.warning("ledger_waits", code=exc.code, error=exc.message)
         except Exception:  # the totals stay behind, which the gauge and the log show; the next step may do better
@@ -79,9 +92,10 @@ class Totaling:
         """Add one page of events; says whether there are more.
 
         Raises:
-            Overtaken: another process adds up. DependencyDown: the bus is away; what was written is not lost.
+            Overtaken: another process adds up. AnotherStream: nothing may be added. DependencyDown: the bus is away; what was written is not lost.
         """
         await self._read_place()
+        await self._check_stream()
         stored, left = await read_page(
             self._bus, routes.STREAM_USAGE, routes.SUBJECTS_USAGE, self._place.upto + 1
         )  # fmt: skip
@@ -136,8 +150,22 @@ class Totaling:
         if was and self._place.by != self._name:
             raise Overtaken
 
+    async def _check_stream(self) -> None:
+        """See from time to time, and after reconnects, that the stream is the one the totals are of.
+
+        Raises:
+            AnotherStream: it is not.
+        """
+        now = time.monotonic()
+        if self._reconnects != self._bus.reconnects or now - self._looked > _LOOK_AGAIN_S:
+            self._stream = await created_at(self._bus, routes.STREAM_USAGE)
+            self._reconnects, self._looked = self._bus.reconnects, now
+        if self._place.stream not in ("", self._stream):
+            self._looked = float("-inf")
+            raise AnotherStream(f"totals are of the one made at {self._place.stream}, this one was at {self._stream}")
+
     async def _write_place(self, upto: int) -> None:
-        place = LedgerPlace(upto=upto, by=self._name)
+        place = LedgerPlace(upto=upto, by=self._name, stream=self._stream)
         try:
             self._place_seq = await self._write(routes.KV_LEDGER, _PLACE, to_json(place), self._place_seq)
         except WrongSequence:

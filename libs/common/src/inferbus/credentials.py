@@ -18,7 +18,14 @@ from inferbus.settings import BusSettings
 
 NO_TLS = "the server offers no TLS, and this process insists on it"
 # What a server says to somebody it will not talk to. Trying again changes nothing until somebody changes a setting.
-_REFUSALS = ("authorization violation", "authentication", "tls required", NO_TLS.lower())
+# "Authentication Timeout" is none of these: it is said to a process that was too busy to introduce itself.
+_REFUSALS = (
+    "authorization violation",
+    "authentication expired",
+    "authentication revoked",
+    "tls required",
+    NO_TLS.lower(),
+)
 
 
 class BadCredentials(DependencyDown):
@@ -97,8 +104,8 @@ def refusal_of(error: BaseException | None) -> str:
     """Say why the server, or we, will not have this connection; empty where trying again may help."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not trusted: {getattr(error, 'verify_message', error)}"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {error.reason or error}"
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return f"TLS failed: {getattr(error, 'reason', '') or error}"
     text = str(error).strip()
     if isinstance(error, nats.errors.Error) and any(known in text.lower() for known in _REFUSALS):
         return text.removeprefix("nats: ").strip("'")

@@ -18,6 +18,7 @@ from inferbus.local.state import READY, RESTARTING, ProcessState
 from inferbus.settings import BusSettings, from_env
 
 _HOST = "127.0.0.1"
+_AGAIN_S = 0.2
 # Gateways first, so that nothing new comes in while the workers finish what is open.
 _STOP_ORDER = (GATEWAY, WORKER, LEDGER, TOPOLOGY, NATS)
 
@@ -137,7 +138,8 @@ class Crew:
             try:
                 await self._ready(child)
             except DependencyDown:
-                continue  # the bus is away as well; connecting again takes its time
+                await asyncio.sleep(_AGAIN_S)  # the bus is away as well
+                continue
             if child.state.pid == pid:
                 child.mark_ready()
             return

@@ -27,8 +27,8 @@ def load_secrets(layout: Layout) -> Secrets:
     Raises:
         msgspec.DecodeError: the file was damaged by hand.
     """
-    before = layout.secrets.read_bytes() if layout.secrets.exists() else b""
-    stored = msgspec.json.decode(before, type=Secrets) if before else Secrets()
+    before = layout.secrets.read_bytes() if layout.secrets.exists() else None
+    stored = Secrets() if before is None else msgspec.json.decode(before, type=Secrets)
     complete = msgspec.structs.replace(stored, key_pepper=stored.key_pepper or secrets.token_hex(32))
     after = msgspec.json.format(msgspec.json.encode(complete), indent=2)
     if after != before:  # also where the file has passwords of an earlier version

@@ -22,8 +22,8 @@ def consumers(*models: ModelEntry) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def test_without_models_there_are_the_fixed_streams_only() -> None:
-    assert set(streams()) == {"REQUEST", "PAY", "DLQ", "EVENTS", "DELTAS", "RESULTS"} | {
-        f"KV_{bucket}" for bucket in ("keys", "models", "requests", "idempotency")
+    assert set(streams()) == {"REQUEST", "PAY", "DLQ", "EVENTS", "DELTAS", "RESULTS", "AUDIT"} | {
+        f"KV_{bucket}" for bucket in ("keys", "models", "requests", "idempotency", "directory", "limits")
     }
     assert set(consumers()) == {("REQUEST", "gateway_interactive"), ("REQUEST", "gateway_batch")}
 

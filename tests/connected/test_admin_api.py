@@ -15,11 +15,12 @@ from tests.connected.conftest import Connect
 from tests.unit.gateway.fakes import Door
 
 from inferbus import routes
+from inferbus.admission import revisions
 from inferbus.admission.admin_keys import AdminKeys, make_admin_key
-from inferbus.admission.audit import read_audit
+from inferbus.admission.audit import AuditedStore, read_audit
 from inferbus.admission.keys import KeyRing
+from inferbus.admission.replays import Replays
 from inferbus.bus import Bus
-from inferbus.contracts.keys import KeyEntry
 from inferbus.contracts.limits import LimitSet
 from inferbus.errors import InferbusError, Unauthenticated
 from inferbus.stored import read_stored
@@ -246,8 +247,6 @@ async def everything(admin: Bus, stream: str) -> list[bytes]:
 
 
 async def test_a_request_whose_gateway_died_is_found_done(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    from inferbus.admission.replays import Replays  # noqa: PLC0415 - only here
-
     async def die(*_: object) -> None:
         raise InferbusError("the process is gone")
 
@@ -303,6 +302,46 @@ async def test_changes_at_once_are_all_made_and_each_event_has_what_was_before(a
     assert (await api.call("GET", "/organisations/acme"))["name"] == seen[-1]
 
 
+async def test_a_crash_leaves_an_event_and_no_change_never_the_reverse(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(*_: object) -> bool:
+        raise InferbusError("the process is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(revisions, "write", die)
+        await api.post("/organisations", {"id": "acme"}, 500)
+    await api.call("GET", "/organisations/acme", status=404)
+    assert [event.action for event in await read_audit(api.bus)] == ["organisation_created"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AuditedStore, "_store", die)
+        await api.post("/organisations", {"id": "acme"}, 500)
+    await api.call("GET", "/organisations/acme", status=404)
+
+
+async def test_a_change_somebody_else_was_quicker_with_is_void(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    await api.post("/organisations", {"id": "acme"})
+    write, calls = revisions.write, 0
+
+    async def be_late(bus: Bus, bucket: str, key: str, data: bytes | None, revision: int) -> bool:
+        nonlocal calls
+        calls += 1
+        return await write(bus, bucket, key, data, revision - 1 if calls == 1 else revision)
+
+    monkeypatch.setattr(revisions, "write", be_late)
+    await api.call("PATCH", "/organisations/acme", {"name": "Acme"})
+    assert [event.action for event in await read_audit(api.bus)] == ["organisation_created", "organisation_updated"]
+    stored = await read_stored(api.bus, routes.STREAM_AUDIT, routes.SUBJECTS_AUDIT)
+    assert len(stored) == 4, "created; updated in vain, void, updated"
+
+
+async def test_keys_end_by_the_bus_s_clock(api: Api) -> None:
+    clock = api.ring._watch.clock
+    assert clock._ahead is not None, "told with the watch's beginning"
+    assert abs(clock.now() - time.time()) < 30, "bus and test are on one machine"
+
+
 async def test_nothing_can_be_taken_out_of_the_audit(api: Api, connect: Connect) -> None:
     await api.post("/organisations", {"id": "acme"})
     operator = await connect("operator")
@@ -317,7 +356,3 @@ async def test_a_gateway_without_the_role_serves_no_admin_api() -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
         answer = await client.get("/admin/v1/keys", headers={"authorization": "Bearer ib-admin-x"})
         assert answer.status_code == 404
-
-
-def test_stored_keys_have_no_more_than_they_need() -> None:
-    assert "secret" not in KeyEntry.__struct_fields__

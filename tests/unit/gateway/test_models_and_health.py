@@ -43,6 +43,7 @@ async def test_the_documentation_is_served(door: Door) -> None:
     assert b"<html" in page.body
     document = await door.call("GET", "/docs/openapi.json", b"", {}).done()
     paths = msgspec.json.decode(document.body)["paths"]
+    assert "/admin/v1/keys" in paths
     assert {path for path in paths if not path.startswith("/admin/")} == {
         "/v1/chat/completions",
         "/v1/completions",

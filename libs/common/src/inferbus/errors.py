@@ -45,10 +45,10 @@ ERROR_TABLE: dict[str, ErrorRow] = {
     row.code: row
     for row in (
         _row("invalid_request", 400, "invalid_request_error", False, "The body or a header is malformed; the message names the field."),
-        _row("unauthenticated", 401, "authentication_error", False, "The key is missing, unknown, revoked or wrong."),
-        _row("forbidden", 403, "permission_error", False, "The key is valid but may not do this (another tenant's subject, a lane it is not entitled to)."),
+        _row("unauthenticated", 401, "authentication_error", False, "The key is missing, unknown, expired, revoked or wrong."),
+        _row("forbidden", 403, "permission_error", False, "The key is valid but may not do this (another tenant's subject; a model, endpoint, lane or length it is not entitled to)."),
         _row("not_found", 404, "invalid_request_error", False, "No such model, request or path."),
-        _row("conflict", 409, "invalid_request_error", False, "The same idempotency key was used with another body."),
+        _row("conflict", 409, "invalid_request_error", False, "The same idempotency key was used with another body; or what is there does not allow it (a name that is taken, a revoked key)."),
         _row("too_large", 413, "invalid_request_error", False, "The body is over the limit; the message has both numbers."),
         _row("unsupported", 422, "invalid_request_error", False, "The model exists but cannot do what was asked."),
         _row("tenant_overloaded", 429, "rate_limit_error", True, "This tenant has too many requests waiting or running for this pool."),

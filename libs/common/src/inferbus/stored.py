@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 
 import msgspec
 from nats.aio.msg import Msg
@@ -90,25 +91,28 @@ async def read_page(bus: Bus, stream: str, subject: str, from_seq: int = 1) -> t
     Raises:
         DependencyDown: the stream does not answer in time.
     """
-    return await _read_batch(bus, stream, subject, from_seq)
+    return await _read_batch(bus, stream, subject, {"seq": max(1, from_seq)})
 
 
-async def read_stored(bus: Bus, stream: str, subject: str, from_seq: int = 1) -> list[Stored]:
-    """Read every message of a subject from a sequence on, in order.
+async def read_stored(bus: Bus, stream: str, subject: str, from_seq: int = 1, *, since: float = 0.0) -> list[Stored]:
+    """Read every message of a subject from a sequence on, or those stored since a time (Unix seconds), in order.
 
     Raises:
         DependencyDown: the stream does not answer in time.
     """
     found: list[Stored] = []
+    begin: dict[str, object] = {"seq": max(1, from_seq)}
+    if since > 0:
+        begin = {"start_time": datetime.fromtimestamp(since, tz=UTC).isoformat()}
     while True:
-        batch, pending = await _read_batch(bus, stream, subject, from_seq)
+        batch, pending = await _read_batch(bus, stream, subject, begin)
         found += batch
         if not batch or not pending:
             return found
-        from_seq = batch[-1].seq + 1
+        begin = {"seq": batch[-1].seq + 1}
 
 
-async def _read_batch(bus: Bus, stream: str, subject: str, from_seq: int) -> tuple[list[Stored], int]:
+async def _read_batch(bus: Bus, stream: str, subject: str, begin: dict[str, object]) -> tuple[list[Stored], int]:
     """Read one batch, and how many messages come after it."""
     batch: list[Stored] = []
     end: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
@@ -122,7 +126,7 @@ async def _read_batch(bus: Bus, stream: str, subject: str, from_seq: int) -> tup
 
     inbox = bus.nc.new_inbox()
     subscription = await bus.listen(inbox, on_message)
-    query = {"seq": max(1, from_seq), "next_by_subj": subject, "batch": _BATCH, "max_bytes": _BATCH_BYTES}
+    query = begin | {"next_by_subj": subject, "batch": _BATCH, "max_bytes": _BATCH_BYTES}
     try:
         await bus.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(query), reply=inbox)
         async with asyncio.timeout(_TIMEOUT_S):

@@ -26,6 +26,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 _TRIES = 8
 _HIDDEN = frozenset({"type", "mac", "previous_mac"})
 _VOID = "change_voided"
+_APART_S = 600.0
+"""How far a writer's clock may be from the server's."""
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +102,7 @@ class AuditedStore:
 
 async def read_audit(bus: Bus, *, since: float = 0.0) -> list[AdminChanged]:
     """Read the changes since a time (Unix seconds), oldest first; those that were not made after all are left out."""
-    found = await read_stored(bus, routes.STREAM_AUDIT, routes.SUBJECTS_AUDIT)
+    found = await read_stored(bus, routes.STREAM_AUDIT, routes.SUBJECTS_AUDIT, since=max(0.0, since - _APART_S))
     events = [from_json(one.data, AdminChanged, what="audit event") for one in found]
     void = {event.void for event in events}
     return [event for event in events if event.at >= since and event.id not in void and not event.void]

@@ -5,7 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from inferbus import routes
-from inferbus.admission.keys import check_key, make_key, store_key
+from inferbus.admission.administration import open_administration
+from inferbus.admission.audit import Actor
+from inferbus.admission.key_book import drawn
+from inferbus.admission.keys import check_key
+from inferbus.admission.wanted import NewKey
 from inferbus.bus import Bus
 from inferbus.contracts.keys import KeyEntry
 from inferbus.contracts.models import ModelEntry
@@ -16,6 +20,7 @@ from inferbus.models import apply_model, remove_model
 from inferbus.private_files import write_private
 
 DEV_TENANT = "dev"
+_ACTOR = "cli:inferbus up"
 
 
 async def provide_dev_key(bus: Bus, layout: Layout, secrets: Secrets) -> str:
@@ -28,8 +33,8 @@ async def provide_dev_key(bus: Bus, layout: Layout, secrets: Secrets) -> str:
     key = layout.dev_key.read_text().strip() if layout.dev_key.exists() else ""
     if key and await _is_known(bus, key, pepper):
         return key
-    key, entry = make_key(DEV_TENANT, pepper, name="development")
-    await store_key(bus, entry)
+    keys = open_administration(bus, pepper, Actor(name=_ACTOR)).keys
+    key, _ = await keys.create(NewKey(tenant=DEV_TENANT, name="development"), drawn())
     write_private(layout.dev_key, f"{key}\n".encode())
     return key
 

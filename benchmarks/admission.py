@@ -193,7 +193,9 @@ async def main(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         async with NatsServer(Path(folder), CONFIG) as server:
             await server.reconcile()
-            print("| limits | CPU us a reservation | p50 us | p99 us | counter calls a reservation |\n|---|---|---|---|---|")
+            print(
+                "| limits | CPU us a reservation | p50 us | p99 us | counter calls a reservation |\n|---|---|---|---|---|"
+            )
             await cost(server, LimitSet(), "none", args.callers)
             many = 10**12
             await cost(server, LimitSet(tokens_per_minute=many), "tokens/min", args.callers)

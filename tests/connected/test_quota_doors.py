@@ -103,6 +103,16 @@ async def test_producers_wait_for_a_minute_s_limit_and_are_told_of_a_day_s(path:
     async with path.producer() as producer:
         both = await asyncio.gather(*(producer.chat(MODEL, HELLO, max_tokens=20) for _ in range(3)))
         assert len(both) == 3, "they came one after the other"
+        await set_limits(path.nats, "org.dev", tokens_per_minute=50)
+
+        async def hopeless() -> bool:
+            try:
+                await producer.chat(MODEL, HELLO, max_tokens=60)
+            except RateLimited as error:
+                return "this request alone may need" in error.message
+            return False
+
+        await eventually(hopeless, within_s=10)
         await set_limits(path.nats, "org.dev", tokens_per_day=1)
 
         async def refused() -> bool:

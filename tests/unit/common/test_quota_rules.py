@@ -14,7 +14,7 @@ from inferbus.admission.quota.budgets import passed_percents
 from inferbus.admission.quota.headers import Standing, rate_headers
 from inferbus.admission.quota.settling import charge_of
 from inferbus.admission.quota.slots import HOLD_S, claim
-from inferbus.admission.quota.tokens import BodyEstimator, Estimate
+from inferbus.admission.quota.tokens import BodyEstimator, Estimate, with_bound
 from inferbus.admission.quota.windows import DAY, MINUTE, MONTH, SPANS, end_of, window_of
 from inferbus.contracts.slots import SlotShares
 from inferbus.contracts.step import Delta, Failed, Finished, Started, Usage
@@ -74,24 +74,40 @@ def test_the_estimate_bounds_bytes_and_asks(text: str, most: int, n: int) -> Non
     body = json.dumps({"messages": [{"role": "user", "content": text}], "max_tokens": most, "n": n}).encode()
     estimate = BodyEstimator().estimate("chat", body)
     assert estimate.prompt >= len(text.encode())
-    assert estimate.completion == most * n
+    assert estimate.completion == (most or 4096) * n
 
 
 @pytest.mark.parametrize(
     ("body", "completion"),
     [
-        ({}, 4096),
-        ({"max_completion_tokens": 7, "max_tokens": 9}, 7),
+        ({}, 16),
+        ({"max_completion_tokens": 7, "max_tokens": 9}, 9),
+        ({"max_completion_tokens": 0, "max_tokens": 9}, 9),
+        ({"max_tokens": "90000"}, 90000),
+        ({"max_tokens": 9e4, "n": "2"}, 180_000),
+        ({"max_tokens": None}, 4096),
+        ({"max_tokens": 0}, 4096),
         ({"max_tokens": 5, "n": 2, "best_of": 4}, 20),
         ({"max_tokens": 5, "prompt": ["a", "b", "c"]}, 15),
         ({"max_tokens": 5, "prompt": [1, 2, 3]}, 5),
         ({"max_tokens": 5, "prompt": [[1], [2, 3]]}, 10),
         ({"max_tokens": -5, "n": True}, 4096),
         ({"max_tokens": "many", "n": [3]}, 4096),
+        ({"max_tokens": 1e400}, 4096),
     ],
 )
 def test_completions_are_bounded_by_what_is_asked(body: dict[str, object], completion: int) -> None:
     assert BodyEstimator().estimate("completions", json.dumps(body).encode()).completion == completion
+
+
+def test_a_chat_without_a_bound_gets_one() -> None:
+    body = b'{"n":2,"messages":[],"max_completion_tokens":null}'
+    estimate = BodyEstimator(default_completion=100).estimate("chat", body)
+    assert (estimate.completion, estimate.implied) == (200, 100)
+    assert json.loads(with_bound("chat", body, 100)) == {"n": 2, "messages": [], "max_completion_tokens": 100}
+    assert json.loads(with_bound("completions", b'{"max_tokens":null}', 7)) == {"max_tokens": 7}
+    assert with_bound("chat", b"[1]", 100) == b"[1]"
+    assert BodyEstimator().estimate("chat", b'{"max_tokens":5}').implied == 0
 
 
 def test_embeddings_generate_nothing_and_pictures_count() -> None:

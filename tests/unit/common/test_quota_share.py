@@ -79,13 +79,26 @@ TestHolders.settings = settings(max_examples=200, stateful_step_count=60, deadli
 
 def test_grants_shrink_towards_the_end() -> None:
     share, counter, sizes = Share(1000), 0, []
-    while share.free < 1000:
+    share.previous = 1000  # it is much in use
+    while counter < 1000:
         asked = share.ask(share.free + 1, holders=2)
         counter += asked
         share.granted(asked, counter)
         sizes.append(asked)
     assert sizes == sorted(sizes, reverse=True)
     assert (sizes[0], sizes[-1]) == (250, 1)
+
+
+def test_a_grant_follows_the_demand() -> None:
+    share = Share(1_000_000)
+    assert share.ask(10, holders=1) == 10
+    share.granted(10, 10)
+    share.take(10)
+    assert share.ask(10, holders=1) == 20
+    share.tick()
+    assert share.ask(1, holders=1) == 20
+    share.tick()
+    assert share.ask(1, holders=1) == 1
 
 
 def test_what_is_not_needed_goes_back() -> None:

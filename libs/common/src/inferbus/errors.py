@@ -137,10 +137,12 @@ class TenantOverloaded(Transient):
 
 
 class RateLimited(Transient):
-    """A limit of a key, team, organisation or model is used up. `headers` go with the answer."""
+    """A limit of a key, team, organisation or model is used up. `headers` go with the answer. `hopeless`: it alone may need
+    more than the whole limit, and no waiting helps."""
 
     code = "rate_limit_exceeded"
     headers: tuple[tuple[str, str], ...] = ()
+    hopeless = False
 
 
 class DependencyDown(Transient):

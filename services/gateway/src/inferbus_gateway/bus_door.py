@@ -47,6 +47,7 @@ _MAX_RETRIES = 50
 """How often a request that was refused for now (pool full, bus away) comes back before it is a dead letter."""
 _LONGEST_WAIT_S = 60.0
 """A request over a minute's limit waits in its queue; one over a day's is answered."""
+_PATIENCE_S = 0.5
 _MAX_CANCELLED = 4096
 _DEFAULT_PATH = "/v1/chat/completions"
 _ACCEPTED = 202
@@ -150,32 +151,29 @@ class BusDoor:
             if is_kept:
                 await self._durable.refuse(subject.tenant, request_id, error)
             raise  # the intake copies it to the dead letters
+        except RateLimited as error:
+            _note(record, error)
+            await self._hold_back(delivery, subject.tenant, request_id, writer, error)
         except InferbusError as error:  # not accepted now: it waits in the queue, but not for ever
             _note(record, error)
-            if isinstance(error, RateLimited) and error.retry_after_s > _LONGEST_WAIT_S:  # a day's limit, or a month's
-                await self._refuse(delivery, subject.tenant, request_id, writer, error, is_kept=is_kept)
-                return
             if delivery.attempt >= _MAX_RETRIES:
                 await writer.error(error)
             raise
         finally:
             self._observer.finished(record)
 
-    async def _refuse(
-        self,
-        delivery: Delivery,
-        tenant: str,
-        request_id: str,
-        writer: ReplyWriter,
-        error: InferbusError,
-        *,
-        is_kept: bool,
+    async def _hold_back(
+        self, delivery: Delivery, tenant: str, request_id: str, writer: ReplyWriter, error: RateLimited
     ) -> None:
-        """Answer what would wait too long to be any use."""
-        await writer.error(error)
-        if is_kept:
-            await self._durable.refuse(tenant, request_id, error)
-        delivery.ack()
+        """Let what is over a limit wait in its queue, as long as it likes: that is how a producer is throttled. What would
+        wait for hours, or for ever, is answered."""
+        if error.hopeless or error.retry_after_s > _LONGEST_WAIT_S:
+            await writer.error(error)
+            if _is_durable(delivery):
+                await self._durable.refuse(tenant, request_id, error)
+            delivery.ack()
+        else:  # the longer it has waited, the less often it asks
+            delivery.nak(max(error.retry_after_s, min(_LONGEST_WAIT_S / 2, delivery.attempt * _PATIENCE_S)))
 
     def _translate(
         self, delivery: Delivery, subject: routes.RequestSubject, request_id: str, record: RequestRecord

@@ -45,6 +45,8 @@ def problem_of(error: InferbusError) -> Problem:
         headers.append((b"x-should-retry", b"false"))
     if isinstance(error, RateLimited):
         headers += [(name.encode(), value.encode()) for name, value in error.headers]
+        if error.hopeless:
+            headers.append((b"x-should-retry", b"false"))
     if isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", b"Bearer"))
     return Problem(error.row.http_status, to_json(openai_body(error)), headers)

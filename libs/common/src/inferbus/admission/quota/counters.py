@@ -19,6 +19,7 @@ from inferbus.errors import DependencyDown
 from inferbus.waiting import NoResponders
 
 _ATTEMPT_S = 1.0
+_ONLY_ATTEMPT_S = 5.0
 _AGAIN_S = 0.02
 
 
@@ -80,7 +81,7 @@ class Counters:
         """Send an increment; None where it had been counted before."""
         self.calls += 1
         headers = {"Nats-Incr": f"{delta:+d}", "Nats-Msg-Id": msg_id}
-        answer = await self._bus.request(subject, b"", headers, timeout_s=_ATTEMPT_S)
+        answer = await self._bus.request(subject, b"", headers, timeout_s=_ATTEMPT_S if delta >= 0 else _ONLY_ATTEMPT_S)
         try:
             counted = _decode(answer.data)
             if counted.error is None:

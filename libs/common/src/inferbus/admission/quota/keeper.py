@@ -70,6 +70,8 @@ class Keeper:
     async def _tick(self) -> None:
         if time.monotonic() - self._measured > MEASURE_EVERY_S:
             await self._measure()
+        if not self._clock.known:
+            return
         await self._budgets.count(list(self.leases.items()))
         now = self._clock()
         for lease, meter in list(self.leases.items()):

@@ -18,8 +18,7 @@ log = structlog.get_logger()
 
 
 class Lease:
-    """One window of one limit. `holders` tells how many processes share it; `small`: shares follow the demand instead of
-    the window's size, because what a crash strands is missing for a day or a month. `spent` is what was settled and no
+    """One window of one limit. `holders` tells how many processes share it. `spent` is what was settled and no
     budget has counted yet."""
 
     __slots__ = (
@@ -31,7 +30,6 @@ class Lease:
         "_refuse_from",
         "_refuse_until",
         "_returning",
-        "_small",
         "_tasks",
         "_waiters",
         "share",
@@ -46,8 +44,6 @@ class Lease:
         limit: int,
         holders: Callable[[], int],
         on_use: Callable[[Lease], None],
-        *,
-        small: bool = False,
     ) -> None:
         """`on_use` is called whenever there is something to look after (`tick`)."""
         self.subject = subject
@@ -55,7 +51,6 @@ class Lease:
         self._counters = counters
         self._holders = holders
         self._on_use = on_use
-        self._small = small
         self.spent = 0
         self._waiters: deque[tuple[int, asyncio.Future[bool]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,7 +130,7 @@ class Lease:
         """Ask the counter until nobody waits."""
         share = self.share
         while self._waiters:
-            asked = share.ask(self._need(), self._holders(), 2 * share.recent if self._small else None)
+            asked = share.ask(self._need(), self._holders())
             try:
                 value = await self._counters.add(self.subject, asked)
             except InferbusError as exc:

@@ -97,7 +97,4 @@ class Meter:
 
     def _make(self) -> Lease:
         subject = routes.quota(self.kind.span, self.scope.tenant, f"{self.scope.token}-{self.kind.name}", self._window)
-        return Lease(
-            self._counters, subject, self.limit, self._holders, lambda lease: self._look_after(lease, self),
-            small=self.kind.span != MINUTE,
-        )  # fmt: skip
+        return Lease(self._counters, subject, self.limit, self._holders, lambda lease: self._look_after(lease, self))

@@ -172,10 +172,12 @@ class Quota:
     def _refuse(self, meter: Meter, amount: int, now: float) -> NoReturn:
         of = f"{meter.scope.label}: the limit is {meter.limit} {meter.kind.words}"
         if amount > meter.limit:
-            raise RateLimited(
+            error = RateLimited(
                 f"{of}, this request alone may need {amount}; a smaller max_tokens may help",
                 retry_after_s=math.ceil(meter.reset_s(now)),
             )
+            error.hopeless = True
+            raise error
         left = max(0, meter.lease.share.remaining)
         needs = "" if meter.kind.name == RPM else f", {amount} are needed"
         raise RateLimited(f"{of}, {left} are left{needs}", retry_after_s=math.ceil(meter.reset_s(now)))

@@ -27,6 +27,13 @@ class Reservation:
         self._headers: tuple[tuple[str, str], ...] = ()
         self._done = False
 
+    @property
+    def implied_bound(self) -> int:
+        """How much may be generated for each choice of a request that does not say it; 0: it does, or nothing counts it."""
+        if self.estimate is None or not self.estimate.implied:
+            return 0
+        return self.estimate.implied if any(meter.kind.name != RPM for meter, _, _ in self._taken) else 0
+
     def add(self, meter: Meter, lease: Lease, amount: int) -> None:
         self._taken.append((meter, lease, amount))
 

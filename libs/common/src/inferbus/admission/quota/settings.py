@@ -16,7 +16,7 @@ class QuotaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """While counters cannot be reached: `closed` refuses (503) what this gateway's share does not cover; `open` goes on up
     to this gateway's equal part of each limit, and counts it afterwards."""
     default_completion_tokens: int = 4096
-    """What a request that names no bound is assumed to generate at most."""
+    """What a request that names no bound may generate at most, of each choice, where tokens or money are limited."""
     budget_percents: tuple[int, ...] = (80, 100)
     """At which parts of a day's tokens and a month's money an event is told."""
     webhook_url: str = ""

@@ -13,9 +13,10 @@ _PARTS = 2  # a grant is this part of what every gateway could have of the rest:
 
 class Share:
     """One holder's part of a window. `free` can be given out without asking; `seen` is the counter's last known value;
-    `held` is all it has been granted and has not returned; `recent` is what was given out since `tick`."""
+    `held` is all it has been granted and has not returned; `recent` is what was given out since `tick`, `previous` what
+    was between the two before."""
 
-    __slots__ = ("free", "held", "limit", "recent", "seen")
+    __slots__ = ("free", "held", "limit", "previous", "recent", "seen")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -23,6 +24,7 @@ class Share:
         self.held = 0
         self.seen = 0
         self.recent = 0
+        self.previous = 0
 
     @property
     def remaining(self) -> int:
@@ -41,13 +43,11 @@ class Share:
         """Take back what was given out and not spent."""
         self.free += amount
 
-    def ask(self, need: int, holders: int, most: int | None = None) -> int:
+    def ask(self, need: int, holders: int) -> int:
         """Say how much to add to the counter so that `need` can be given out: a fraction of what is left for each of
-        `holders`, at least what is missing, at most `most` beyond it."""
+        `holders`, but no more than is used up in two ticks, since a crash strands it; at least what is missing."""
         left = max(0, self.limit - self.seen)
-        guided = left // (_PARTS * max(1, holders))
-        if most is not None:
-            guided = min(guided, most)
+        guided = min(left // (_PARTS * max(1, holders)), 2 * max(self.recent, self.previous))
         return max(1, need - self.free, guided)
 
     def granted(self, asked: int, value: int) -> int:
@@ -77,5 +77,5 @@ class Share:
     def tick(self) -> int:
         """Part with what was not needed lately: keep twice of what was given out since the last tick. Returns what must be
         subtracted from the counter."""
-        keep, self.recent = 2 * self.recent, 0
+        keep, self.previous, self.recent = 2 * self.recent, self.recent, 0
         return self.give_back(max(0, self.free - keep))

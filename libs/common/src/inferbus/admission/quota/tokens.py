@@ -5,10 +5,14 @@ as many bytes as it has; so the body's length bounds the text's tokens. A chat t
 preamble: `_PER_MESSAGE` and `_PREAMBLE` are more than any template of the models we know adds. Token ids take two bytes
 each. It is no bound for media: `_PER_MEDIA` is what most models make of a picture. What an engine spends beyond it is
 counted at the settling.
+
+What is generated is bounded by what is asked for, read as generously as any engine might: a number in a string, the larger
+of two bounds. A chat that names none is bounded here (`with_bound`).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import msgspec
@@ -17,15 +21,19 @@ _PER_MESSAGE = 16
 _PREAMBLE = 64
 _PER_MEDIA = 4096
 _ROLE, _MEDIA = b'"role"', (b'"image_url"', b'"input_audio"', b'"video_url"', b'"audio_url"')
-_MAX_CHOICES = 128
+_COMPLETIONS_DEFAULT = 16
+"""The length of a completion that names none, as the API has it."""
 _MOST = 10**9
+_BOUND_FIELDS = {"chat": "max_completion_tokens", "completions": "max_tokens"}
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """At most so many tokens: of the prompt, and of all completions together."""
+    """At most so many tokens: of the prompt, and of all completions together. `implied`: so many of each completion, since
+    the request says nothing; 0 where it does."""
 
     prompt: int
     completion: int
+    implied: int = 0
 
     @property
     def total(self) -> int:
@@ -41,8 +49,8 @@ class TokenEstimator(Protocol):
 class _View(msgspec.Struct):
     """The fields that bound what is generated; of any type, since the engine is who refuses them."""
 
-    max_tokens: Any = None
-    max_completion_tokens: Any = None
+    max_tokens: Any = msgspec.UNSET
+    max_completion_tokens: Any = msgspec.UNSET
     n: Any = None
     best_of: Any = None
     prompt: msgspec.Raw = msgspec.Raw(b"")
@@ -50,6 +58,7 @@ class _View(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(_View).decode
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class BodyEstimator:
@@ -59,7 +68,7 @@ class BodyEstimator:
         self._default = default_completion
 
     def estimate(self, task: str | None, body: bytes) -> Estimate:
-        """Bound a request's tokens. `task` None: as for a completion."""
+        """Bound a request's tokens. `task` None: as for a chat."""
         prompt = len(body) + _PREAMBLE + _PER_MESSAGE * body.count(_ROLE)
         prompt += _PER_MEDIA * sum(body.count(media) for media in _MEDIA)
         if task == "embeddings":
@@ -68,13 +77,36 @@ class BodyEstimator:
             view = _decode(body)
         except msgspec.DecodeError:
             return Estimate(prompt, self._default)  # the engine refuses it
-        choices = min(_MAX_CHOICES, max(_count(view.n, 1), _count(view.best_of, 1))) * _prompts(view.prompt)
-        each = _count(view.max_completion_tokens, _count(view.max_tokens, self._default))
-        return Estimate(prompt, min(_MOST, each * choices))
+        choices = max(1, _number(view.n), _number(view.best_of)) * _prompts(view.prompt)
+        each, implied = max(_number(view.max_completion_tokens), _number(view.max_tokens)), 0
+        if not each and task == "completions" and view.max_tokens is msgspec.UNSET:
+            each = _COMPLETIONS_DEFAULT
+        elif not each:
+            each = implied = self._default
+        return Estimate(prompt, min(_MOST, each * choices), implied)
 
 
-def _count(value: object, default: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else default
+def with_bound(task: str | None, body: bytes, tokens: int) -> bytes:
+    """Write a body anew, with a bound on what is generated for each choice. What cannot be read stays as it is."""
+    field = _BOUND_FIELDS.get(task or "chat")
+    try:
+        fields = _decode_fields(body)
+    except msgspec.DecodeError:
+        return body
+    if field is None:
+        return body
+    fields[field] = msgspec.Raw(b"%d" % tokens)
+    return msgspec.json.encode(fields)
+
+
+def _number(value: object) -> int:
+    """Read a number as an engine might that takes "5" and 5.0 for 5; 0 where there is none it could take."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return 0
+    try:
+        return max(0, math.ceil(float(value)))
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _prompts(prompt: msgspec.Raw) -> int:

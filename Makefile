@@ -54,7 +54,7 @@ $(LOCK):
 	@requirements/install.sh "$(PYTHON)" "3.11 3.12" .venv-lock requirements/lock.txt --
 	@rm -f .venv-lock/.installed-*; touch $@
 
-.PHONY: help install up down test lint lock check-lock deploy-check demo-chat demo-failover chaos soak bench clean
+.PHONY: help install up down test lint lock check-lock deploy-check demo-chat demo-failover demo-admission chaos soak bench clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -120,6 +120,9 @@ demo-chat: install ## start everything on free ports, show what it does, fail if
 
 demo-failover: install ## kill what serves a stream, in the middle of a tool call and of a JSON answer
 	.venv/bin/python -m tests.demos.failover
+
+demo-admission: install ## a limit over two gateways, a revoked key, a producer on the bus, a ledger under kills
+	.venv/bin/python -m tests.demos.admission $(ARGS)
 
 bench: install ## measure side by side with vllm serve (minutes)
 	.venv/bin/python benchmarks/main_path.py $(ARGS)

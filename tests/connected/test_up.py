@@ -18,6 +18,7 @@ from tests.running_platform import RunningPlatform
 
 import inferbus
 from inferbus.errors import DependencyDown
+from inferbus.local.command_socket import Reload, command
 from inferbus.local.lock import holder_of
 from inferbus.local.state import READY, STOPPED, read_state
 
@@ -268,6 +269,21 @@ async def test_a_producer_is_made_heard_and_revoked_while_everything_runs(platfo
     assert (unknown.returncode, "no bus user is named" in unknown.stderr) == (1, True)
     async with inferbus.Client(platform.bus_url, tenant="dev", nkey_seed_file=platform.seed_file("dev")) as client:
         assert await client.chat("simulator", [{"role": "user", "content": "hello"}], max_tokens=3)
+
+
+async def test_a_configuration_the_server_cannot_use_is_said_and_changes_nothing(platform: RunningPlatform) -> None:
+    config = platform.layout.bus / "nats.conf"
+    good = config.read_bytes()
+    try:
+        config.write_bytes(b"accounts {")
+        said = [one async for one in command(platform.layout.commands, Reload())]
+        assert (said[-1].error, "did not take its new users" in said[-1].text) == (True, True)
+        assert ask(platform)
+    finally:
+        config.write_bytes(good)
+    said = [one async for one in command(platform.layout.commands, Reload())]
+    assert not said[-1].error
+    assert ask(platform)
 
 
 def test_refusals_are_in_the_metrics_of_every_process(platform: RunningPlatform) -> None:

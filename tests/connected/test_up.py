@@ -20,6 +20,7 @@ import inferbus
 from inferbus.errors import DependencyDown
 from inferbus.local.command_socket import Reload, command
 from inferbus.local.lock import holder_of
+from inferbus.local.secrets import ROLES
 from inferbus.local.state import READY, STOPPED, read_state
 
 NAMES = ["gateway-0", "llm-0", "llm-1", "nats", "topology-0"]
@@ -240,7 +241,7 @@ def test_a_model_of_a_former_run_is_forgotten(tmp_path: Path) -> None:
 
 def test_every_process_has_a_seed_of_its_own_and_no_password(platform: RunningPlatform) -> None:
     seeds = {file.stem: file.read_text().strip() for file in (platform.layout.bus / "seeds").iterdir()}
-    assert sorted(seeds) == ["admin", "dev", "gateway", "operator", "worker-simulator"]
+    assert sorted(seeds) == sorted({*ROLES, "worker-simulator"} - {"worker"})
     own = {"gateway-0": "gateway", "llm-0": "worker-simulator", "topology-0": "operator", "nats": ""}
     for process, user in own.items():
         env = Path(f"/proc/{platform.pid(process)}/environ").read_bytes().decode()

@@ -96,7 +96,9 @@ async def test_a_server_without_tls_never_hears_who_we_are(tmp_path: Path, ours:
     plain = NKeyServer(tmp_path / "plain")
     plain.add("gateway", "gateway")
     async with plain.server:
-        assert "no TLS" in await refused(msgspec.structs.replace(plain.settings("gateway"), tls_ca=ours.ca))
+        known = plain.settings("gateway")
+        assert "no TLS" in await refused(msgspec.structs.replace(known, tls_ca=ours.ca))
+        assert "no TLS" in await refused(msgspec.structs.replace(known, url=known.url.replace("nats://", "tls://")))
 
 
 async def test_clients_are_asked_for_certificates_where_that_is_configured(

@@ -11,18 +11,19 @@ import msgspec
 import nats.errors
 import pytest
 from nats.aio.msg import Msg
-from tests.connected.nkey_server import NKeyServer
+from tests.connected.nkey_server import TEMPLATE, NKeyServer
 from tests.connected.test_bus_permissions import JETSTREAM, MAY, MAY_NOT_PUBLISH, MAY_NOT_READ
 
 import inferbus
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus_users.template import TENANT, read_template
 from inferbus.bus_users.user import new_seed
 from inferbus.errors import DependencyDown, Forbidden
 from inferbus.testing import eventually
 from inferbus.waiting import NotPermitted
 
-ROLES = ("operator", "gateway", "worker", "admin")
+ROLES = sorted(read_template(TEMPLATE.read_text()).roles.keys() - {TENANT})
 _NEXT = "$JS.API.CONSUMER.MSG.NEXT"
 INTERACTIVE, BATCH = (routes.stream_infer("local", "llm", lane) for lane in routes.LANES)
 # A refusal comes in a millisecond; a timeout of a request is two seconds. The machine may be busy.

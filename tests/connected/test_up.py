@@ -18,7 +18,9 @@ from tests.running_platform import RunningPlatform
 
 import inferbus
 from inferbus.errors import DependencyDown
+from inferbus.local.command_socket import Reload, command
 from inferbus.local.lock import holder_of
+from inferbus.local.secrets import ROLES
 from inferbus.local.state import READY, STOPPED, read_state
 
 NAMES = ["gateway-0", "llm-0", "llm-1", "nats", "topology-0"]
@@ -244,14 +246,15 @@ def test_a_model_of_a_former_run_is_forgotten(tmp_path: Path) -> None:
 
 def test_every_process_has_a_seed_of_its_own_and_no_password(platform: RunningPlatform) -> None:
     seeds = {file.stem: file.read_text().strip() for file in (platform.layout.bus / "seeds").iterdir()}
-    assert sorted(seeds) == ["admin", "dev", "gateway", "operator", "worker-simulator"]
+    assert sorted(seeds) == sorted({*ROLES, "worker-simulator"} - {"worker"})
     own = {"gateway-0": "gateway", "llm-0": "worker-simulator", "topology-0": "operator", "nats": ""}
     for process, user in own.items():
         env = Path(f"/proc/{platform.pid(process)}/environ").read_bytes().decode()
         assert "PASSWORD" not in env
         assert not [name for name, seed in seeds.items() if seed in env]
-        named = [name for name in seeds if f"/{name}.seed" in env]
-        assert named == ([user] if user else [])
+        named = {name for name in seeds if f"/{name}.seed" in env}
+        admin_api = {"admin"} if process == "gateway-0" else set()  # with which a gateway changes keys for others
+        assert named - admin_api == ({user} if user else set())
     logs = "".join(file.read_text(errors="replace") for file in platform.layout.logs.iterdir())
     assert not [name for name, seed in seeds.items() if seed in logs]
 
@@ -269,10 +272,25 @@ async def test_a_producer_is_made_heard_and_revoked_while_everything_runs(platfo
     with pytest.raises(DependencyDown, match="Authorization Violation"):
         async with inferbus.Client(platform.bus_url, tenant="acme", nkey_seed=seed):
             pass
-    again = platform.command("bus-users", "revoke", "producer-acme", check=False)
-    assert (again.returncode, "no bus user is named" in again.stderr) == (1, True)
+    unknown = platform.command("bus-users", "revoke", "producer-nobody", check=False)
+    assert (unknown.returncode, "no bus user is named" in unknown.stderr) == (1, True)
     async with inferbus.Client(platform.bus_url, tenant="dev", nkey_seed_file=platform.seed_file("dev")) as client:
         assert await client.chat("simulator", [{"role": "user", "content": "hello"}], max_tokens=3)
+
+
+async def test_a_configuration_the_server_cannot_use_is_said_and_changes_nothing(platform: RunningPlatform) -> None:
+    config = platform.layout.bus / "nats.conf"
+    good = config.read_bytes()
+    try:
+        config.write_bytes(b"accounts {")
+        said = [one async for one in command(platform.layout.commands, Reload())]
+        assert (said[-1].error, "did not take its new users" in said[-1].text) == (True, True)
+        assert ask(platform)
+    finally:
+        config.write_bytes(good)
+    said = [one async for one in command(platform.layout.commands, Reload())]
+    assert not said[-1].error
+    assert ask(platform)
 
 
 def test_refusals_are_in_the_metrics_of_every_process(platform: RunningPlatform) -> None:

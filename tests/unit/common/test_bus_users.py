@@ -144,8 +144,9 @@ def test_create_list_revoke_create_again(tmp_path: Path) -> None:
         folder.create("ci", "producer", tenant="acme")
     assert folder.revoke("ci").revoked > 0
     assert made.nkey not in folder.config.read_text()
+    assert folder.revoke("ci") == folder.read().users[0]
     with pytest.raises(NotFound):
-        folder.revoke("ci")
+        folder.revoke("other")
     again, _ = folder.create("ci", "producer", tenant="acme")
     assert [one.nkey for one in folder.read().users] == [again.nkey]
 

@@ -18,6 +18,7 @@ def test_what_was_there_is_not_made_anew_and_what_was_not_is(tmp_path: Path) -> 
         with pytest.raises(StreamsLost, match=r"PAY\."):
             later.check(["USAGE", "PAY"])
     StreamMemory("always", file).check(["REQUEST", "PAY"])
+    StreamMemory("auto", file).check(["PAY"], volatile=["PAY"])  # it was on disk once
 
 
 def test_never_refuses_all_and_always_none() -> None:

@@ -95,16 +95,20 @@ class Client:
         nkey_seed: str = "",
         nkey_seed_file: str = "",
         tls_ca: str = "",
+        tls_cert: str = "",
+        tls_key: str = "",
     ) -> None:
         """`nkey_seed` is what `inferbus bus-users create producer` printed (or `nkey_seed_file` has it); `user` and
-        `password` are for servers without NKeys. `tls_ca`: a file of certificates to trust, where the bus has TLS."""
+        `password` are for servers without NKeys. `tls_ca`: a file of certificates to trust, where the bus has TLS; `tls_cert` and
+        `tls_key`: one's own, where it asks for one."""
         if not routes.is_tenant(tenant):
             raise InvalidRequest(f"tenant {tenant!r}: use a-z, 0-9, _ and -")
         if not user and (nkey_seed or nkey_seed_file):
             user = producer_login(tenant)
         self._settings = BusSettings(
-            url=url, user=user, password=password, nkey_seed=nkey_seed, nkey_seed_file=nkey_seed_file, tls_ca=tls_ca
-        )
+            url=url, user=user, password=password, nkey_seed=nkey_seed, nkey_seed_file=nkey_seed_file, tls_ca=tls_ca,
+            tls_cert=tls_cert, tls_key=tls_key,
+        )  # fmt: skip
         self._tenant = tenant
         self._timeout_s = timeout_s
         self._reply_to = routes.reply(tenant, secrets.token_hex(8))

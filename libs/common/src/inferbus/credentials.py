@@ -48,7 +48,8 @@ def login_options(settings: BusSettings) -> dict[str, Any]:
         options["nkeys_seed_str"] = seed
     elif settings.user:
         options |= {"user": settings.user, "password": settings.password}
-    if settings.tls_ca or settings.tls_cert:
+    insists = any(url.startswith("tls://") for url in settings.url.split(","))
+    if insists or settings.tls_ca or settings.tls_cert:
         options["tls"] = _tls_context(settings)
     return options
 

@@ -23,7 +23,7 @@ class BusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Where the bus is, and who this process is there (section BUS). Times in seconds.
 
     With an NKey (`nkey_seed`, or a file that has it) `user` only names the private inbox, and `password` is not used.
-    `tls_ca` is a file of certificates to trust: the server must then offer TLS. `tls_cert` and `tls_key` are this process's
+    `tls_ca` is a file of certificates to trust: the server must then offer TLS, as with a `tls://` url. `tls_cert` and `tls_key` are this process's
     own, where the server asks for one.
     """
 

@@ -6,6 +6,7 @@ would hide that: requests would be accepted into a queue that is not the one tha
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -32,15 +33,15 @@ class StreamMemory:
         if file is not None and file.exists():
             self._known = set(msgspec.json.decode(file.read_bytes(), type=list[str]))
 
-    def check(self, missing: list[str]) -> None:
-        """Allow that these streams are made, or refuse.
+    def check(self, missing: list[str], *, volatile: Collection[str] = ()) -> None:
+        """Allow that these streams are made, or refuse. `volatile`: those in memory, which every restart empties.
 
         Raises:
             StreamsLost: the message names them, and what to do.
         """
         if self._create == "never" and missing:
             raise StreamsLost(f"missing streams: {', '.join(missing)}; INFERBUS_TOPOLOGY_CREATE=never leaves them so")
-        lost = sorted(self._known.intersection(missing)) if self._create == "auto" else []
+        lost = sorted(self._known.intersection(missing).difference(volatile)) if self._create == "auto" else []
         if lost:
             raise StreamsLost(
                 f"streams that were there are gone: {', '.join(lost)}. Is the server's encryption key the right one, and "

@@ -261,7 +261,7 @@ async def reconcile(
         else:
             _check(answer, f"stream {name}")
     if memory is not None:
-        memory.check(missing)
+        memory.check(missing, volatile=[name for name, config in configs.items() if config["storage"] == "memory"])
     for name in missing:
         _check(await _api(bus, f"$JS.API.STREAM.CREATE.{name}", configs[name]), f"stream {name}")
     if memory is not None:

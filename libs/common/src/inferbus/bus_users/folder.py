@@ -75,17 +75,18 @@ class UsersFolder:
         return user, seed
 
     def revoke(self, name: str) -> BusUser:
-        """Take a user's right to connect away. Its entry stays, for whoever asks later who that was.
+        """Take a user's right to connect away. Its entry stays, for whoever asks later who that was. Doing it again only
+        writes the configuration again.
 
         Raises:
             NotFound: there is no such user.
         """
         with self._locked():
             known = self.read()
-            found = next((user for user in known.users if user.name == name and not user.revoked), None)
+            found = next((user for user in known.users if user.name == name), None)
             if found is None:
                 raise NotFound(f"no bus user is named {name!r}; `inferbus bus-users list` shows them")
-            revoked = msgspec.structs.replace(found, revoked=int(time.time()))
+            revoked = msgspec.structs.replace(found, revoked=found.revoked or int(time.time()))
             self._write(_with(known, revoked))
         return revoked
 

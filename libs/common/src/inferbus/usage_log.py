@@ -32,7 +32,7 @@ HOLD_S = 60.0
 """How long the acknowledgement of a request waits for its event while the bus is away, in seconds."""
 FULL_S = 2.0
 """The same where there is no room for it: the acknowledgement may be what makes some."""
-_LATER_S = 600.0
+_LATER_S = 480.0  # with `HOLD_S` less than the stream knows a name for: a retry must not be a second event
 _MOST_LATER = 10_000
 log = structlog.get_logger()
 

@@ -20,6 +20,7 @@ from inferbus.facts import Facts
 from inferbus.ledger.reading import Totals
 from inferbus.models import ModelRegistry
 from inferbus.presence import Beacon, PresenceTable
+from inferbus.prices import PriceBook
 from inferbus.settings import BusSettings, TelemetrySettings, from_env
 from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
@@ -54,12 +55,14 @@ async def main(process: runtime.Runtime) -> None:
         registry = CollectorRegistry()
         observer = Observer(registry)
         models, keys = ModelRegistry(bus), KeyRing(bus, settings.key_pepper.encode())
+        prices = PriceBook(bus)
         presence = PresenceTable(bus, bus.region)
         asker = Asker(bus, presence)
         errands = Errands()
         admission = Admission(
             bus, models, asker, presence, payload_bus=payload_bus, tracing=tracing, hold_s=settings.hold_s,
             withdrawals=Withdrawals(bus, Facts(bus, "gateway", errands), errands, asker=asker.id),
+            price_of=prices.price_of,
         )  # fmt: skip
         durable = DurableRequests(bus, admission, models, presence, asker=asker.id)
         registry.register(PoolCollector(asker, presence, models))
@@ -91,11 +94,11 @@ async def main(process: runtime.Runtime) -> None:
 
         beacon = Beacon(bus, describe)
         await listen_for_drain(bus, settings.process, process.stopping)
-        for known in (presence, asker, models, keys):
+        for known in (presence, asker, models, keys, prices):
             await known.start()
         # What waits on a shared socket or at the door comes at once, and must not be told 401 or 404 for being early.
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(models.loaded(), keys.loaded()), _LOAD_S)
+            await asyncio.wait_for(asyncio.gather(models.loaded(), keys.loaded(), prices.loaded()), _LOAD_S)
         for part in (cancelling, door, durable, fetch_door, server, beacon):
             await part.start()
         runtime.freeze_heap()
@@ -103,5 +106,5 @@ async def main(process: runtime.Runtime) -> None:
         await asyncio.wait({stopping, asyncio.create_task(server.wait())}, return_when=asyncio.FIRST_COMPLETED)
         process.stopping.set()  # a server that ended by itself ends the process
         await asyncio.gather(server.stop(), door.stop(settings.drain_s), beacon.now())
-        for ended in (fetch_door, durable, asker, errands, keys, models, presence, beacon):
+        for ended in (fetch_door, durable, asker, errands, prices, keys, models, presence, beacon):
             await ended.stop()

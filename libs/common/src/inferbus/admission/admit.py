@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -16,6 +17,7 @@ from inferbus.asker import Asker
 from inferbus.bus import Bus
 from inferbus.contracts.envelope import REPLY, RESULTS, Envelope, headers_of
 from inferbus.contracts.models import ModelEntry
+from inferbus.contracts.prices import Price
 from inferbus.errors import Forbidden, InvalidRequest, NotFound, Overloaded, TenantOverloaded, TooLarge, Unsupported
 from inferbus.exchange import Exchange, Stored
 from inferbus.models import ModelRegistry
@@ -64,6 +66,7 @@ class Admission:
         tracing: Tracing | None = None,
         withdrawals: Withdrawals | None = None,
         hold_s: float = 3.0,
+        price_of: Callable[[str], Price | None] = lambda _: None,
     ) -> None:
         self._bus = bus
         self._payload_bus = payload_bus or bus
@@ -73,6 +76,7 @@ class Admission:
         self._tracing = tracing
         self._withdrawals = withdrawals
         self._hold_s = hold_s
+        self._price_of = price_of
         self.bounds = Bounds()
 
     async def admit(self, identity: Identity, ask: Ask) -> Exchange:
@@ -131,6 +135,7 @@ class Admission:
             bucket=routes.bucket_of(identity.tenant, entry.buckets.count),
             tenant=identity.tenant,
         )
+        price = self._price_of(entry.name)
         span = self._begin_span(ask, entry, subject)
         ttl_s = int(deadline_s) + _TTL_SLACK_S
         try:
@@ -152,6 +157,7 @@ class Admission:
                 delivery=ask.delivery,
                 idempotency_key=ask.idempotency_key,
                 model=entry.name if ask.model != entry.name else "",
+                price_version=price.version if price is not None else "",
                 team=identity.team,
                 user=identity.user,
             )

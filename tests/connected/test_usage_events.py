@@ -261,6 +261,13 @@ async def test_what_cannot_be_stored_is_logged_whole_and_counted(
     assert registry.get_sample_value("inferbus_usage_lost_total") == 0
     await log.stop()
     assert registry.get_sample_value("inferbus_usage_lost_total") == 1
+    settling = asyncio.create_task(log.settle(log.begin("usage:a:4", make_event()), amend=True))
+    await asyncio.sleep(0)
+    settling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await settling
+    assert registry.get_sample_value("inferbus_usage_lost_total") == 2
+    assert "the worker is stopping" in capsys.readouterr().out
 
 
 async def test_a_durable_request_whose_event_was_lost_gets_it_when_it_is_delivered_again(

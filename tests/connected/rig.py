@@ -157,7 +157,8 @@ class GatewaySide:
         self.presence = PresenceTable(bus, bus.region)
         self.asker = Asker(bus, self.presence)
         self.beacon = Beacon(bus, self._describe)
-        self.admission = Admission(bus, self.models, self.asker, self.presence)
+        self.prices = PriceBook(bus)
+        self.admission = Admission(bus, self.models, self.asker, self.presence, price_of=self.prices.price_of)
 
     def _describe(self) -> Presence:
         return Presence(
@@ -170,12 +171,12 @@ class GatewaySide:
         )
 
     async def start(self) -> None:
-        for part in (self.presence, self.asker, self.models, self.beacon):
+        for part in (self.presence, self.asker, self.models, self.prices, self.beacon):
             await part.start()
-        await asyncio.wait_for(self.models.loaded(), 5)
+        await asyncio.wait_for(asyncio.gather(self.models.loaded(), self.prices.loaded()), 5)
 
     async def stop(self) -> None:
-        for part in (self.asker, self.models, self.beacon, self.presence):
+        for part in (self.asker, self.models, self.prices, self.beacon, self.presence):
             await part.stop()
         await self.bus.close()
 

@@ -23,7 +23,7 @@ from inferbus.local.lock import holder_of
 from inferbus.local.secrets import ROLES
 from inferbus.local.state import READY, STOPPED, read_state
 
-NAMES = ["gateway-0", "llm-0", "llm-1", "nats", "topology-0"]
+NAMES = ["gateway-0", "ledger-0", "llm-0", "llm-1", "nats", "topology-0"]
 _START_S, _SOON_S = 60.0, 30.0
 
 
@@ -91,7 +91,7 @@ def test_second_start_says_that_one_is_running(platform: RunningPlatform) -> Non
     assert ask(platform)
 
 
-@pytest.mark.parametrize("name", ["gateway-0", "llm-0", "topology-0", "nats"])
+@pytest.mark.parametrize("name", ["gateway-0", "ledger-0", "llm-0", "topology-0", "nats"])
 def test_a_killed_process_comes_back_where_it_was(platform: RunningPlatform, name: str) -> None:
     before = platform.state
     old = platform.pid(name)

@@ -86,6 +86,23 @@ async def test_a_finished_request_is_told_once_with_what_it_cost(rig: Rig) -> No
     assert told.at > 1.7e9
 
 
+async def test_a_request_costs_what_it_did_when_it_was_admitted(rig: Rig, server: NatsServer) -> None:
+    gateway, worker = await rig.gateway(), await rig.worker()
+    exchange = await gateway.admit()
+    call = await one_call(worker)
+    admin = await server.connect("admin")
+    dearer = await set_price(admin, "m", Price(input=9_000_000, output=9_000_000))
+    await admin.close()
+    await eventually(lambda: worker.prices.price_of("m") == dearer, within_s=WITHIN_S)
+    call.say(b"a")
+    call.end()
+    await read(exchange)
+    await eventually(rig.queue_is_empty, within_s=WITHIN_S)
+    (told,) = await events(worker.bus)
+    assert told.cost == 1 + 2
+    assert told.price_version != dearer.version
+
+
 async def test_the_event_is_stored_when_the_answer_s_end_is_read(rig: Rig) -> None:
     """Whoever has read an answer's end finds it in the ledger: nothing that comes after can lose it."""
     gateway, worker = await rig.gateway(), await rig.worker()
@@ -244,6 +261,13 @@ async def test_what_cannot_be_stored_is_logged_whole_and_counted(
     assert registry.get_sample_value("inferbus_usage_lost_total") == 0
     await log.stop()
     assert registry.get_sample_value("inferbus_usage_lost_total") == 1
+    settling = asyncio.create_task(log.settle(log.begin("usage:a:4", make_event()), amend=True))
+    await asyncio.sleep(0)
+    settling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await settling
+    assert registry.get_sample_value("inferbus_usage_lost_total") == 2
+    assert "the worker is stopping" in capsys.readouterr().out
 
 
 async def test_a_durable_request_whose_event_was_lost_gets_it_when_it_is_delivered_again(

@@ -6,9 +6,10 @@ import asyncio
 import random
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
-from openai import AsyncOpenAI
+from openai import APIError, AsyncOpenAI
 from tests.connected.test_usage_events import events
 from tests.main_path import HELLO, MODEL, MainPath, Service
 
@@ -49,13 +50,19 @@ class Killed:
 
     async def start(self, name: str) -> None:
         path = self._path
-        self._running[name] = await (
-            path.ledger(name) if name.startswith("ledger") else path.worker(name, simulator_itl_s=0.02)
-        )
+        if name.startswith("gateway"):
+            self._running[name] = await path.gateway(name)
+        elif name.startswith("ledger"):
+            self._running[name] = await path.ledger(name)
+        else:
+            self._running[name] = await path.worker(name, simulator_itl_s=0.02)
 
     async def again(self, name: str) -> None:
-        await self._running[name].kill()
-        await self.start(name)
+        if name == "nats":
+            await self._path.nats.restart()
+        else:
+            await self._running[name].kill()
+            await self.start(name)
 
 
 def by_request(found: list[UsageEvent]) -> dict[str, Figures]:
@@ -115,4 +122,56 @@ async def test_the_ledger_is_the_sum_of_the_answers(tmp_path: Path) -> None:
         rows = len(await read_totals(admin))  # of one day, or of two
         assert await verify(admin) == Verdict(events=len(found), rows=rows, waiting=0, too_old=0, differences=[])
         print(f"{len(answers)} answers, {len(found)} events, {KILLS} kills:", msgspec.structs.asdict(whole))
+        await admin.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_whatever_is_killed_every_answer_that_was_read_is_in_the_ledger_once(tmp_path: Path) -> None:
+    """Gateways and the server too: then there are requests without an answer, and none of them is there twice."""
+    rng = random.Random(11)
+    async with MainPath(tmp_path) as path:
+        path.start_s = 60.0
+        admin = await path.nats.connect("admin")
+        await set_price(admin, MODEL, PRICE)
+        crew = Killed(path)
+        names = ["gateway-0", "llm-0", "llm-1", "ledger-0"]
+        for name in names:
+            await crew.start(name)
+        answers: dict[str, Usage] = {}
+        failed = 0
+        over = asyncio.Event()
+
+        async def ask_on(client: AsyncOpenAI, first: int) -> None:
+            nonlocal failed
+            n = first
+            while not over.is_set():
+                try:
+                    name, usage = await asked(client, n)
+                except (APIError, httpx.HTTPError):  # its gateway was killed
+                    failed += 1
+                    await asyncio.sleep(0.1)  # the pace of a client that tries again
+                else:
+                    answers[name] = usage
+                n += AT_ONCE
+
+        async with path.client(timeout=60.0) as client:
+            asking = [asyncio.create_task(ask_on(client, n)) for n in range(AT_ONCE)]
+            for victim in ["llm-0", "nats", "gateway-0", "llm-1", "nats", "ledger-0", "gateway-0", "llm-0"]:
+                await asyncio.sleep(rng.uniform(0.2, 0.8))  # anywhere in an answer
+                await crew.again(victim)
+            over.set()
+            await asyncio.gather(*asking)
+        await path.settled(within_s=90)
+        recorded = by_request(await events(admin))
+        assert {name: recorded.get(name) for name in answers} == {name: expected(u) for name, u in answers.items()}
+        assert {figures.requests for figures in recorded.values()} == {1}
+        whole = sum(recorded.values(), Figures())
+
+        async def is_added_up() -> bool:
+            return summed(await read_totals(admin)) == whole
+
+        await eventually(is_added_up, within_s=30)
+        assert (await verify(admin)).differences == []
+        print(f"{len(answers)} answers, {failed} without, {len(recorded)} in the ledger")
         await admin.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferbus.cli.money import micro_units, money
@@ -31,6 +31,7 @@ an_event = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(an_event, max_size=40), st.data())
 def test_pages_read_twice_and_in_any_size_are_added_once(found: list[UsageEvent], data: st.DataObject) -> None:
     numbered = list(enumerate(found, 1))
@@ -48,6 +49,7 @@ def test_pages_read_twice_and_in_any_size_are_added_once(found: list[UsageEvent]
         assert rows[key_of_row(row)] is row
 
 
+@settings(deadline=None)
 @given(st.lists(an_event, max_size=30), st.lists(st.sampled_from(["org", "team", "key", "model", "day"]), unique=True))
 def test_sums_by_any_dimensions_have_the_same_total(found: list[UsageEvent], by: list[str]) -> None:
     groups = by_row(enumerate(found, 1))
@@ -86,6 +88,7 @@ def test_what_cannot_be_asked_is_refused(query: Query, param: str) -> None:
     assert refused.value.param == param
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**15))
 def test_money_is_read_as_it_is_written(micro: int) -> None:
     assert micro_units(money(micro), field="x") == micro

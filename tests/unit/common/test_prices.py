@@ -6,7 +6,7 @@ from fractions import Fraction
 from math import ceil
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferbus.contracts.prices import MAX_PRICE, Price, check_price, cost
@@ -25,6 +25,7 @@ def test_a_small_answer_costs_at_least_one_micro_unit() -> None:
     assert cost(Price(input=0, output=0), Usage(5, 5)) == 0
 
 
+@settings(deadline=None)
 @given(tokens, tokens, tokens, figures, figures, st.none() | figures)
 def test_the_cost_is_exact_and_rounded_up(
     prompt: int, completion: int, cached: int, input_: int, output: int, per_cached: int | None

@@ -32,7 +32,7 @@ HOLD_S = 60.0
 """How long the acknowledgement of a request waits for its event while the bus is away, in seconds."""
 FULL_S = 2.0
 """The same where there is no room for it: the acknowledgement may be what makes some."""
-_LATER_S = 600.0
+_LATER_S = 480.0  # with `HOLD_S` less than the stream knows a name for: a retry must not be a second event
 _MOST_LATER = 10_000
 log = structlog.get_logger()
 
@@ -107,10 +107,12 @@ class UsageLog:
         try:
             await self._settle(record, self._hold_s, min(FULL_S, self._hold_s), amend=amend)
         except InferbusError as exc:
-            self._late.inc()
-            event = msgspec.to_builtins(record.event)
-            log.error("usage_not_stored_yet", code=exc.code, error=exc.message, name=record.name, usage=event)
+            self._write_down(record, exc.message)
             self._try_on(record, amend=amend)
+        except asyncio.CancelledError:  # the worker stops; whoever gets the message next is told that it is over
+            self._write_down(record, "the worker is stopping")
+            self._lose(record)
+            raise
         finally:
             self.forget(record)
 
@@ -143,6 +145,11 @@ class UsageLog:
             self._lose(record)
         else:
             log.warning("usage_stored_late", name=record.name)
+
+    def _write_down(self, record: Record, why: str) -> None:
+        """Keep an event where it can be found by hand."""
+        self._late.inc()
+        log.error("usage_not_stored_yet", error=why, name=record.name, usage=msgspec.to_builtins(record.event))
 
     def _lose(self, record: Record) -> None:
         self._lost.inc()

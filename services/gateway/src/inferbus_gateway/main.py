@@ -82,6 +82,7 @@ async def main(process: runtime.Runtime) -> None:
         registry = CollectorRegistry()
         observer = Observer(registry)
         models, keys = ModelRegistry(bus), KeyRing(bus, settings.key_pepper.encode())
+        prices = PriceBook(bus)
         presence = PresenceTable(bus, bus.region)
         asker = Asker(bus, presence)
         errands = Errands()
@@ -137,7 +138,9 @@ async def main(process: runtime.Runtime) -> None:
             await known.start()
         # What waits on a shared socket or at the door comes at once, and must not be told 401 or 404 for being early.
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(models.loaded(), keys.loaded(), quota.loaded()), _LOAD_S)
+            await asyncio.wait_for(
+                asyncio.gather(models.loaded(), keys.loaded(), prices.loaded(), quota.loaded()), _LOAD_S
+            )
         for part in (cancelling, door, durable, fetch_door, server, beacon):
             await part.start()
         runtime.freeze_heap()

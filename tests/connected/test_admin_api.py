@@ -168,6 +168,22 @@ async def test_limits_from_beginning_to_end(api: Api) -> None:
     await api.call("DELETE", "/limits/team/acme/red", status=404)
 
 
+async def test_limits_go_with_what_they_are_of(api: Api) -> None:
+    id_ = (await api.post("/keys", {"tenant": "acme"}))["id"]
+    await api.post("/organisations", {"id": "acme"})
+    await api.post("/teams", {"tenant": "acme", "id": "red"})
+    for path in (f"key/{id_}", "team/acme/red", "org/acme"):
+        await api.call("PUT", f"/limits/{path}", {"concurrent": 1})
+    await api.call("DELETE", f"/keys/{id_}", status=409)
+    assert len((await api.call("GET", "/limits"))["data"]) == 3, "what is not deleted keeps its limits"
+    await api.post(f"/keys/{id_}/revoke", None, 200)
+    for path in (f"/keys/{id_}", "/teams/acme/red", "/organisations/acme"):
+        await api.call("DELETE", path)
+    assert (await api.call("GET", "/limits"))["data"] == []
+    actions = [event.action for event in await read_audit(api.bus)]
+    assert actions.count("limits_cleared") == 3
+
+
 IMPOSSIBLE: list[tuple[str, str, object, int, str | None]] = [
     ("POST", "/organisations", {"id": "Acme Inc"}, 400, "id"),
     ("POST", "/organisations", {}, 400, "id"),

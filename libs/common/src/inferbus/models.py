@@ -90,14 +90,14 @@ def check_entry(entry: ModelEntry) -> ModelEntry:
             raise InvalidRequest(f"{field} {value!r} is not a subject token (letters, digits, _ and -)", param=field)
     if unknown := set(entry.tasks) - set(TASKS):
         raise InvalidRequest(f"unknown tasks {sorted(unknown)}; known: {', '.join(TASKS)}", param="tasks")
-    if not all(tag and tag.isprintable() for tag in entry.tags):
-        raise InvalidRequest("tags are words, not empty", param="tags")
     if not 1 <= entry.buckets.count <= 64 or entry.buckets.by not in ("tenant", "prefix"):
         raise InvalidRequest("buckets: count is 1..64, by is tenant or prefix", param="buckets")
     if min(entry.limits.max_pending, entry.limits.max_pending_per_tenant, entry.limits.max_body_bytes) < 1:
         raise InvalidRequest("limits must be at least 1", param="limits")
     if min(entry.limits.default_deadline_s, entry.limits.default_deadline_batch_s) <= 0:
         raise InvalidRequest("deadlines must be over 0 seconds", param="limits")
+    if not all(tag and tag.isprintable() for tag in entry.tags):
+        raise InvalidRequest("tags are words, not empty", param="tags")
     return entry
 
 

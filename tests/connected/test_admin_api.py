@@ -251,6 +251,19 @@ async def test_a_replay_gets_the_same_answer_and_no_secret_is_stored(api: Api) -
         assert not any(secret.encode() in data for secret in secrets for data in stored)
 
 
+async def test_one_request_sent_several_times_at_once_is_done_once(api: Api) -> None:
+    wanted = {"tenant": "acme"}
+    made = await asyncio.gather(*(api.post("/keys", wanted, idempotency_key="k") for _ in range(5)))
+    assert all(one == made[0] for one in made)
+    assert [one["id"] for one in (await api.call("GET", "/keys"))["data"]] == [made[0]["id"]]
+    path = f"/keys/{made[0]['id']}/rotate"
+    rotated = await asyncio.gather(*(api.post(path, {"grace_s": 60}, 200, idempotency_key="r") for _ in range(5)))
+    assert len({one["key"] for one in rotated}) == 1
+    await api.until(rotated[0]["key"], opens=True)
+    assert api.opens(made[0]["key"]), "rotated once: the first secret is still the previous one"
+    assert [event.action for event in await read_audit(api.bus)] == ["key_created", "key_rotated"]
+
+
 async def everything(admin: Bus, stream: str) -> list[bytes]:
     subject = {
         routes.STREAM_AUDIT: routes.SUBJECTS_AUDIT,

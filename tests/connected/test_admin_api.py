@@ -168,6 +168,22 @@ async def test_limits_from_beginning_to_end(api: Api) -> None:
     await api.call("DELETE", "/limits/team/acme/red", status=404)
 
 
+async def test_limits_go_with_what_they_are_of(api: Api) -> None:
+    id_ = (await api.post("/keys", {"tenant": "acme"}))["id"]
+    await api.post("/organisations", {"id": "acme"})
+    await api.post("/teams", {"tenant": "acme", "id": "red"})
+    for path in (f"key/{id_}", "team/acme/red", "org/acme"):
+        await api.call("PUT", f"/limits/{path}", {"concurrent": 1})
+    await api.call("DELETE", f"/keys/{id_}", status=409)
+    assert len((await api.call("GET", "/limits"))["data"]) == 3, "what is not deleted keeps its limits"
+    await api.post(f"/keys/{id_}/revoke", None, 200)
+    for path in (f"/keys/{id_}", "/teams/acme/red", "/organisations/acme"):
+        await api.call("DELETE", path)
+    assert (await api.call("GET", "/limits"))["data"] == []
+    actions = [event.action for event in await read_audit(api.bus)]
+    assert actions.count("limits_cleared") == 3
+
+
 IMPOSSIBLE: list[tuple[str, str, object, int, str | None]] = [
     ("POST", "/organisations", {"id": "Acme Inc"}, 400, "id"),
     ("POST", "/organisations", {}, 400, "id"),
@@ -233,6 +249,19 @@ async def test_a_replay_gets_the_same_answer_and_no_secret_is_stored(api: Api) -
         stored = await everything(api.bus, stream)
         assert stored
         assert not any(secret.encode() in data for secret in secrets for data in stored)
+
+
+async def test_one_request_sent_several_times_at_once_is_done_once(api: Api) -> None:
+    wanted = {"tenant": "acme"}
+    made = await asyncio.gather(*(api.post("/keys", wanted, idempotency_key="k") for _ in range(5)))
+    assert all(one == made[0] for one in made)
+    assert [one["id"] for one in (await api.call("GET", "/keys"))["data"]] == [made[0]["id"]]
+    path = f"/keys/{made[0]['id']}/rotate"
+    rotated = await asyncio.gather(*(api.post(path, {"grace_s": 60}, 200, idempotency_key="r") for _ in range(5)))
+    assert len({one["key"] for one in rotated}) == 1
+    await api.until(rotated[0]["key"], opens=True)
+    assert api.opens(made[0]["key"]), "rotated once: the first secret is still the previous one"
+    assert [event.action for event in await read_audit(api.bus)] == ["key_created", "key_rotated"]
 
 
 async def everything(admin: Bus, stream: str) -> list[bytes]:

@@ -157,7 +157,7 @@ def test_interrupt_stops_everything_and_a_new_start_knows_the_key(tmp_path: Path
         pids = [process.pid for process in first.state.processes]
         key = first.key
         admin_key = first.layout.admin_key.read_text().strip()
-        assert first.output.read_text().count(admin_key) == 1
+        soon(lambda: first.output.read_text().count(admin_key) == 1)
         answer = httpx.get(f"{first.url}/admin/v1/keys", headers={"Authorization": f"Bearer {admin_key}"}, timeout=30)
         assert [one["name"] for one in answer.json()["data"]] == ["development"]
         first.signal(signal.SIGINT)

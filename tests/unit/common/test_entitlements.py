@@ -130,6 +130,37 @@ def test_a_body_changes_nothing_about_who_asks(extra: dict[str, Any]) -> None:
     assert (done.lane, done.delivery, done.model) == ("interactive", "reply", "m")
 
 
+NUMBERS = st.none() | st.integers(0, 40) | st.floats(0, 40) | st.text("0123456789", max_size=2) | st.booleans()
+BODIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "n": NUMBERS,
+        "best_of": NUMBERS,
+        "max_tokens": NUMBERS,
+        "max_completion_tokens": NUMBERS,
+        "prompt": st.text() | st.lists(st.text(), max_size=5) | st.lists(st.integers(0, 9), max_size=5),
+        "other": st.text(),
+    },
+)
+
+
+@given(BODIES, st.sampled_from(["chat", "completions"]), st.integers(1, 50))
+def test_whatever_is_let_through_cannot_make_more_than_the_bound(body: dict[str, Any], task: str, bound: int) -> None:
+    try:
+        read = json.loads(bounded(json.dumps(body).encode(), task, bound))
+    except (Forbidden, InvalidRequest):
+        return
+    prompt = read.get("prompt") if task == "completions" else ""
+    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+    answers = max(read.get("n") or 1, read.get("best_of") or 1) * prompts
+    given_length = read.get("max_tokens")
+    if task == "chat" and read.get("max_completion_tokens") is not None:
+        given_length = read["max_completion_tokens"]  # what the engine takes where both are there
+    assert given_length is not None, "never unbounded"
+    assert given_length * answers <= bound
+    assert read.get("other") == body.get("other")
+
+
 def test_embeddings_have_no_output_to_bound() -> None:
     request = ask(task="embeddings")
     assert check_entitled(Identity(tenant="a", max_tokens=1), request, MODEL) is request

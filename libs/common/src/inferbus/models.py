@@ -96,6 +96,8 @@ def check_entry(entry: ModelEntry) -> ModelEntry:
         raise InvalidRequest("limits must be at least 1", param="limits")
     if min(entry.limits.default_deadline_s, entry.limits.default_deadline_batch_s) <= 0:
         raise InvalidRequest("deadlines must be over 0 seconds", param="limits")
+    if not all(tag and tag.isprintable() for tag in entry.tags):
+        raise InvalidRequest("tags are words, not empty", param="tags")
     return entry
 
 

@@ -11,6 +11,7 @@ import msgspec
 from inferbus import routes
 from inferbus.admission import revisions
 from inferbus.admission.audit import AuditedStore, Change
+from inferbus.admission.limit_clearing import clear_limits
 from inferbus.admission.wanted import MemberChange, NewMember, NewOrganisation, check_token, said
 from inferbus.codec import from_json
 from inferbus.contracts.directory import ORGANISATION, TEAM, USER, Member, Organisation, Team, User, key_of
@@ -86,7 +87,7 @@ class Directory:
         return await self._change(type_, tenant, id_, "updated", decide)  # type: ignore[return-value]  # decide never gives None
 
     async def delete(self, type_: type[M], tenant: str, id_: str) -> None:
-        """Forget one that no key needs.
+        """Forget one that no key needs, and its limits.
 
         Raises:
             NotFound: there is none. Conflict: it has keys that are not revoked, or an organisation teams or users: without
@@ -100,6 +101,10 @@ class Directory:
             if before is None:
                 raise _unknown(type_, id_)
 
+        if type_ is Organisation:
+            await clear_limits(self._store, tenant, "org", tenant)
+        elif type_ is Team:
+            await clear_limits(self._store, tenant, "team", tenant, id_)
         await self._change(type_, tenant, id_, "deleted", decide)
 
     async def _needed_by(self, type_: type, tenant: str, id_: str) -> str:

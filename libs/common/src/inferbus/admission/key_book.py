@@ -14,6 +14,7 @@ from inferbus.admission import revisions
 from inferbus.admission.audit import AuditedStore, Change
 from inferbus.admission.directory import Directory
 from inferbus.admission.keys import mac_of
+from inferbus.admission.limit_clearing import clear_limits
 from inferbus.admission.wanted import KeyChange, NewKey, Rotation, check_grace, check_token, said
 from inferbus.codec import from_json
 from inferbus.contracts.directory import Team, User
@@ -120,7 +121,7 @@ class KeyBook:
         return await self._change(id_, "revoked", decide)
 
     async def delete(self, id_: str) -> None:
-        """Forget a revoked key.
+        """Forget a revoked key, and its limits.
 
         Raises:
             NotFound: there is none. Conflict: it is not revoked.
@@ -132,8 +133,10 @@ class KeyBook:
             if not before.disabled:
                 raise Conflict(f"the key {id_} is in force: revoke it first")
 
-        tenant = (await self.get(id_)).tenant
-        change = Change(bucket=routes.KV_KEYS, key=id_, action="key_deleted", tenant=tenant)
+        key = await self.get(id_)
+        if key.disabled:
+            await clear_limits(self._store, key.tenant, "key", id_)
+        change = Change(bucket=routes.KV_KEYS, key=id_, action="key_deleted", tenant=key.tenant)
         await self._store.change(change, KeyEntry, decide)
 
     async def _change(

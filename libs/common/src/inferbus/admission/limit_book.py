@@ -9,6 +9,7 @@ from inferbus.admission import revisions
 from inferbus.admission.audit import AuditedStore, Change
 from inferbus.admission.directory import Directory
 from inferbus.admission.key_book import KeyBook
+from inferbus.admission.limit_clearing import clear_limits
 from inferbus.admission.wanted import check_token
 from inferbus.codec import from_json
 from inferbus.contracts.directory import Team
@@ -59,9 +60,7 @@ class LimitBook:
     async def clear(self, scope: str, name: str) -> None:
         """Limit it no more. Raises NotFound where nothing is limited."""
         limited = await self.get(scope, name)
-        key = _key_of(scope, name)
-        change = Change(bucket=routes.KV_LIMITS, key=key, action="limits_cleared", tenant=_tenant_of(limited))
-        await self._store.change(change, LimitSet, lambda _: None)
+        await clear_limits(self._store, _tenant_of(limited), scope, *_key_of(scope, name).split(".")[1:])
 
     async def _place(self, scope: str, name: str) -> tuple[str, str]:
         """Give the key of a scope's limits and the tenant they belong to; what they are for must be there."""

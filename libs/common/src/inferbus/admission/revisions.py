@@ -11,6 +11,7 @@ from inferbus.bus import Bus
 from inferbus.pub_ack import EXPECTED, WrongSequence
 from inferbus.stored import HOLD_S, Stored, last_stored, read_stored
 
+_MSG_ID = "Nats-Msg-Id"
 _DELETED = {"KV-Operation": "DEL"}
 
 
@@ -54,10 +55,12 @@ async def write(bus: Bus, bucket: str, key: str, data: bytes | None, revision: i
         DependencyDown: the bus is away; it may have been written all the same.
     """
     headers = {EXPECTED: str(revision)} | (_DELETED if data is None else {})
+    subject, msg_id = routes.kv_subject(bucket, key), secrets.token_hex(12)
     try:
-        await bus.accept(routes.kv_subject(bucket, key), data or b"", headers, msg_id=secrets.token_hex(12))
+        await bus.accept(subject, data or b"", headers, msg_id=msg_id)
     except WrongSequence:
-        return (await read(bus, bucket, key)).data == data  # ours, and its acknowledgement was lost
+        found = await last_stored(bus, routes.kv_stream(bucket), subject, hold_s=HOLD_S)
+        return found is not None and found.headers.get(_MSG_ID) == msg_id  # ours, and its acknowledgement was lost
     return True
 
 

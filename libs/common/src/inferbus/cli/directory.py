@@ -20,7 +20,12 @@ _HEAD = ("id", "tenant", "name", "lanes", "models", "endpoints", "created", "sta
 def organisations() -> typer.Typer:
     """Build `inferbus orgs`."""
     app = typer.Typer(no_args_is_help=True, help="Organisations (tenants): create, list, show, update, delete.")
+    _add_organisation_reads(app)
+    _add_organisation_writes(app)
+    return app
 
+
+def _add_organisation_writes(app: typer.Typer) -> None:
     @app.command()
     def create(
         id_: Id,
@@ -37,16 +42,6 @@ def organisations() -> typer.Typer:
             priority=priority,
         )  # fmt: skip
         say_json(view_of_member(administer(lambda books: books.directory.create(Organisation, new))))
-
-    @app.command("list")
-    def list_(*, json: Json = False) -> None:
-        """List the organisations."""
-        _say([view_of_member(one) for one in administer(lambda books: books.directory.list(Organisation))], json)
-
-    @app.command()
-    def show(id_: Id) -> None:
-        """Show an organisation as JSON."""
-        say_json(view_of_member(administer(lambda books: books.directory.get(Organisation, id_, id_))))
 
     @app.command()
     def update(
@@ -69,7 +64,17 @@ def organisations() -> typer.Typer:
         administer(lambda books: books.directory.delete(Organisation, id_, id_))
         typer.echo(f"deleted {id_}")
 
-    return app
+
+def _add_organisation_reads(app: typer.Typer) -> None:
+    @app.command("list")
+    def list_(*, json: Json = False) -> None:
+        """List the organisations."""
+        _say([view_of_member(one) for one in administer(lambda books: books.directory.list(Organisation))], json)
+
+    @app.command()
+    def show(id_: Id) -> None:
+        """Show an organisation as JSON."""
+        say_json(view_of_member(administer(lambda books: books.directory.get(Organisation, id_, id_))))
 
 
 def members(type_: type[Team | User], noun: str) -> typer.Typer:
@@ -78,6 +83,12 @@ def members(type_: type[Team | User], noun: str) -> typer.Typer:
         no_args_is_help=True, help=f"{noun.title()}s of organisations: create, list, show, update, delete."
     )
 
+    _add_member_reads(app, type_, noun)
+    _add_member_writes(app, type_, noun)
+    return app
+
+
+def _add_member_writes(app: typer.Typer, type_: type[Team | User], noun: str) -> None:
     @app.command(help=f"Create a {noun}; what is said of it narrows all its keys.")
     def create(
         id_: Id,
@@ -94,16 +105,6 @@ def members(type_: type[Team | User], noun: str) -> typer.Typer:
             max_tokens=max_tokens, priority=priority,
         )  # fmt: skip
         say_json(view_of_member(administer(lambda books: books.directory.create(type_, new))))
-
-    @app.command("list", help=f"List the {noun}s.")
-    def list_(
-        tenant: Annotated[str, typer.Option("--tenant", help="Only this organisation's.")] = "", *, json: Json = False
-    ) -> None:
-        _say([view_of_member(one) for one in administer(lambda books: books.directory.list(type_, tenant))], json)
-
-    @app.command(help=f"Show a {noun} as JSON.")
-    def show(id_: Id, tenant: Tenant) -> None:
-        say_json(view_of_member(administer(lambda books: books.directory.get(type_, tenant, id_))))
 
     @app.command(help=f"Change a {noun}; what is not said stays.")
     def update(
@@ -125,7 +126,17 @@ def members(type_: type[Team | User], noun: str) -> typer.Typer:
         administer(lambda books: books.directory.delete(type_, tenant, id_))
         typer.echo(f"deleted {id_}")
 
-    return app
+
+def _add_member_reads(app: typer.Typer, type_: type[Team | User], noun: str) -> None:
+    @app.command("list", help=f"List the {noun}s.")
+    def list_(
+        tenant: Annotated[str, typer.Option("--tenant", help="Only this organisation's.")] = "", *, json: Json = False
+    ) -> None:
+        _say([view_of_member(one) for one in administer(lambda books: books.directory.list(type_, tenant))], json)
+
+    @app.command(help=f"Show a {noun} as JSON.")
+    def show(id_: Id, tenant: Tenant) -> None:
+        say_json(view_of_member(administer(lambda books: books.directory.get(type_, tenant, id_))))
 
 
 def _change(

@@ -61,6 +61,9 @@ async def test_two_gateways_refuse_at_the_limit_and_say_how_it_stands(path: Main
     async with path.client() as client:
         with pytest.raises(openai.RateLimitError):
             await ask(client, 5)
+    async with httpx.AsyncClient() as http:
+        metrics = (await http.get(f"{path.url}/metrics")).text
+    assert 'inferbus_gateway_rate_limited_total{limit="requests_per_minute",scope="org"}' in metrics
 
 
 async def test_what_engines_spent_is_what_counts(path: MainPath) -> None:

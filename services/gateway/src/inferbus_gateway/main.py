@@ -35,6 +35,7 @@ from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.observer import Observer
 from inferbus_gateway.pools import PoolCollector
 from inferbus_gateway.queue_view import QueueView
+from inferbus_gateway.quota_metrics import QuotaCollector
 from inferbus_gateway.server import HttpServer
 from inferbus_gateway.settings import GatewaySettings
 
@@ -73,6 +74,7 @@ async def main(process: runtime.Runtime) -> None:
         )  # fmt: skip
         durable = DurableRequests(bus, admission, models, presence, asker=asker.id)
         registry.register(PoolCollector(asker, presence, models))
+        registry.register(QuotaCollector(quota))
 
         def why_not_ready() -> str | None:
             if process.stopping.is_set():

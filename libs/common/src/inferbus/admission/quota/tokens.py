@@ -24,6 +24,7 @@ _ROLE, _MEDIA = b'"role"', (b'"image_url"', b'"input_audio"', b'"video_url"', b'
 _COMPLETIONS_DEFAULT = 16
 """The length of a completion that names none, as the API has it."""
 _MOST = 10**9
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _BOUND_FIELDS = {"chat": "max_completion_tokens", "completions": "max_tokens"}
 
 
@@ -75,7 +76,7 @@ class BodyEstimator:
             return Estimate(prompt, 0)
         try:
             view = _decode(body)
-        except msgspec.DecodeError:
+        except _UNREADABLE:
             return Estimate(prompt, self._default)  # the engine refuses it
         choices = max(1, _number(view.n), _number(view.best_of)) * _prompts(view.prompt)
         each, implied = max(_number(view.max_completion_tokens), _number(view.max_tokens)), 0
@@ -91,7 +92,7 @@ def with_bound(task: str | None, body: bytes, tokens: int) -> bytes:
     field = _BOUND_FIELDS.get(task or "chat")
     try:
         fields = _decode_fields(body)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return body
     if field is None:
         return body

@@ -20,7 +20,7 @@ import msgspec
 _PER_MESSAGE = 16
 _PREAMBLE = 64
 _PER_MEDIA = 4096
-_ROLE, _MEDIA = b'"role"', (b'"image_url"', b'"input_audio"', b'"video_url"', b'"audio_url"')
+_ROLE, _URL, _AUDIO = b'"role"', b'_url"', b'"input_audio"'  # image_url, video_url, audio_url
 _COMPLETIONS_DEFAULT = 16
 """The length of a completion that names none, as the API has it."""
 _MOST = 10**9
@@ -71,7 +71,7 @@ class BodyEstimator:
     def estimate(self, task: str | None, body: bytes) -> Estimate:
         """Bound a request's tokens. `task` None: as for a chat."""
         prompt = len(body) + _PREAMBLE + _PER_MESSAGE * body.count(_ROLE)
-        prompt += _PER_MEDIA * sum(body.count(media) for media in _MEDIA)
+        prompt += _PER_MEDIA * (body.count(_URL) + body.count(_AUDIO))
         if task == "embeddings":
             return Estimate(prompt, 0)
         try:

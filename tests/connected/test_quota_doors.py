@@ -14,9 +14,11 @@ import pytest
 from tests.connected.test_quota import set_limits
 from tests.main_path import HELLO, MODEL, MainPath, ask
 
+from inferbus.contracts.models import Limits, ModelEntry
 from inferbus.errors import RateLimited
 from inferbus.testing import eventually
 
+LIMITED = "rate_limit_exceeded"
 BODY = {"model": MODEL, "messages": HELLO, "max_tokens": 10}
 
 
@@ -61,6 +63,9 @@ async def test_two_gateways_refuse_at_the_limit_and_say_how_it_stands(path: Main
     async with path.client() as client:
         with pytest.raises(openai.RateLimitError):
             await ask(client, 5)
+    async with httpx.AsyncClient() as http:
+        metrics = (await http.get(f"{path.url}/metrics")).text
+    assert 'inferbus_gateway_rate_limited_total{limit="requests_per_minute",scope="org"}' in metrics
 
 
 async def test_what_engines_spent_is_what_counts(path: MainPath) -> None:
@@ -123,3 +128,33 @@ async def test_producers_wait_for_a_minute_s_limit_and_are_told_of_a_day_s(path:
             return False
 
         await eventually(refused, within_s=10)
+
+
+async def test_what_bounds_refuse_costs_nothing(tmp_path: Path) -> None:
+    entry = ModelEntry(name=MODEL, pool=MODEL, limits=Limits(max_pending_per_tenant=1))
+    async with MainPath(tmp_path, entry) as path:
+        await path.worker(simulator_itl_s=0.005)
+        await set_limits(path.nats, "org.dev", requests_per_minute=3)
+        await path.gateway()
+        await early_in_a_minute()
+        async with path.client() as client, httpx.AsyncClient() as http:
+            stream = await client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=100_000, stream=True)  # type: ignore[arg-type]  # plain dicts
+            await anext(aiter(stream))
+            for _ in range(5):
+                refused = await post(http, path.url, path.key)
+                assert refused.json()["error"]["code"] == "tenant_overloaded"
+            await stream.close()
+            await path.settled()
+            served = 0
+            while (answer := await post(http, path.url, path.key)).json().get("error", {}).get("code") != LIMITED:
+                served += answer.status_code == 200  # else the one before it is not quite over
+        assert served == 2, "the stream and two more"
+
+
+async def test_a_chat_without_a_bound_ends_where_it_was_reserved(path: MainPath) -> None:
+    await set_limits(path.nats, "org.dev", tokens_per_minute=1_000_000)
+    await path.gateway()
+    async with httpx.AsyncClient() as http:
+        answer = await post(http, path.url, path.key, max_tokens=None)
+    assert answer.status_code == 200
+    assert answer.json()["usage"]["completion_tokens"] == 4096

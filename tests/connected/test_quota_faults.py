@@ -195,7 +195,7 @@ async def test_money_is_reserved_at_its_price(server: NatsServer, quota_of: Make
     await set_limits(server, "key.k1", money_per_month=1_000)
     quota = await quota_of(price_of=lambda _: Price(input=1_000_000, output=2_000_000))
     reservation = await quota.reserve(DEV, "m", spending(500, 250))
-    with pytest.raises(RateLimited, match="this key: the limit is 1000 money per month"):
+    with pytest.raises(RateLimited, match="this key: the limit is 1000 micro-units of money per month"):
         await quota.reserve(DEV, "m", spending(1))
     reservation.settle(Usage(500, 0))
     await quota.reserve(DEV, "m", spending(500))

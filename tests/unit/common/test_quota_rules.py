@@ -113,7 +113,9 @@ def test_a_chat_without_a_bound_gets_one() -> None:
 def test_embeddings_generate_nothing_and_pictures_count() -> None:
     estimator = BodyEstimator(default_completion=10)
     assert estimator.estimate("embeddings", b'{"input":"x"}').completion == 0
-    assert estimator.estimate("chat", b"not json").completion == 10
+    for unreadable in (b"not json", b"[" * 100_000, b'{"prompt":' + b"[" * 100_000):
+        assert estimator.estimate("chat", unreadable).completion == 10
+        assert with_bound("chat", unreadable, 10) == unreadable
     assert estimator.estimate("chat", b'{"messages":[{"type":"image_url"}]}').prompt > 4096
 
 

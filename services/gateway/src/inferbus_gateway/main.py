@@ -42,6 +42,7 @@ from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.observer import Observer
 from inferbus_gateway.pools import PoolCollector
 from inferbus_gateway.queue_view import QueueView
+from inferbus_gateway.quota_metrics import QuotaCollector
 from inferbus_gateway.server import HttpServer
 from inferbus_gateway.settings import GatewaySettings
 
@@ -82,7 +83,6 @@ async def main(process: runtime.Runtime) -> None:
         registry = CollectorRegistry()
         observer = Observer(registry)
         models, keys = ModelRegistry(bus), KeyRing(bus, settings.key_pepper.encode())
-        prices = PriceBook(bus)
         presence = PresenceTable(bus, bus.region)
         asker = Asker(bus, presence)
         errands = Errands()
@@ -101,6 +101,7 @@ async def main(process: runtime.Runtime) -> None:
         registry.register(PoolCollector(asker, presence, models))
         registry.register(RefusalCollector(bus.refusals, payload_bus.refusals))
         streams = StreamCheck(bus, gateway_needs())
+        registry.register(QuotaCollector(quota))
 
         def why_not_ready() -> str | None:
             if process.stopping.is_set():
@@ -148,5 +149,5 @@ async def main(process: runtime.Runtime) -> None:
         await asyncio.wait({stopping, asyncio.create_task(server.wait())}, return_when=asyncio.FIRST_COMPLETED)
         process.stopping.set()  # a server that ended by itself ends the process
         await asyncio.gather(server.stop(), door.stop(settings.drain_s), beacon.now())
-        for ended in (fetch_door, durable, asker, quota, errands, keys, models, presence, beacon):
+        for ended in (fetch_door, durable, asker, quota, errands, prices, keys, models, presence, beacon):
             await ended.stop()

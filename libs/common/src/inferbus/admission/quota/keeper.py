@@ -77,9 +77,14 @@ class Keeper:
         for lease, meter in list(self.leases.items()):
             if not lease.tick() or (meter.is_over(lease, now) and not lease.spent):
                 del self.leases[lease]
-        for slots in list(self._slots):
+        await asyncio.gather(*(self._tick_slots(slots) for slots in list(self._slots)))
+
+    async def _tick_slots(self, slots: SlotLease) -> None:
+        try:
             if not await slots.tick():
                 self._slots.discard(slots)
+        except InferbusError as exc:
+            log.info("slots_not_renewed", error=exc.message)
 
     async def _measure(self) -> None:
         try:

@@ -31,7 +31,7 @@ COUNTED = (
     Kind(RPM, "requests_per_minute", MINUTE, "requests per minute", REQUESTS),
     Kind(TPM, "tokens_per_minute", MINUTE, "tokens per minute", TOKENS),
     Kind(TPD, "tokens_per_day", DAY, "tokens per day"),
-    Kind(MONEY, "money_per_month", MONTH, "money per month (micro-units)"),
+    Kind(MONEY, "money_per_month", MONTH, "micro-units of money per month"),
 )
 CONCURRENT_WORDS = "requests open at once"
 
@@ -43,6 +43,11 @@ class Scope(msgspec.Struct, frozen=True):
     label: str
     tenant: str
     token: str
+
+    @property
+    def kind(self) -> str:
+        """What it is: key, team, org or model."""
+        return self.key.split(".", 1)[0]
 
 
 class Meter:

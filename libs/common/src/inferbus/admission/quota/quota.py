@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -73,6 +74,8 @@ class Quota:
         self._settings = settings
         self._gateways = gateways
         self._price_of = price_of
+        self.refused: Counter[tuple[str, str]] = Counter()
+        """Refusals, by scope (key, team, org, model) and field of the limits."""
         self._holder = secrets.token_hex(8)
         self.clock = ServerClock(bus)
         self.counters = Counters(bus)
@@ -170,6 +173,7 @@ class Quota:
             raise _unreachable() from exc
 
     def _refuse(self, meter: Meter, amount: int, now: float) -> NoReturn:
+        self.refused[meter.scope.kind, meter.kind.field] += 1
         of = f"{meter.scope.label}: the limit is {meter.limit} {meter.kind.words}"
         if amount > meter.limit:
             error = RateLimited(
@@ -183,6 +187,7 @@ class Quota:
         raise RateLimited(f"{of}, {left} are left{needs}", retry_after_s=math.ceil(meter.reset_s(now)))
 
     def _refuse_slot(self, scope: Scope, slots: SlotLease) -> NoReturn:
+        self.refused[scope.kind, CONCURRENT] += 1
         raise RateLimited(
             f"{scope.label}: the limit is {slots.limit} {CONCURRENT_WORDS}, all are in use", retry_after_s=_SLOT_AGAIN_S
         )

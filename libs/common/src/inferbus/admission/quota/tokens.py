@@ -20,10 +20,11 @@ import msgspec
 _PER_MESSAGE = 16
 _PREAMBLE = 64
 _PER_MEDIA = 4096
-_ROLE, _MEDIA = b'"role"', (b'"image_url"', b'"input_audio"', b'"video_url"', b'"audio_url"')
+_ROLE, _URL, _AUDIO = b'"role"', b'_url"', b'"input_audio"'  # image_url, video_url, audio_url
 _COMPLETIONS_DEFAULT = 16
 """The length of a completion that names none, as the API has it."""
 _MOST = 10**9
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _BOUND_FIELDS = {"chat": "max_completion_tokens", "completions": "max_tokens"}
 
 
@@ -70,12 +71,12 @@ class BodyEstimator:
     def estimate(self, task: str | None, body: bytes) -> Estimate:
         """Bound a request's tokens. `task` None: as for a chat."""
         prompt = len(body) + _PREAMBLE + _PER_MESSAGE * body.count(_ROLE)
-        prompt += _PER_MEDIA * sum(body.count(media) for media in _MEDIA)
+        prompt += _PER_MEDIA * (body.count(_URL) + body.count(_AUDIO))
         if task == "embeddings":
             return Estimate(prompt, 0)
         try:
             view = _decode(body)
-        except msgspec.DecodeError:
+        except _UNREADABLE:
             return Estimate(prompt, self._default)  # the engine refuses it
         choices = max(1, _number(view.n), _number(view.best_of)) * _prompts(view.prompt)
         each, implied = max(_number(view.max_completion_tokens), _number(view.max_tokens)), 0
@@ -91,7 +92,7 @@ def with_bound(task: str | None, body: bytes, tokens: int) -> bytes:
     field = _BOUND_FIELDS.get(task or "chat")
     try:
         fields = _decode_fields(body)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return body
     if field is None:
         return body

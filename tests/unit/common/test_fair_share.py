@@ -45,7 +45,7 @@ class Pretended:
 
     def _fill(self, order: Order) -> None:
         share = self.shares[order.index]
-        share.on_order += order.count
+        share.ordered(order.count, standing=order.standing)
         while self.queued[order.index] and share.on_order:
             self._deliver(order.index)
         if not order.standing and share.on_order:  # 404: others took what was left

@@ -22,13 +22,19 @@ MAX_WEIGHT = 100
 class Share:
     """One bucket's part: `weight` in turns, `pending` messages known to wait, `on_order` of those asked for."""
 
-    __slots__ = ("clock", "on_order", "pending", "weight")
+    __slots__ = ("clock", "is_standing", "on_order", "pending", "weight")
 
     def __init__(self, weight: int = 1) -> None:
         self.weight = weight
         self.pending = 0
         self.on_order = 0
+        self.is_standing = False
         self.clock = 0.0
+
+    def ordered(self, count: int, *, standing: bool) -> None:
+        """Note a pull that was sent."""
+        self.on_order += count
+        self.is_standing = standing
 
     @property
     def next_turn(self) -> float:
@@ -54,7 +60,8 @@ class FairShare:
         """Say what to order for `free` slots; standing orders first, since theirs is the earlier turn.
 
         A bucket that does not wait gets its standing order of at most `window` when its turn has come: one that was
-        just served ahead of its weight may have a message again, and must not be served by never seeming to wait.
+        just served ahead of its weight may have a message again, and must not be served by never seeming to wait. A
+        standing order is a bucket's only one: what the server answers to another would not tell which of them ended.
         """
         if free <= 0:
             return []
@@ -62,9 +69,8 @@ class FairShare:
         turn = min((share.next_turn for share in waiting), default=None)
         orders = []
         for index, share in enumerate(shares):
-            want = min(free, window) - share.on_order
-            if share.pending <= 0 and want > 0 and (turn is None or share.clock <= turn):
-                orders.append(Order(index, want, standing=True))
+            if share.pending <= 0 and not share.on_order and (turn is None or share.clock <= turn):
+                orders.append(Order(index, min(free, window), standing=True))
         room = free - sum(share.on_order for share in waiting)
         return orders + _by_turns(shares, room)
 
@@ -80,7 +86,11 @@ class FairShare:
 
 def _by_turns(shares: Sequence[Share], room: int) -> list[Order]:
     """Give `room` slots to those that wait, each to the one whose turn is earliest."""
-    turns = [(share.next_turn, index) for index, share in enumerate(shares) if share.pending > share.on_order]
+    turns = [
+        (share.next_turn, index)
+        for index, share in enumerate(shares)
+        if share.pending > share.on_order and not (share.is_standing and share.on_order)
+    ]
     heapq.heapify(turns)
     counts: dict[int, int] = {}
     while room > 0 and turns:

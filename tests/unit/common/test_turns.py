@@ -20,6 +20,7 @@ class FakeBucket:
         self.share = Share()
         self.share.pending = pending
         self.can_order = True
+        self.running = 0
         self.is_away = False
         self.orders: list[tuple[int, bool]] = []
 

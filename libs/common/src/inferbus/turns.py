@@ -23,6 +23,9 @@ class Bucket(Protocol):
     @property
     def can_order(self) -> bool: ...
 
+    @property
+    def running(self) -> int: ...
+
     def order(self, count: int, *, standing: bool) -> None:
         """Send a pull for `count` messages; raises DependencyDown where the bus is away."""
 
@@ -77,6 +80,8 @@ class Turns:
         if free <= 0:
             return
         able = [bucket for bucket in self._buckets if bucket.can_order]
+        for bucket in able:
+            bucket.share.running = bucket.running
         try:
             for order in self._fair.deal([bucket.share for bucket in able], free, self.window):
                 able[order.index].order(order.count, standing=order.standing)

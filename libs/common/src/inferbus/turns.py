@@ -1,4 +1,4 @@
-"""Turns: the buckets of one lane take turns at a worker's free slots (`fair_share` decides, intakes pull)."""
+"""Turns: the buckets of one lane share a worker's slots (`fair_share` decides whose turn it is, intakes pull)."""
 
 from __future__ import annotations
 

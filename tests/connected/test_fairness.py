@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
+from tests.connected.conftest import Connect
+from tests.connected.rig import Rig
 
 from inferbus import routes
 from inferbus.buckets import bucket_for
@@ -75,7 +78,12 @@ class Bench:
     async def queues(self, weights: Mapping[str, int] | None = None) -> AsyncIterator[Queues]:
         models = ModelRegistry(self.worker)
         queues = Queues(
-            self.worker, models, pool="tiny", runtime="llm", handle=self.handle, tenant_weights=lambda: weights or {}
+            self.worker,
+            models,
+            pool="tiny",
+            runtime="llm",
+            handle=self.handle,
+            tenant_weights=None if weights is None else lambda: weights,
         )
         await models.start()
         await models.loaded()
@@ -204,3 +212,18 @@ async def test_the_batch_lane_takes_turns_within_its_slots(bench: Bench) -> None
         bench.gate.set()
         await bench.all_taken()
     assert bench.last("small") <= 2 * 10 + 3 * SLOTS
+
+
+async def test_admission_publishes_into_a_tenants_own_bucket(server: NatsServer, connect: Connect) -> None:
+    """`dev` is pinned; what the hash would say is another bucket."""
+    bucket = 1 - routes.bucket_of("dev", 2)
+    entry = ModelEntry(name="m", pool="m", buckets=Buckets(count=2, pinned={"dev": bucket}))
+    await server.reconcile(entry)
+    await apply_model(await connect("admin"), entry)
+    async with AsyncExitStack() as stack:
+        gateway = await Rig(server, stack).gateway()
+        await gateway.admit()
+        operator = await connect("operator")
+        stream = routes.stream_infer("local", "llm", routes.INTERACTIVE)
+        answer = await operator.request(f"$JS.API.CONSUMER.INFO.{stream}.{routes.durable_worker('m', bucket)}")
+        assert msgspec.json.decode(answer.data)["num_pending"] == 1

@@ -40,12 +40,17 @@ class Pretended:
 
     def end(self) -> None:
         """The longest running request ends."""
-        self.running.popleft()
+        self.end_of(self.running[0])
+
+    def end_of(self, bucket: int) -> None:
+        """The longest running request of a bucket ends."""
+        self.running.remove(bucket)
+        self.shares[bucket].running -= 1
         self.pull()
 
     def _fill(self, order: Order) -> None:
         share = self.shares[order.index]
-        share.on_order += order.count
+        share.ordered(order.count, standing=order.standing)
         while self.queued[order.index] and share.on_order:
             self._deliver(order.index)
         if not order.standing and share.on_order:  # 404: others took what was left
@@ -57,6 +62,7 @@ class Pretended:
         share.on_order -= 1
         self.fair.charge(self.shares, share)
         share.pending = self.queued[bucket]
+        share.running += 1
         self.running.append(bucket)
         self.taken.append(bucket)
         self.most = max(self.most, len(self.running))
@@ -170,3 +176,45 @@ def test_a_small_one_comes_before_a_flood_when_a_slot_is_free() -> None:
     lane.end()
     lane.end()
     assert 1 in lane.taken[before : before + 2]
+
+
+@given(total=st.integers(4, 16).map(lambda n: n - n % 2), seed=st.integers(0, 2**32))
+def test_long_requests_do_not_crowd_out_short_ones(total: int, seed: int) -> None:
+    """Bucket 1 ends nine requests for each of bucket 0's, and still has its half of the slots."""
+    lane, chance = Pretended([1, 1], total), random.Random(seed)
+    lane.arrive(0, 10_000)
+    lane.pull()
+    lane.arrive(1, 10_000)
+    held = 0
+    for step in range(500):
+        wanted = 1 if chance.random() < 0.9 else 0
+        lane.end_of(wanted if wanted in lane.running else 1 - wanted)
+        if step >= 250:
+            held += lane.running.count(1)
+    assert abs(held / 250 - total / 2) <= 1.5
+
+
+def test_who_had_many_short_turns_is_not_kept_waiting_for_them() -> None:
+    lane = Pretended([1, 1], 2)
+    lane.arrive(0, 10_000)
+    lane.arrive(1, 500)
+    lane.pull()
+    while lane.queued[1]:
+        lane.end_of(1 if 1 in lane.running else 0)
+    while 1 in lane.running:
+        lane.end_of(1)
+    lane.arrive(1, 1)
+    for _ in range(4):
+        lane.end_of(0)
+    assert lane.queued[1] == 0
+
+
+def test_who_comes_back_has_its_half_at_once() -> None:
+    lane = Pretended([1, 1], 8)
+    lane.arrive(0, 1000)
+    lane.pull()
+    lane.arrive(1, 4)
+    before = len(lane.taken)
+    for _ in range(5):
+        lane.end()
+    assert Counter(lane.taken[before - 1 :])[1] == 4, "all four before another of the flood but one"

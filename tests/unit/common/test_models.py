@@ -82,6 +82,8 @@ def test_a_bad_entry_changes_nothing(registry: ModelRegistry, value: bytes) -> N
         (ModelEntry(name="m", pool="p", tasks=("sing",)), "tasks"),
         (ModelEntry(name="m", pool="p", buckets=Buckets(count=0)), "buckets"),
         (ModelEntry(name="m", pool="p", buckets=Buckets(by="moon")), "buckets"),
+        (ModelEntry(name="m", pool="p", buckets=Buckets(count=2, pinned={"acme": 2})), "buckets.pinned"),
+        (ModelEntry(name="m", pool="p", buckets=Buckets(count=2, weights={"acme": 0})), "buckets.weights"),
         (ModelEntry(name="m", pool="p", limits=Limits(max_pending=0)), "limits"),
     ],
 )

@@ -149,6 +149,7 @@ class Intake:
         self._leave()
         self._leave = _nothing
         self._turns = turns
+        self.share.is_standing = True
         turns.add(self)
         self._kick.set()
 
@@ -169,7 +170,7 @@ class Intake:
                 "idle_heartbeat": int(_HEARTBEAT_S * 1e9),
             }
         self._bus.send(self._next, msgspec.json.encode(body), self._inbox)
-        self.share.on_order += count
+        self.share.ordered(count, standing=standing)
 
     # --- pulling ------------------------------------------------------------------------------------------------------
 

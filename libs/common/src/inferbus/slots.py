@@ -1,4 +1,4 @@
-"""Slots: how many requests a worker runs at once, shared fairly by its intakes (lanes and buckets)."""
+"""Slots: how many requests a worker runs at once, shared by its intakes: a lane each, or buckets that take `turns`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 class Slots:
     """A counter of `total` slots. The batch lane may hold at most `total - reserve`.
 
-    Whoever wants to be told that a slot came free registers; they are asked in rotating order, so that buckets of one
-    lane take turns.
+    Whoever wants to be told that a slot came free registers; they are asked in rotating order, so that none is always
+    first.
 
     Slots count what runs, not what an intake's standing pull may still bring (reserving for it would starve the others
     while a queue is empty). One intake alone never runs more than `total`; where several share the slots, they may

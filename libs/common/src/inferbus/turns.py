@@ -1,4 +1,4 @@
-"""Turns: the buckets of one lane take turns at a worker's free slots (`fair_share` decides, intakes pull)."""
+"""Turns: the buckets of one lane share a worker's slots (`fair_share` decides whose turn it is, intakes pull)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ class Bucket(Protocol):
 
     @property
     def can_order(self) -> bool: ...
+
+    @property
+    def running(self) -> int: ...
 
     def order(self, count: int, *, standing: bool) -> None:
         """Send a pull for `count` messages; raises DependencyDown where the bus is away."""
@@ -77,6 +80,8 @@ class Turns:
         if free <= 0:
             return
         able = [bucket for bucket in self._buckets if bucket.can_order]
+        for bucket in able:
+            bucket.share.running = bucket.running
         try:
             for order in self._fair.deal([bucket.share for bucket in able], free, self.window):
                 able[order.index].order(order.count, standing=order.standing)

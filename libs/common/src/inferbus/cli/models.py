@@ -85,6 +85,8 @@ def list_(*, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fa
     table = Table("name", "aliases", "pool", "runtime", "tasks", "buckets", box=None, header_style="bold")
     for entry in entries:
         buckets = f"{entry.buckets.count} by {entry.buckets.by}"
+        if entry.buckets.pinned:
+            buckets += f", {len(entry.buckets.pinned)} pinned"
         table.add_row(entry.name, ", ".join(entry.aliases), entry.pool, entry.runtime, ", ".join(entry.tasks), buckets)
     Console().print(table)
 

@@ -11,7 +11,7 @@ class Buckets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How a pool's queue is split: `count` sub-queues, by a hash of the tenant or of the prompt's prefix.
 
     `pinned` gives tenants a bucket, which others are not hashed to. `weights` (1..100, of tenants; 1 unless named) say
-    how many turns at a free slot a tenant's bucket has for one of another's, while both wait.
+    how many slots a tenant's bucket has for one of another's, while both wait.
     """
 
     count: int = 1

@@ -98,4 +98,4 @@ async def test_a_rolling_restart_fails_no_request(tmp_path: Path, count: int) ->
         assert printed.splitlines()[-1].startswith("nats: done")
         if count == 1:
             assert "llm-0: alone at its work, so llm-1 starts first" in printed
-            assert sorted(after) == ["gateway-1", "llm-1", "nats", "topology-0"]
+            assert sorted(after) == ["gateway-1", "ledger-0", "llm-1", "nats", "topology-0"]

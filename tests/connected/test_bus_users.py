@@ -11,6 +11,7 @@ import msgspec
 import nats.errors
 import pytest
 from nats.aio.msg import Msg
+from tests.connected.conftest import barrier
 from tests.connected.nkey_server import TEMPLATE, NKeyServer
 from tests.connected.test_bus_permissions import JETSTREAM, MAY, MAY_NOT_PUBLISH, MAY_NOT_READ
 
@@ -171,7 +172,7 @@ async def test_others_that_wait_go_on_waiting(buses: dict[str, Bus]) -> None:
         await gateway.publish(message.reply, b"late")
 
     await gateway.subscribe("step.slow", answer)
-    await gateway.nc.flush()
+    await barrier(gateway)
     waiting = asyncio.create_task(worker.request("step.slow", timeout_s=30.0))
     with pytest.raises(NotPermitted):
         await worker.request("step2.slow", timeout_s=30.0)

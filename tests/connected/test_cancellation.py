@@ -64,8 +64,12 @@ class Scene:
 
     async def _ask_http(self, request_id: str, tokens: int, streamed: bool) -> tuple[int, str]:
         body = {"model": MODEL, "messages": HELLO, "max_tokens": tokens, "stream": streamed}
-        answer = await self.http.post("/v1/chat/completions", json=body, headers={"X-Request-Id": request_id})
-        return answer.status_code, answer.text
+        while True:
+            answer = await self.http.post("/v1/chat/completions", json=body, headers={"X-Request-Id": request_id})
+            if answer.status_code != 503:
+                return answer.status_code, answer.text
+            # Workers report the queue's length every few seconds: after many were cancelled at once it seems full.
+            await asyncio.sleep(float(answer.headers["retry-after"]))
 
     async def _ask_bus(self, request_id: str, tokens: int, streamed: bool) -> object:
         options = {"max_tokens": tokens, "request_id": request_id}
@@ -166,7 +170,7 @@ async def test_in_every_phase_from_everywhere(scene: Scene, phase: str) -> None:
     # Every place was given back: as many again are taken, which a single forgotten one would not let happen.
     for request_id in asked:
         scene.ask(f"again-{request_id}", streamed=True)
-    await eventually(lambda: scene.in_flight() == COUNT + left, within_s=10)
+    await eventually(lambda: scene.in_flight() == COUNT + left, within_s=20)
     told = await scene.told()
     for request_id, (_, streamed) in asked.items():
         _check_told(told[request_id], phase, streamed=streamed)

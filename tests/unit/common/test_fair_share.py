@@ -86,18 +86,18 @@ def test_what_always_waits_is_served_by_weight(weights: list[int], total: int) -
 @settings(deadline=None)
 @given(weights=WEIGHTS, total=st.integers(1, 16))
 def test_nobody_who_waits_is_starved(weights: list[int], total: int) -> None:
-    """Between two turns of a bucket, once all slots are taken, lie at most what the weights allow, and two of each other
-    bucket. (Those free at the start are dealt in one go: order says nothing there.)"""
+    """Between two turns of a bucket lie at most what the weights allow, two of each other bucket, and as many as there are
+    slots: those free at the start are dealt in one go, and may end, and be dealt again, in that order."""
     lane = Pretended(weights, total)
     for bucket in range(len(weights)):
         lane.arrive(bucket, 5000)
     lane.pull()
-    while len(lane.taken) < 3 * sum(weights):
+    while len(lane.taken) < total + 3 * sum(weights):
         lane.end()
     for bucket, weight in enumerate(weights):
-        turns = [place for place, taken in enumerate(lane.taken) if taken == bucket and place >= total]
-        gap = max(after - before for before, after in itertools.pairwise([total, *turns]))
-        assert gap <= sum(weights) / weight + 2 * len(weights)
+        turns = [place for place, taken in enumerate(lane.taken) if taken == bucket]
+        gap = max(after - before for before, after in itertools.pairwise([0, *turns, len(lane.taken)]))
+        assert gap <= sum(weights) / weight + 2 * len(weights) + total
 
 
 @settings(deadline=None)

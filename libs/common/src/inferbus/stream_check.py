@@ -12,7 +12,7 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.errors import DependencyDown
 
-_EVERY_S = 5.0
+_EVERY_S, _AGAIN_S = 15.0, 3.0
 _NOT_FOUND = 404
 log = structlog.get_logger()
 
@@ -39,8 +39,8 @@ def worker_needs(*, region: str, runtime: str, pool: str) -> dict[str, str]:
 
 
 class StreamCheck:
-    """Looks at the start, after every reconnect, and every five seconds. `missing` names what the server said it does not
-    have; a server that does not answer has said nothing."""
+    """Looks at the start, after every reconnect, and every 15 seconds (3 while something is missing). `missing` names what
+    the server said it does not have; a server that does not answer has said nothing."""
 
     def __init__(self, bus: Bus, needs: dict[str, str]) -> None:
         self._bus = bus
@@ -73,7 +73,7 @@ class StreamCheck:
     async def _keep_looking(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(_EVERY_S):
+                async with asyncio.timeout(_AGAIN_S if self.missing else _EVERY_S):
                     await self._wake.wait()
             except TimeoutError:
                 pass

@@ -254,6 +254,7 @@ ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
             team="core",
             user="ann",
             priority=-5,
+            bound=4096,
         ),
         {
             "Ib-Version": "1",
@@ -274,6 +275,7 @@ ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
             "Ib-Team": "core",
             "Ib-User": "ann",
             "Ib-Priority": "-5",
+            "Ib-Bound": "4096",
         },
     ),
 ]

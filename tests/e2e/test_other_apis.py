@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from openai import NotFoundError, OpenAI
+from openai import BadRequestError, NotFoundError, OpenAI
 from tests.running_platform import CHAT, EMBED, RunningPlatform
 
 from inferbus.testing import eventually
@@ -90,3 +90,19 @@ def _is_known(client: OpenAI, model: str) -> bool:
 
 def _dot(a: list[float], b: list[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("narrowed", ["limits", "an entitlement"])
+def test_a_narrowed_key_needs_to_name_no_length(platform: RunningPlatform, narrowed: str) -> None:
+    """The platform then writes one into the body, which may be more than the engine has room for."""
+    options = ("--max-tokens", "5000") if narrowed == "an entitlement" else ()
+    key = platform.command("keys", "create", "--tenant", "narrowed", *options).stdout.strip()
+    if narrowed == "limits":
+        platform.command("limits", "set", "key", key.split("-")[1], "--tokens-per-minute", "1000000")
+    client = platform.openai(api_key=key)
+    messages = [{"role": "user", "content": "Hello."}]
+    answer = client.chat.completions.create(model=CHAT, messages=messages)
+    assert answer.choices[0].message.content
+    assert list(client.chat.completions.create(model=CHAT, messages=messages, stream=True))
+    with pytest.raises(BadRequestError, match="2048"):  # a client's own wish is refused as ever
+        client.chat.completions.create(model=CHAT, messages=messages, max_completion_tokens=4096)

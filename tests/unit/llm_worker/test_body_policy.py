@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from inferbus.errors import InvalidRequest
 from inferbus_llm_worker.adapters.vllm.resume_plan import IDS, PLAN
-from inferbus_llm_worker.domain.body_policy import BodyLimits, apply_policy, decode_body
+from inferbus_llm_worker.domain.body_policy import BodyLimits, apply_policy, decode_body, take_room
 
 LIMITS = BodyLimits()
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
@@ -222,3 +222,20 @@ def test_any_json_is_answered_or_passed_never_a_crash(body: dict[str, Any]) -> N
 def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         decode_body(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "bound", "room", "after"),
+    [
+        ({"max_completion_tokens": 4096}, 4096, 2048, {"max_completion_tokens": 2048}),
+        ({"max_tokens": 4096}, 4096, 2048, {"max_tokens": 2048}),
+        ({"max_completion_tokens": 1024}, 1024, 2048, {"max_completion_tokens": 1024}),
+        ({"max_tokens": 5000}, 0, 2048, {"max_tokens": 5000}),
+    ],
+)
+def test_only_a_length_of_the_platform_s_own_gives_way(
+    body: dict[str, Any], bound: int, room: int, after: dict[str, Any]
+) -> None:
+    before = dict(body)
+    assert take_room(body, bound, room) == (before != after)
+    assert body == after

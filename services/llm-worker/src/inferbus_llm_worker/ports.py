@@ -30,6 +30,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str = ""
     model: str = ""
     resume: Resume | None = None
+    bound: int = 0
+    """A length of the answer that is in the body and was not the client's wish: where there is less room, that is taken."""
 
 
 class Sink(Protocol):

@@ -202,6 +202,7 @@ class Serving:
             traceparent=traceparent_of(span, envelope.traceparent),
             model=envelope.model,
             resume=resume,
+            bound=envelope.bound,
         )
         if attempt.over.done():  # cancelled while its body was fetched
             return Cancelled("stopped before it began")

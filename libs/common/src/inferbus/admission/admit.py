@@ -51,6 +51,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str = ""
     delivery: str = REPLY
     idempotency_key: str = ""
+    bound: int = 0
+    """A length of the answer that was written into the body, which named none."""
 
 
 class Admission:
@@ -100,7 +102,7 @@ class Admission:
         self._check(ask, entry)
         reservation = await self._reserve(identity, ask, entry)
         if implied := reservation.implied_bound:  # what was reserved must be the most it can cost
-            ask = msgspec.structs.replace(ask, body=with_bound(ask.task, ask.body, implied))
+            ask = msgspec.structs.replace(ask, body=with_bound(ask.task, ask.body, implied), bound=implied)
         try:
             self.bounds.take(entry.pool, identity.tenant, entry.limits, self._presence.backlog(entry.pool))
         except BaseException:
@@ -185,6 +187,7 @@ class Admission:
                 team=identity.team,
                 user=identity.user,
                 priority=identity.priority,
+                bound=ask.bound,
             )
             sequence = await self._bus.accept(
                 subject,

@@ -58,11 +58,13 @@ def check_entitled(identity: Identity, ask: Ask, entry: ModelEntry) -> Ask:
         raise (Forbidden if known else InvalidRequest)(f"lane {ask.lane!r} is not open to this key", param="lane")
     if not identity.max_tokens or ask.task not in _BOUND_FIELDS:
         return ask
-    return msgspec.structs.replace(ask, body=bounded(ask.body, ask.task, identity.max_tokens))
+    body, written = bounded(ask.body, ask.task, identity.max_tokens)
+    return msgspec.structs.replace(ask, body=body, bound=written)
 
 
-def bounded(body: bytes, task: str, bound: int) -> bytes:
-    """Hold a body to `bound` output tokens in all: those of every choice and every prompt count.
+def bounded(body: bytes, task: str, bound: int) -> tuple[bytes, int]:
+    """Hold a body to `bound` output tokens in all: those of every choice and every prompt count. Also gives the length that
+    was written into a body that named none, 0 where it did.
 
     Raises:
         Forbidden: it asks for more; the message has both numbers. InvalidRequest: it cannot be told what it asks for.
@@ -73,7 +75,7 @@ def bounded(body: bytes, task: str, bound: int) -> bytes:
         raise InvalidRequest(f"the body must be a JSON object: {exc}") from exc
     answers = _answers(fields, task)
     names = _BOUND_FIELDS[task]
-    asked = {name: _count(fields, name) for name in names}
+    asked, written = {name: _count(fields, name) for name in names}, 0
     for name, tokens in asked.items():
         if tokens is not None and tokens * answers > bound:
             raise _too_long(name, tokens * answers, bound)
@@ -82,8 +84,9 @@ def bounded(body: bytes, task: str, bound: int) -> bytes:
         if not share:
             raise _too_long("n", answers, bound)
         default = _COMPLETIONS_DEFAULT if task == "completions" and names[0] not in fields else share
-        fields[names[0]] = msgspec.Raw(b"%d" % min(share, default))
-    return msgspec.json.encode(fields)
+        written = min(share, default)
+        fields[names[0]] = msgspec.Raw(b"%d" % written)
+    return msgspec.json.encode(fields), written
 
 
 def _answers(fields: dict[str, msgspec.Raw], task: str) -> int:

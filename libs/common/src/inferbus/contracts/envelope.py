@@ -25,6 +25,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"
     publish (counted from the stream's timestamp, by server time), `model` the name the pool serves the request under
     where the body says an alias. `team` and `user` are the key's at that time: for the ledger. Work of a higher
     `priority` is served sooner by engines that have priorities, within its lane.
+    `bound` is a length of the answer that the platform wrote into the body, since the client named none: an engine that has
+    less room takes what it has.
     """
 
     request_id: str
@@ -44,6 +46,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"
     team: str = ""
     user: str = ""
     priority: int = 0
+    bound: int = 0
 
 
 HEADERS = {
@@ -64,8 +67,14 @@ HEADERS = {
     "Ib-Team": "team",
     "Ib-User": "user",
     "Ib-Priority": "priority",
+    "Ib-Bound": "bound",
 }
-_DEFAULTS: dict[str, str | int] = {"Ib-Content-Type": "application/json", "Ib-Delivery": REPLY, "Ib-Priority": 0}
+_DEFAULTS: dict[str, str | int] = {
+    "Ib-Content-Type": "application/json",
+    "Ib-Delivery": REPLY,
+    "Ib-Priority": 0,
+    "Ib-Bound": 0,
+}
 
 
 def headers_of(envelope: Envelope) -> dict[str, str]:
@@ -114,6 +123,7 @@ def envelope_from(headers: Mapping[str, str] | None) -> Envelope:
             team=headers.get("Ib-Team", ""),
             user=headers.get("Ib-User", ""),
             priority=int(headers.get("Ib-Priority", "0")),
+            bound=int(headers.get("Ib-Bound", "0")),
         )
     except KeyError as exc:
         raise InvalidRequest(f"work message without header {exc.args[0]}") from exc

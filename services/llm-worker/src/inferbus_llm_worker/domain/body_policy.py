@@ -66,6 +66,19 @@ def apply_policy(body: dict[str, Any], limits: BodyLimits) -> bool:
     return _strip_internal(body)
 
 
+def take_room(body: dict[str, Any], bound: int, room: int) -> bool:
+    """Lower the length that the platform wrote into `body` to the `room` an engine has, in place; says whether it did.
+
+    A client's own length over it is for the engine to refuse.
+    """
+    if bound <= room:
+        return False
+    names = [name for name in ("max_completion_tokens", "max_tokens") if body.get(name) == bound]
+    for name in names:
+        body[name] = room
+    return bool(names)
+
+
 def _strip_internal(body: dict[str, Any]) -> bool:
     found = [name for name in _INTERNAL_FIELDS if name in body]
     for name in found:

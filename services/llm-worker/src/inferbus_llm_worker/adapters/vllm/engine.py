@@ -14,7 +14,7 @@ from inferbus.contracts.presence import EngineStats
 from inferbus.contracts.step import Usage
 from inferbus.errors import DependencyDown, EngineDead, InferbusError, NotFound, ResumeImpossible, openai_body
 from inferbus_llm_worker.adapters.vllm.owner import OwnerThread
-from inferbus_llm_worker.domain.body_policy import BodyLimits, apply_policy, decode_body
+from inferbus_llm_worker.domain.body_policy import BodyLimits, apply_policy, decode_body, take_room
 from inferbus_llm_worker.domain.open_calls import OpenCalls
 from inferbus_llm_worker.domain.paths import INFERENCE_PATHS
 from inferbus_llm_worker.domain.stall import StallClock
@@ -139,6 +139,7 @@ class VllmEngine:
                 raise NotFound(f"{work.path} is not a path of inference")
             body = decode_body(work.body)
             changed = apply_policy(body, self._limits)
+            changed |= take_room(body, work.bound, served.max_model_len)
             if work.model:
                 body["model"], changed = work.model, True
             await served.submit(work, body, msgspec.json.encode(body) if changed else work.body, call)

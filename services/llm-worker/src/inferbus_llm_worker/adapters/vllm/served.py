@@ -101,6 +101,11 @@ class Served:
         return int(self._engine.scheduler_config.max_num_seqs)
 
     @property
+    def max_model_len(self) -> int:
+        """Give the most tokens that a prompt and its answer may have together."""
+        return int(self._engine.vllm_config.model_config.max_model_len)
+
+    @property
     def unfinished(self) -> int:
         return int(self._engine.get_num_unfinished_requests())
 

@@ -29,14 +29,14 @@ import uvloop
 from inferbus import routes
 from inferbus.admission.admit import Admission, Ask
 from inferbus.admission.identity import Identity
-from inferbus.asker import Asker
+from inferbus.answers.asker import Asker
+from inferbus.answers.exchange import Ended
 from inferbus.bus import Bus
 from inferbus.contracts.models import Buckets, Limits, ModelEntry
 from inferbus.contracts.presence import READY, Presence
 from inferbus.errors import TenantOverloaded
-from inferbus.exchange import Ended
 from inferbus.models import ModelRegistry, apply_model
-from inferbus.presence import Beacon, PresenceTable
+from inferbus.process.presence import Beacon, PresenceTable
 from inferbus.telemetry import logs
 from inferbus.testing import NatsServer, eventually
 from inferbus_bench.machine import describe_machine

@@ -24,9 +24,9 @@ from prometheus_client import CollectorRegistry
 
 from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
+from inferbus.answers.exchange import Exchange
 from inferbus.contracts.models import ModelEntry
 from inferbus.contracts.step import Delta, Finished, Started, Usage
-from inferbus.exchange import Exchange
 from inferbus.settings import TelemetrySettings
 from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing

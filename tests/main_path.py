@@ -27,9 +27,10 @@ from inferbus.contracts.models import ModelEntry
 from inferbus.contracts.presence import READY, Presence
 from inferbus.local.ports import free_port
 from inferbus.models import apply_model
-from inferbus.presence import PresenceTable
+from inferbus.process.presence import PresenceTable
 from inferbus.testing import NatsServer, eventually
-from inferbus.topology import Topology, TopologySettings, reconcile
+from inferbus.topology.configs import TopologySettings
+from inferbus.topology.reconcile import Topology, reconcile
 from inferbus_llm_worker.adapters.simulated_words import simulated_answer
 
 CONFIG = Path(__file__).parents[1] / "deploy/nats/nats.conf"

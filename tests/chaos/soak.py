@@ -27,7 +27,8 @@ from tests.main_path import CONFIG, MainPath
 
 from inferbus.contracts.models import ModelEntry
 from inferbus.testing import NatsServer
-from inferbus.topology import TopologySettings, reconcile
+from inferbus.topology.configs import TopologySettings
+from inferbus.topology.reconcile import reconcile
 
 MOST_MB_PER_MINUTE = 0.5
 MOST_DESCRIPTORS = 3.0

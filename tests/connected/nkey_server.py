@@ -10,7 +10,8 @@ from inferbus.bus_users.user import Pool
 from inferbus.contracts.models import ModelEntry
 from inferbus.settings import BusSettings
 from inferbus.testing import NatsServer
-from inferbus.topology import TopologySettings, reconcile
+from inferbus.topology.configs import TopologySettings
+from inferbus.topology.reconcile import reconcile
 
 TEMPLATE = Path(__file__).parents[2] / "deploy/nats/nats.conf"
 MODELS = (ModelEntry(name="m", pool="m"), ModelEntry(name="n", pool="n"))

@@ -13,23 +13,23 @@ from tests.connected.proxy import Proxy
 from inferbus import routes
 from inferbus.admission.admit import Admission, Ask
 from inferbus.admission.identity import Identity
-from inferbus.asker import Asker
-from inferbus.attempts import Attempts
+from inferbus.answers.asker import Asker
+from inferbus.answers.attempts import Attempts
+from inferbus.answers.exchange import Chunk, Ended, Exchange
 from inferbus.bus import Bus
 from inferbus.contracts.presence import READY, EngineStats, Presence
 from inferbus.contracts.step import Usage
 from inferbus.errors import EngineDead
-from inferbus.exchange import Chunk, Ended, Exchange
-from inferbus.intake import Intake, IntakeSettings
+from inferbus.ledger.prices import PriceBook
+from inferbus.ledger.usage_log import UsageLog
 from inferbus.models import ModelRegistry
-from inferbus.presence import Beacon, PresenceTable
-from inferbus.prices import PriceBook
+from inferbus.process.presence import Beacon, PresenceTable
+from inferbus.queue.intake import Intake, IntakeSettings
+from inferbus.queue.slots import Slots
 from inferbus.settings import BusSettings, TelemetrySettings
-from inferbus.slots import Slots
 from inferbus.telemetry.tracing import Tracing
 from inferbus.testing import NatsServer
-from inferbus.topology import ACK_WAIT_S
-from inferbus.usage_log import UsageLog
+from inferbus.topology.configs import ACK_WAIT_S
 from inferbus_llm_worker.billing import Billing
 from inferbus_llm_worker.metrics import WorkerMetrics
 from inferbus_llm_worker.ports import Sink, Work

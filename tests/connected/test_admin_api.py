@@ -21,9 +21,9 @@ from inferbus.admission.audit import AuditedStore, read_audit
 from inferbus.admission.keys import KeyRing
 from inferbus.admission.replays import Replays
 from inferbus.bus import Bus
+from inferbus.bus.stored import read_stored
 from inferbus.contracts.limits import LimitSet
 from inferbus.errors import InferbusError, Unauthenticated
-from inferbus.stored import read_stored
 from inferbus.testing import eventually
 from inferbus_gateway.admin_door import AdminDoor
 from inferbus_gateway.http.app import HttpDoor, build_app

@@ -12,10 +12,11 @@ import pytest
 from tests.connected.conftest import MODEL
 from tests.connected.rig import Call, Rig, WorkerSide, read
 
-from inferbus import attempts as attempts_module
-from inferbus import presence as presence_module
-from inferbus import routes, topology
+from inferbus import routes
+from inferbus.answers import attempts as attempts_module
+from inferbus.answers.exchange import Begun, Chunk
 from inferbus.bus import Bus
+from inferbus.bus.tickets import INLINE_BYTES
 from inferbus.contracts.control import CONFIRM
 from inferbus.contracts.models import Limits, ModelEntry
 from inferbus.errors import (
@@ -28,10 +29,9 @@ from inferbus.errors import (
     TenantOverloaded,
     TooLarge,
 )
-from inferbus.exchange import Begun, Chunk
 from inferbus.models import apply_model
+from inferbus.process import presence as presence_module
 from inferbus.testing import NatsServer, eventually
-from inferbus.tickets import INLINE_BYTES
 from inferbus_llm_worker import serving as serving_module
 
 
@@ -291,7 +291,7 @@ class TestLosses:
 class TestFencing:
     @pytest.fixture
     async def short_lease(self, server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(topology, "ACK_WAIT_S", 0.5)
+        monkeypatch.setattr("inferbus.topology.configs.ACK_WAIT_S", 0.5)
         await server.reconcile(MODEL)
 
     async def test_a_lease_that_ran_out_is_taken_by_another_worker(self, rig: Rig, short_lease: None) -> None:

@@ -11,8 +11,8 @@ import pytest
 from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.contracts.models import Buckets, ModelEntry
-from inferbus.delivery import Delivery
 from inferbus.models import ModelRegistry, apply_model
+from inferbus.queue.delivery import Delivery
 from inferbus.testing import NatsServer, eventually
 from inferbus_llm_worker.queues import Queues
 

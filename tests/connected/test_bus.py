@@ -13,12 +13,13 @@ from tests.connected.proxy import Proxy
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.waiting import NoResponders
 from inferbus.contracts.models import Limits, ModelEntry
 from inferbus.errors import DependencyDown, Overloaded, TenantOverloaded, TooLarge
 from inferbus.settings import BusSettings
 from inferbus.testing import NatsServer, eventually
-from inferbus.topology import TopologySettings, reconcile
-from inferbus.waiting import NoResponders
+from inferbus.topology.configs import TopologySettings
+from inferbus.topology.reconcile import reconcile
 
 
 def subject(tenant: str = "dev", pool: str = "m") -> str:

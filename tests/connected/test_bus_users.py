@@ -18,11 +18,11 @@ from tests.connected.test_bus_permissions import JETSTREAM, MAY, MAY_NOT_PUBLISH
 import inferbus
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.waiting import NotPermitted
 from inferbus.bus_users.template import TENANT, read_template
 from inferbus.bus_users.user import new_seed
 from inferbus.errors import DependencyDown, Forbidden
 from inferbus.testing import eventually
-from inferbus.waiting import NotPermitted
 
 ROLES = sorted(read_template(TEMPLATE.read_text()).roles.keys() - {TENANT})
 _NEXT = "$JS.API.CONSUMER.MSG.NEXT"

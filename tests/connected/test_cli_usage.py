@@ -17,10 +17,10 @@ from tests.connected.test_ledger import figures_of, some_event, write
 from inferbus import routes
 from inferbus.codec import to_json
 from inferbus.contracts.prices import Price
+from inferbus.ledger.prices import PriceBook
 from inferbus.ledger.reading import read_totals
 from inferbus.ledger.rows import key_of_row
 from inferbus.ledger.totaling import Totaling
-from inferbus.prices import PriceBook
 from inferbus.testing import eventually
 
 __all__ = ["inferbus"]

@@ -141,7 +141,7 @@ async def test_a_worker_ends_it_on_time_by_its_own(
     rig: Rig, server: NatsServer, monkeypatch: pytest.MonkeyPatch, skew_s: int
 ) -> None:
     real = time.time
-    monkeypatch.setattr("inferbus.intake.time.time", lambda: real() + skew_s)
+    monkeypatch.setattr("inferbus.queue.intake.time.time", lambda: real() + skew_s)
     worker = await rig.worker()
     began = time.monotonic()
     await _publish(server, 1, 900)
@@ -156,7 +156,7 @@ async def test_a_worker_drops_what_waited_too_long_and_nothing_else(
     rig: Rig, server: NatsServer, monkeypatch: pytest.MonkeyPatch, skew_s: int
 ) -> None:
     real = time.time
-    monkeypatch.setattr("inferbus.intake.time.time", lambda: real() + skew_s)
+    monkeypatch.setattr("inferbus.queue.intake.time.time", lambda: real() + skew_s)
     await _publish(server, 1, 300)
     began = time.monotonic()
     await eventually(lambda: time.monotonic() - began > 0.5)

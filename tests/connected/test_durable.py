@@ -17,7 +17,7 @@ from inferbus import client as client_module
 from inferbus import routes, testing
 from inferbus.contracts import door
 from inferbus.errors import InferbusError, NotFound, Unsupported
-from inferbus.topology import TopologySettings
+from inferbus.topology.configs import TopologySettings
 
 ITL_S = 0.02
 PATIENCE_S = 20.0

@@ -13,23 +13,23 @@ import pytest
 from tests.connected.conftest import MODEL
 from tests.connected.rig import Call, GatewaySide, Rig
 
-from inferbus import durable_reader as durable_reader_module
 from inferbus import routes, testing
 from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
+from inferbus.answers.exchange import Chunk, Ended
+from inferbus.bus.stored import read_stored
+from inferbus.bus.tickets import INLINE_BYTES
 from inferbus.contracts.control import STALE
 from inferbus.contracts.durable import Claim, Deltas, DurableRequest
-from inferbus.delta_writer import Author, DeltaWriter, Fenced, decode_deltas
-from inferbus.durable_reader import DurableReader
-from inferbus.durable_records import DurableRecords
+from inferbus.durable import reader as durable_reader_module
+from inferbus.durable.delta_writer import Author, DeltaWriter, Fenced, decode_deltas
+from inferbus.durable.event_ids import EventId
+from inferbus.durable.outcomes import failed_outcome, load_outcome, store_outcome
+from inferbus.durable.reader import DurableReader
+from inferbus.durable.records import DurableRecords
 from inferbus.errors import Cancelled, EngineDead, InferbusError, ResumeImpossible
-from inferbus.event_ids import EventId
-from inferbus.exchange import Chunk, Ended
 from inferbus.models import apply_model
-from inferbus.outcomes import failed_outcome, load_outcome, store_outcome
-from inferbus.stored import read_stored
 from inferbus.testing import NatsServer
-from inferbus.tickets import INLINE_BYTES
 from inferbus_gateway.durable import COMPLETED, FAILED, QUEUED, RUNNING, DurableRequests
 
 

@@ -14,11 +14,11 @@ from tests.connected.conftest import Connect
 from tests.connected.rig import Rig
 
 from inferbus import routes
-from inferbus.buckets import bucket_for
 from inferbus.bus import Bus
 from inferbus.contracts.models import Buckets, ModelEntry
-from inferbus.delivery import Delivery
 from inferbus.models import ModelRegistry, apply_model
+from inferbus.queue.buckets import bucket_for
+from inferbus.queue.delivery import Delivery
 from inferbus.testing import NatsServer, eventually
 from inferbus_llm_worker.queues import Queues
 

@@ -23,7 +23,8 @@ from tests.main_path import CONFIG, MODEL, MainPath, answer_of, ask
 from inferbus import routes
 from inferbus.contracts.models import ModelEntry
 from inferbus.testing import NatsServer, eventually
-from inferbus.topology import TopologySettings, reconcile
+from inferbus.topology.configs import TopologySettings
+from inferbus.topology.reconcile import reconcile
 
 STORE_BYTES = 12 * 2**20
 SMALL = msgspec.convert(

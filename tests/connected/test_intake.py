@@ -13,15 +13,16 @@ from nats.aio.msg import Msg
 from tests.connected.conftest import MODEL, Connect, barrier
 from tests.connected.proxy import Proxy
 
-from inferbus import routes, topology
+from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.contracts import dead_letter
 from inferbus.contracts.envelope import Envelope, envelope_from, headers_of
-from inferbus.delivery import Delivery
 from inferbus.errors import Cancelled, DependencyDown, InvalidRequest, Overloaded
-from inferbus.intake import Intake, IntakeSettings
-from inferbus.slots import Slots
+from inferbus.queue.delivery import Delivery
+from inferbus.queue.intake import Intake, IntakeSettings
+from inferbus.queue.slots import Slots
 from inferbus.testing import NatsServer, eventually
+from inferbus.topology.configs import ACK_WAIT_S
 
 INTERACTIVE, BATCH = routes.LANES
 
@@ -53,7 +54,7 @@ class Bench:
         handle: Callable[[Delivery], Awaitable[None]] | None = None,
         *,
         lane: str = INTERACTIVE,
-        ack_wait_s: float = topology.ACK_WAIT_S,
+        ack_wait_s: float = ACK_WAIT_S,
         bus: Bus | None = None,
     ) -> Intake:
         settings = IntakeSettings(
@@ -150,8 +151,8 @@ class TestPulling:
         assert sorted(waits)[10] < 0.1
 
     async def test_pulls_that_expire_leave_the_count_right(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("inferbus.intake._EXPIRES_S", 0.2)
-        monkeypatch.setattr("inferbus.intake._HEARTBEAT_S", 0.1)
+        monkeypatch.setattr("inferbus.queue.intake._EXPIRES_S", 0.2)
+        monkeypatch.setattr("inferbus.queue.intake._HEARTBEAT_S", 0.1)
         intake = await bench.intake(Slots(8))
         statuses: list[str] = []
         on_status = intake._on_status
@@ -229,7 +230,7 @@ class TestPulling:
         """A worker whose clock is an hour ahead must not take new requests for old ones, not even the first."""
         real = time.time
         await bench.publish(5)
-        monkeypatch.setattr("inferbus.intake.time.time", lambda: real() + 3600)
+        monkeypatch.setattr("inferbus.queue.intake.time.time", lambda: real() + 3600)
         await bench.intake(Slots(4))
         await eventually(lambda: len(bench.seen) == 5)
         assert all(0 <= delivery.age_s < 5 for delivery in bench.seen)
@@ -528,7 +529,7 @@ class TestRestarts:
     async def test_a_pull_that_died_without_a_word_is_noticed_however_busy_the_slots(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("inferbus.intake._HEARTBEAT_S", 0.2)
+        monkeypatch.setattr("inferbus.queue.intake._HEARTBEAT_S", 0.2)
         slots = Slots(8)
         intake = await bench.intake(slots)
         await eventually(lambda: intake.share.on_order > 0)
@@ -551,7 +552,7 @@ class TestRestarts:
 class TestLeases:
     @pytest.fixture
     async def server(self, server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> NatsServer:
-        monkeypatch.setattr(topology, "ACK_WAIT_S", 0.5)
+        monkeypatch.setattr("inferbus.topology.configs.ACK_WAIT_S", 0.5)
         await server.reconcile(MODEL)
         return server
 

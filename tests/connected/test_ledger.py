@@ -112,6 +112,31 @@ async def test_several_at_once_count_once(connect: Connect) -> None:
     assert is_right(await verify(admin), 400)
 
 
+async def test_while_nothing_happens_it_only_listens(
+    server: NatsServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, worker, admin = await connect("ledger"), await connect("worker"), await connect("admin")
+    looks = 0
+    step = Totaling.step
+
+    async def counted(self: Totaling) -> bool:
+        nonlocal looks
+        looks += 1
+        return await step(self)
+
+    monkeypatch.setattr(Totaling, "step", counted)
+    async with running(ledger, "a"):
+        await eventually(lambda: looks == 2)  # the second look is the one with the bell armed
+        await asyncio.sleep(0.5)  # ten times `every_s`
+        assert looks == 2
+        events = [some_event(random.Random(n)) for n in range(3)]
+        await write(worker, events)
+        await eventually(lambda: has_all(admin, events))
+        looks_before = looks
+        await server.restart()
+        await eventually(lambda: looks > looks_before, within_s=10.0)  # what was stored meanwhile was not heard
+
+
 async def test_it_goes_on_after_the_server_was_killed(server: NatsServer, connect: Connect) -> None:
     ledger, worker, admin = await connect("ledger"), await connect("worker"), await connect("admin")
     events = [some_event(random.Random(n)) for n in range(300)]

@@ -11,8 +11,8 @@ from urllib.request import urlopen
 import pytest
 
 from inferbus.bus import Bus
+from inferbus.bus.sizes import MAX_PAYLOAD_BYTES
 from inferbus.errors import DependencyDown
-from inferbus.limits import MAX_PAYLOAD_BYTES
 from inferbus.settings import BusSettings
 from inferbus.testing import NatsServer, eventually
 

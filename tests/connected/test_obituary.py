@@ -17,7 +17,7 @@ from inferbus import routes
 from inferbus.contracts.presence import GONE, READY, Presence
 from inferbus.local.obituary import announce_death
 from inferbus.local.processes import WORKER, ProcessSpec
-from inferbus.presence import SILENT_S, Beacon, PresenceTable
+from inferbus.process.presence import SILENT_S, Beacon, PresenceTable
 from inferbus.testing import NatsServer, eventually
 
 SPEC = ProcessSpec(name="llm-0", role=WORKER, argv=[], env={})

@@ -12,10 +12,10 @@ import pytest
 from tests.connected.conftest import Connect
 from tests.connected.proxy import Proxy
 
-from inferbus import presence as presence_module
 from inferbus.bus import Bus
 from inferbus.contracts.presence import READY, Presence
-from inferbus.presence import Beacon, PresenceTable
+from inferbus.process import presence as presence_module
+from inferbus.process.presence import Beacon, PresenceTable
 from inferbus.testing import NatsServer, eventually
 
 SILENT_S = 0.5

@@ -19,13 +19,13 @@ from inferbus.admission.quota import slots as slots_module
 from inferbus.admission.quota.quota import Quota
 from inferbus.admission.quota.settings import QuotaSettings
 from inferbus.bus import Bus
+from inferbus.bus.stored import read_stored
 from inferbus.contracts.budgets import BudgetThreshold
 from inferbus.contracts.prices import Price
 from inferbus.contracts.step import Usage
 from inferbus.errands import Errands
 from inferbus.errors import DependencyDown, RateLimited
 from inferbus.facts import Facts
-from inferbus.stored import read_stored
 from inferbus.testing import NatsServer, eventually
 from inferbus_gateway.budget_alerts import SIGNATURE, Webhook, signature
 

@@ -13,7 +13,7 @@ import pytest
 from tests.main_path import HELLO, MODEL, OPEN, MainPath, answer_of, ask
 from tests.told_facts import told_facts
 
-from inferbus.exchange import MAX_BUFFER_BYTES
+from inferbus.answers.exchange import MAX_BUFFER_BYTES
 from inferbus.testing import eventually
 
 DEAF = 20

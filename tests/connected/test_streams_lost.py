@@ -16,10 +16,11 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.contracts.models import ModelEntry
 from inferbus.models import apply_model
-from inferbus.stream_check import StreamCheck, gateway_needs, worker_needs
-from inferbus.stream_memory import StreamMemory, StreamsLost
 from inferbus.testing import NatsServer, eventually
-from inferbus.topology import Topology, TopologySettings, reconcile
+from inferbus.topology.configs import TopologySettings
+from inferbus.topology.reconcile import Topology, reconcile
+from inferbus.topology.stream_check import StreamCheck, gateway_needs, worker_needs
+from inferbus.topology.stream_memory import StreamMemory, StreamsLost
 
 CONFIG = Path(__file__).parents[2] / "deploy/nats/nats.conf"
 MODEL = ModelEntry(name="m", pool="m")

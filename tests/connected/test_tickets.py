@@ -9,9 +9,9 @@ import pytest
 from tests.connected.conftest import Connect
 
 from inferbus import routes
+from inferbus.bus.tickets import TicketLost, load_payload, store_payload, ticket_from
 from inferbus.errors import DependencyDown
 from inferbus.testing import NatsServer, eventually
-from inferbus.tickets import TicketLost, load_payload, store_payload, ticket_from
 
 
 @pytest.mark.parametrize("size", [1, 1024 * 1024, 3_000_000, 20_000_000])

@@ -18,7 +18,8 @@ from inferbus.contracts.models import Buckets, ModelEntry
 from inferbus.errors import DependencyDown
 from inferbus.models import apply_model, remove_model
 from inferbus.testing import NatsServer, eventually
-from inferbus.topology import Topology, TopologySettings, reconcile
+from inferbus.topology.configs import TopologySettings
+from inferbus.topology.reconcile import Topology, reconcile
 
 STREAM = routes.stream_infer("local", "llm", "interactive")
 OTHER = ModelEntry(name="other", pool="other", buckets=Buckets(count=2))

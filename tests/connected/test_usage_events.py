@@ -13,22 +13,23 @@ from tests.connected.conftest import MODEL, Connect
 from tests.connected.rig import Call, Rig, WorkerSide, read
 from tests.connected.test_durable_attempts import Kept, event
 
-from inferbus import attempts as attempts_module
-from inferbus import presence as presence_module
 from inferbus import routes
+from inferbus.answers import attempts as attempts_module
 from inferbus.bus import Bus
+from inferbus.bus.stored import read_stored
 from inferbus.contracts.control import CONFIRM
 from inferbus.contracts.prices import Price
 from inferbus.contracts.step import Usage
 from inferbus.contracts.usage import ABANDONED, AMENDED, CANCELLED, FINISHED, REJECTED, Figures, UsageEvent
-from inferbus.delivery import Delivery
 from inferbus.errors import InferbusError
+from inferbus.ledger.prices import set_price
+from inferbus.ledger.usage_log import Record, UsageLog
 from inferbus.models import apply_model
-from inferbus.prices import set_price
-from inferbus.stored import read_stored
+from inferbus.process import presence as presence_module
+from inferbus.queue.delivery import Delivery
 from inferbus.testing import NatsServer, eventually
-from inferbus.topology import TopologySettings, reconcile
-from inferbus.usage_log import Record, UsageLog
+from inferbus.topology.configs import TopologySettings
+from inferbus.topology.reconcile import reconcile
 from inferbus_llm_worker import serving as serving_module
 
 PRICE = Price(input=1_000_000, output=2_000_000)

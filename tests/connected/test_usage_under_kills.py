@@ -16,9 +16,9 @@ from tests.main_path import HELLO, MODEL, MainPath, Service
 from inferbus.contracts.prices import Price, cost
 from inferbus.contracts.step import Usage
 from inferbus.contracts.usage import Figures, UsageEvent
+from inferbus.ledger.prices import set_price
 from inferbus.ledger.reading import Verdict, read_totals, verify
 from inferbus.ledger.rows import summed
-from inferbus.prices import set_price
 from inferbus.testing import eventually
 
 PRICE = Price(input=1_500_000, output=2_500_000)

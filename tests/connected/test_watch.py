@@ -14,11 +14,11 @@ from tests.connected.proxy import Proxy
 from inferbus import routes
 from inferbus.admission.keys import KeyRing, make_key, store_key
 from inferbus.bus import Bus
+from inferbus.bus.watch import KvWatch
 from inferbus.contracts.models import ModelEntry
 from inferbus.errors import Unauthenticated
 from inferbus.models import ModelRegistry, apply_model, remove_model
 from inferbus.testing import NatsServer, eventually
-from inferbus.watch import KvWatch
 
 BUCKET = routes.KV_MODELS
 

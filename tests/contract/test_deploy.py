@@ -21,7 +21,7 @@ from inferbus.local.processes import Platform, gateway_spec, ledger_spec, nats_s
 from inferbus.local.secrets import Secrets
 from inferbus.local.serving import UpOptions, served_models
 from inferbus.settings import BusSettings, HealthSettings, from_env
-from inferbus.topology import TopologySettings
+from inferbus.topology.configs import TopologySettings
 from inferbus_gateway.settings import GatewaySettings
 from inferbus_llm_worker.settings import WorkerSettings
 

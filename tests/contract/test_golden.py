@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from inferbus.bus.tickets import Ticket, ticket_from
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.audit import AdminChanged
 from inferbus.contracts.budgets import BudgetThreshold
@@ -27,7 +28,6 @@ from inferbus.contracts.prices import Price
 from inferbus.contracts.slots import SlotShares
 from inferbus.contracts.step import Answer, Ask, Delta, Failed, Finished, Frame, Started, Usage
 from inferbus.contracts.usage import Figures, LedgerPlace, Total, UsageEvent
-from inferbus.tickets import Ticket, ticket_from
 
 RUN = 0x12345678
 FRAMES: list[tuple[Frame, str]] = [
@@ -90,7 +90,7 @@ JSON: list[tuple[Any, bytes]] = [
         (
             b'{"type":"presence.beat.v1","process":"llm-0","role":"worker","incarnation":"0a","region":"local",'
             b'"state":"ready","in_flight":0,"slots":0,"pools":["m"],"pending":0,"pid":0,"health_port":0,"asker":"",'
-            b'"wire_versions":[1],"engine":null,"pending_batch":0}'
+            b'"wire_versions":[1],"engine":null,"pending_batch":0,"every":1}'
         ),
     ),
     (
@@ -106,7 +106,7 @@ JSON: list[tuple[Any, bytes]] = [
             b'{"type":"presence.beat.v1","process":"llm-0","role":"worker","incarnation":"0a","region":"local",'
             b'"state":"engine_down","in_flight":0,"slots":0,"pools":[],"pending":0,"pid":0,"health_port":0,"asker":"",'
             b'"wire_versions":[1],"engine":{"running":1,"waiting":0,"kv_cache_usage":0.5,"prefix_cache_hit_rate":0.0,'
-            b'"generated_tokens":0,"restarts":0},"pending_batch":0}'
+            b'"generated_tokens":0,"restarts":0},"pending_batch":0,"every":1}'
         ),
     ),
     (

@@ -11,7 +11,7 @@ from inferbus import routes
 from inferbus.contracts.control import VERBS
 from inferbus.contracts.models import ModelEntry
 from inferbus.routes import ROUTES, Route
-from inferbus.topology import TopologySettings, consumer_configs, stream_configs
+from inferbus.topology.configs import TopologySettings, consumer_configs, stream_configs
 
 MODEL = ModelEntry(name="m", pool="p")
 BUILT = {

@@ -40,9 +40,10 @@ TYPE_TAG = re.compile(r"[a-z.]+\.v\d+$")
 API = re.compile(r"\$(JS|KV)\.")
 ROUTES = "libs/common/src/inferbus/routes.py"
 API_USERS = {
-    f"libs/common/src/inferbus/{name}.py" for name in ("bus", "watch", "intake", "topology", "tickets", "stored")
+    f"libs/common/src/inferbus/{name}.py"
+    for name in ("bus/bus", "bus/watch", "bus/tickets", "bus/stored", "queue/intake", "topology/reconcile")
 } | {
-    "libs/common/src/inferbus/stream_check.py",
+    "libs/common/src/inferbus/topology/stream_check.py",
     "libs/common/src/inferbus/admission/quota/clock.py",
     "libs/common/src/inferbus/bus_users/render.py",  # writes them into permissions
 }
@@ -79,7 +80,7 @@ def test_no_subject_is_written_here(path: Path) -> None:
     assert found == [], "subjects and names of streams come from inferbus.routes"
     if name not in API_USERS:
         found = [text for text in written(path) if API.match(text)]
-        assert found == [], "JetStream's own subjects are confined to bus, watch, intake, topology, tickets and stored"
+        assert found == [], "JetStream's own subjects are confined to bus/, queue/intake and topology/"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tests.demos.show import Show
 from tests.running_platform import CHAT, EMBED, RunningPlatform
 
 import inferbus
-from inferbus.presence import PresenceTable
+from inferbus.process.presence import PresenceTable
 
 QUESTION = [{"role": "user", "content": "What does the threading module do?"}]
 WEATHER = {

@@ -22,7 +22,7 @@ from tests.running_platform import CHAT, RunningPlatform, metric_at
 import inferbus
 from inferbus import routes
 from inferbus.contracts.presence import ENGINE_DOWN, READY
-from inferbus.presence import PresenceTable
+from inferbus.process.presence import PresenceTable
 from inferbus.testing import eventually
 
 SPLIT_PROMPTS = "--enable-chunked-prefill --max-num-batched-tokens 64"

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.common.fakes import FakeBus, FakePresence, worker
 
-from inferbus import asker as asker_module
 from inferbus import routes
-from inferbus.asker import Asker
+from inferbus.answers import asker as asker_module
+from inferbus.answers.asker import Asker
+from inferbus.answers.exchange import MAX_BUFFER_BYTES, Begun, Chunk, Ended, Exchange
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.control import CANCEL, CONFIRM, DROP, EXPIRE, RESEND, STALE, Control
 from inferbus.contracts.step import CONTINUE, FRESH, GONE, Answer, Ask, Delta, Failed, Finished, Frame, Started, Usage
 from inferbus.errors import Cancelled, DeadlineWhileRunning, InferbusError, ResumeImpossible, SlowClient
-from inferbus.exchange import MAX_BUFFER_BYTES, Begun, Chunk, Ended, Exchange
 
 CREATED = 1_763_750_000
 

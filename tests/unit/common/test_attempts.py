@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.common.fakes import FakeBus, FakePresence, Wire, gateway, message, worker
 
-from inferbus import asker as asker_module
-from inferbus import attempts as attempts_module
-from inferbus import frames as frames_module
 from inferbus import routes
-from inferbus.asker import Asker
-from inferbus.attempts import ASKER_GONE, Attempt, Attempts
+from inferbus.answers import asker as asker_module
+from inferbus.answers import attempts as attempts_module
+from inferbus.answers import frames as frames_module
+from inferbus.answers.asker import Asker
+from inferbus.answers.attempts import ASKER_GONE, Attempt, Attempts
+from inferbus.answers.exchange import Chunk, Ended
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.control import CANCEL, CONFIRM, RESEND, STALE, Control, ControlItem
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.step import Delta, Failed, Finished, Frame, Started, Usage
-from inferbus.delivery import Delivery
-from inferbus.exchange import Chunk, Ended
+from inferbus.queue.delivery import Delivery
 from inferbus.testing import eventually
 
 ASKER = "a1"

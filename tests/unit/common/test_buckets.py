@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferbus.buckets import bucket_for, check_buckets, weights_of
 from inferbus.contracts.models import Buckets
 from inferbus.errors import InvalidRequest
+from inferbus.queue.buckets import bucket_for, check_buckets, weights_of
 from inferbus.routes import bucket_of
 
 TENANT = st.from_regex(r"[a-z0-9_-]{1,16}", fullmatch=True)

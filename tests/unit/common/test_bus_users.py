@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inferbus.bus.credentials import public_key
 from inferbus.bus_users.folder import UsersFolder
 from inferbus.bus_users.render import Tls, render
 from inferbus.bus_users.template import BadTemplate, read_template
 from inferbus.bus_users.user import BusUser, Pool, check_user, matches, new_seed
-from inferbus.credentials import public_key
 from inferbus.errors import Conflict, InvalidRequest, NotFound
 
 CONF = Path(__file__).parents[3] / "deploy/nats/nats.conf"

@@ -11,7 +11,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import BadSubjectError, ConnectionClosedError, MaxPayloadError, OutboundBufferLimitError
 
-from inferbus.connection import Connection
+from inferbus.bus.connection import Connection
 
 ODD = st.sampled_from([
     b"Name: value", b"Name:value", b"Name:\tvalue ", b" Name : value", b"Na me: value", b"no colon", b": no name", b"",

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from nats.errors import Error
 
+from inferbus.bus.credentials import BadCredentials, login_options, public_key, refusal_of, shown_url
 from inferbus.bus_users.user import new_seed
-from inferbus.credentials import BadCredentials, login_options, public_key, refusal_of, shown_url
 from inferbus.settings import BusSettings
 
 

@@ -7,7 +7,6 @@ from tests.unit.common.fakes import message
 
 from inferbus.bus import Bus
 from inferbus.contracts import dead_letter
-from inferbus.delivery import Delivery
 from inferbus.errors import (
     Cancelled,
     DependencyDown,
@@ -16,7 +15,8 @@ from inferbus.errors import (
     Overloaded,
     TooLarge,
 )
-from inferbus.settlement import settle
+from inferbus.queue.delivery import Delivery
+from inferbus.queue.settlement import settle
 
 SUBJECT = "request.dev.m.interactive"
 ACK = "$JS.ACK.REQUEST.gateway_interactive.{attempt}.42.1.1763750000123456789.3"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inferbus.durable.event_ids import EventId, events_from, parse_event_id, with_ids
 from inferbus.errors import InvalidRequest
-from inferbus.event_ids import EventId, events_from, parse_event_id, with_ids
 
 STORY = 77
 events = st.lists(st.sampled_from([b"data: a", b'data: {"x":"1"}', b"event: e\ndata: b", b"data: [DONE]"]), max_size=4)

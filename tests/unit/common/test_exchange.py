@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from inferbus.answers.exchange import MAX_BUFFER_BYTES, Begun, Chunk, Ended, Exchange
 from inferbus.contracts.step import Delta, Failed, Finished, Started, Usage
 from inferbus.errors import (
     Cancelled,
@@ -16,7 +17,6 @@ from inferbus.errors import (
     Overloaded,
     SlowClient,
 )
-from inferbus.exchange import MAX_BUFFER_BYTES, Begun, Chunk, Ended, Exchange
 
 
 def make(*, deadline_s: float = 30.0, closed: list[Exchange] | None = None) -> Exchange:

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferbus.fair_share import FairShare, Order, Share
+from inferbus.queue.fair_share import FairShare, Order, Share
 
 WEIGHTS = st.lists(st.integers(1, 100), min_size=2, max_size=8)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inferbus.hand_back import HandBack
+from inferbus.queue.hand_back import HandBack
 from inferbus.testing import eventually
 
 ACK = "$JS.ACK.S.C.1.7.1.1.0"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from inferbus.bus.sizes import MAX_PAYLOAD_BYTES, MAX_SUBJECT_BYTES, check_size
 from inferbus.errors import TooLarge
-from inferbus.limits import MAX_PAYLOAD_BYTES, MAX_SUBJECT_BYTES, check_size
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from inferbus.contracts.durable import Failure, Outcome, headers_of_outcome, outcome_from
 from inferbus.contracts.step import Usage
+from inferbus.durable.outcomes import failed_outcome
 from inferbus.errors import EngineDead, InvalidRequest
-from inferbus.outcomes import failed_outcome
 
 outcomes = st.builds(
     Outcome,

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from tests.unit.common.fakes import FakeBus, gateway, worker
 
-from inferbus import presence as presence_module
 from inferbus import routes
 from inferbus.contracts.presence import DRAINING, GONE, READY, Presence
-from inferbus.presence import Beacon, PresenceTable
+from inferbus.process import presence as presence_module
+from inferbus.process.presence import Beacon, PresenceTable
 from inferbus.testing import eventually
 
 

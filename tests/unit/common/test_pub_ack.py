@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from inferbus.bus.pub_ack import WrongSequence, sequence_of
 from inferbus.errors import DependencyDown, InferbusError, NotFound, Overloaded, TenantOverloaded, TooLarge
-from inferbus.pub_ack import WrongSequence, sequence_of
 
 
 @pytest.mark.parametrize("data", [b'{"stream":"S","seq":7}', b'{"stream":"S","seq":7,"duplicate":true,"domain":"hub"}'])

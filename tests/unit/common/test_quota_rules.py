@@ -16,10 +16,10 @@ from inferbus.admission.quota.settling import charge_of
 from inferbus.admission.quota.slots import HOLD_S, claim
 from inferbus.admission.quota.tokens import BodyEstimator, Estimate, with_bound
 from inferbus.admission.quota.windows import DAY, MINUTE, MONTH, SPANS, end_of, window_of
+from inferbus.answers.exchange import Exchange, Stored
 from inferbus.contracts.slots import SlotShares
 from inferbus.contracts.step import Delta, Failed, Finished, Started, Usage
 from inferbus.errors import Cancelled, DeadlineWhileRunning
-from inferbus.exchange import Exchange, Stored
 
 ESTIMATE = Estimate(100, 50)
 

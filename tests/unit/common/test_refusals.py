@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from nats.errors import Error
 from prometheus_client import CollectorRegistry
 
-from inferbus.refusals import RefusalCollector, Refusals, prefix_of
+from inferbus.bus.refusals import RefusalCollector, Refusals, prefix_of
 
 
 def test_a_violation_is_counted_by_action_and_beginning() -> None:

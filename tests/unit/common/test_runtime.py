@@ -7,7 +7,7 @@ import sys
 
 SCRIPT = """
 import asyncio, resource
-from inferbus import runtime
+from inferbus.process import runtime
 
 async def main(process):
     print(*resource.getrlimit(resource.RLIMIT_NOFILE))

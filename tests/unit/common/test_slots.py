@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inferbus.queue.slots import Slots
 from inferbus.routes import BATCH, INTERACTIVE
-from inferbus.slots import Slots
 
 
 @given(total=st.integers(1, 256), lanes=st.lists(st.booleans(), max_size=300))

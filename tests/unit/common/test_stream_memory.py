@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from inferbus.stream_memory import StreamMemory, StreamsLost
+from inferbus.topology.stream_memory import StreamMemory, StreamsLost
 
 
 def test_what_was_there_is_not_made_anew_and_what_was_not_is(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inferbus.bus.tickets import Ticket, ticket_from
 from inferbus.errors import InvalidRequest
-from inferbus.tickets import Ticket, ticket_from
 
 HEX = st.text("0123456789abcdef", min_size=1, max_size=64)
 

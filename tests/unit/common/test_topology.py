@@ -6,7 +6,7 @@ from typing import Any
 
 from inferbus import routes
 from inferbus.contracts.models import Buckets, Limits, ModelEntry
-from inferbus.topology import ACK_WAIT_S, TopologySettings, consumer_configs, stream_configs
+from inferbus.topology.configs import ACK_WAIT_S, TopologySettings, consumer_configs, stream_configs
 
 CHAT = ModelEntry(name="chat", pool="chat_1")
 OTHER = ModelEntry(name="other", pool="other_1", buckets=Buckets(count=3), limits=Limits(max_pending_per_tenant=2000))

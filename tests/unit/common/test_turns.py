@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from inferbus.errors import DependencyDown
-from inferbus.fair_share import Share
+from inferbus.queue.fair_share import Share
+from inferbus.queue.slots import Slots
+from inferbus.queue.turns import Turns
 from inferbus.routes import BATCH, INTERACTIVE
-from inferbus.slots import Slots
-from inferbus.turns import Turns
 
 
 class FakeBucket:

@@ -12,10 +12,10 @@ from tests.unit.common.fakes import FakeBus, FakePresence, gateway
 from tests.unit.gateway.fakes import Door
 
 from inferbus import routes
-from inferbus.asker import Asker
+from inferbus.answers.asker import Asker
+from inferbus.answers.exchange import Exchange
 from inferbus.errands import Errands
 from inferbus.errors import Cancelled, DependencyDown, NotFound
-from inferbus.exchange import Exchange
 from inferbus_gateway.cancelling import Cancelling
 
 PATH = "/v1/requests/r1/cancel"

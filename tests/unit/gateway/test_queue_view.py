@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from inferbus.admission.bounds import Bounds
+from inferbus.answers.exchange import Exchange
 from inferbus.contracts.models import Limits
 from inferbus.contracts.step import Started
-from inferbus.exchange import Exchange
 from inferbus_gateway import queue_view
 from inferbus_gateway.queue_view import QueueView
 

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from tests.unit.gateway.fakes import Door
 
+from inferbus.answers.exchange import MAX_BUFFER_BYTES
 from inferbus.contracts.step import Delta
 from inferbus.errors import DeadlineWhileQueued, EngineDead, InferbusError, Poison
-from inferbus.exchange import MAX_BUFFER_BYTES
 from inferbus_gateway.ports import Place
 from inferbus_gateway.settings import GatewaySettings
 

@@ -19,7 +19,7 @@ from inferbus.local.processes import (
 from inferbus.local.secrets import load_secrets, provide_admin_key
 from inferbus.local.serving import UpOptions, served_models
 from inferbus.settings import BusSettings, TelemetrySettings, from_env
-from inferbus.topology import TopologySettings
+from inferbus.topology.configs import TopologySettings
 from inferbus_gateway.settings import GatewaySettings
 from inferbus_llm_worker.settings import WorkerSettings
 

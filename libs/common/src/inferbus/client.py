@@ -28,6 +28,7 @@ from nats.aio.msg import Msg
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.waiting import NotPermitted
 from inferbus.bus_users.user import producer_login
 from inferbus.contracts import door
 from inferbus.contracts.envelope import REPLY, RESULTS
@@ -42,7 +43,6 @@ from inferbus.errors import (
     error_from,
 )
 from inferbus.settings import BusSettings
-from inferbus.waiting import NotPermitted
 
 _DEFAULT_TIMEOUT_S = 600.0
 _GRACE_S = 5.0

@@ -9,12 +9,12 @@ import msgspec
 import structlog
 
 from inferbus import routes
-from inferbus.buckets import check_buckets
 from inferbus.bus import Bus
+from inferbus.bus.watch import KvWatch
 from inferbus.contracts.models import TASKS, ModelEntry
 from inferbus.errors import InvalidRequest
+from inferbus.queue.buckets import check_buckets
 from inferbus.routes import token_safe
-from inferbus.watch import KvWatch
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ import sys
 from inferbus.bus import Bus
 from inferbus.contracts.presence import READY
 from inferbus.errors import DependencyDown
-from inferbus.presence import PresenceTable
+from inferbus.process.presence import PresenceTable
 from inferbus.settings import BusSettings, from_env
 from inferbus.telemetry import logs
 

@@ -18,7 +18,8 @@ from typing import Self
 from inferbus.bus import Bus
 from inferbus.contracts.models import ModelEntry
 from inferbus.settings import BusSettings
-from inferbus.topology import TopologySettings, reconcile
+from inferbus.topology.configs import TopologySettings
+from inferbus.topology.reconcile import reconcile
 
 ROLES = ("operator", "gateway", "worker", "ledger", "admin", "dev")
 _READY_S = 10.0

@@ -1,4 +1,4 @@
-from inferbus import runtime
+from inferbus.process import runtime
 from inferbus_gateway.main import main
 
 if __name__ == "__main__":

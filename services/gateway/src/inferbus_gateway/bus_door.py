@@ -18,12 +18,12 @@ from opentelemetry.trace import SpanKind
 from inferbus import routes
 from inferbus.admission.admit import Admission, Ask
 from inferbus.admission.identity import Identity
+from inferbus.answers.exchange import Begun, Chunk, Ended, Exchange
 from inferbus.bus import Bus
 from inferbus.codec import from_json
 from inferbus.contracts import door
 from inferbus.contracts.envelope import REPLY, RESULTS
 from inferbus.contracts.step import Usage
-from inferbus.delivery import Delivery
 from inferbus.errors import (
     Cancelled,
     DeadlineWhileQueued,
@@ -33,9 +33,9 @@ from inferbus.errors import (
     RateLimited,
     Unsupported,
 )
-from inferbus.exchange import Begun, Chunk, Ended, Exchange
-from inferbus.intake import Intake, IntakeSettings
-from inferbus.slots import Slots
+from inferbus.queue.delivery import Delivery
+from inferbus.queue.intake import Intake, IntakeSettings
+from inferbus.queue.slots import Slots
 from inferbus.telemetry.tracing import Tracing, traceparent_of
 from inferbus_gateway.fetch_door import relay_kept
 from inferbus_gateway.observer import DECODE, DONE, PREFILL, QUEUED, Observer, RequestRecord

@@ -9,13 +9,13 @@ import structlog
 from nats.aio.msg import Msg
 
 from inferbus import routes
-from inferbus.asker import Asker
+from inferbus.answers.asker import Asker
+from inferbus.answers.endings import CANCELLED, QUEUED, RUNNING
+from inferbus.answers.exchange import Exchange
 from inferbus.bus import Bus
-from inferbus.endings import CANCELLED, QUEUED, RUNNING
 from inferbus.errands import Errands
 from inferbus.errors import DependencyDown, NotFound
-from inferbus.exchange import Exchange
-from inferbus.presence import PresenceTable
+from inferbus.process.presence import PresenceTable
 
 _OTHERS_S = 1.0
 log = structlog.get_logger()

@@ -15,7 +15,7 @@ import structlog
 import uvicorn
 from uvicorn.server import ServerState
 
-from inferbus.runtime import QuietServer
+from inferbus.process.runtime import QuietServer
 from inferbus_gateway.joined_head import JoiningProtocol
 
 _LOOK_S = 0.1

@@ -14,11 +14,15 @@ import structlog
 from inferbus import routes
 from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
+from inferbus.answers.exchange import Ended, Exchange
 from inferbus.bus import Bus
+from inferbus.bus.stored import HOLD_S, last_stored
 from inferbus.contracts.durable import DurableRequest, IdempotencyKey, Outcome
 from inferbus.contracts.envelope import RESULTS
-from inferbus.durable_reader import DurableReader
-from inferbus.durable_records import DurableRecords
+from inferbus.durable.event_ids import EventId
+from inferbus.durable.outcomes import failed_outcome, has_outcome, load_outcome, store_outcome
+from inferbus.durable.reader import DurableReader
+from inferbus.durable.records import DurableRecords
 from inferbus.errors import (
     ERROR_TABLE,
     Cancelled,
@@ -28,11 +32,7 @@ from inferbus.errors import (
     InferbusError,
     NotFound,
 )
-from inferbus.event_ids import EventId
-from inferbus.exchange import Ended, Exchange
-from inferbus.outcomes import failed_outcome, has_outcome, load_outcome, store_outcome
-from inferbus.presence import PresenceTable
-from inferbus.stored import HOLD_S, last_stored
+from inferbus.process.presence import PresenceTable
 from inferbus_gateway.orphans import Orphans
 from inferbus_gateway.ports import Admitter, ModelLister
 

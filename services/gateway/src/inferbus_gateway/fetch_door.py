@@ -11,11 +11,11 @@ import structlog
 from nats.aio.msg import Msg
 
 from inferbus import routes
+from inferbus.answers.exchange import Chunk, Ended
 from inferbus.bus import Bus
 from inferbus.contracts import door
+from inferbus.durable.event_ids import EventId, parse_event_id
 from inferbus.errors import InferbusError, Overloaded
-from inferbus.event_ids import EventId, parse_event_id
-from inferbus.exchange import Chunk, Ended
 from inferbus_gateway.ports import DurableStore
 from inferbus_gateway.reply_writer import ReplyWriter, reply_subject
 

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, suppress
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from inferbus import runtime
 from inferbus.admission.admin_keys import AdminKeys
 from inferbus.admission.admit import Admission
 from inferbus.admission.keys import KeyRing
@@ -16,21 +15,22 @@ from inferbus.admission.quota.quota import Quota
 from inferbus.admission.quota.settings import QuotaSettings
 from inferbus.admission.quota.tokens import BodyEstimator
 from inferbus.admission.withdrawals import Withdrawals
-from inferbus.asker import Asker
+from inferbus.answers.asker import Asker
 from inferbus.bus import Bus
+from inferbus.bus.refusals import RefusalCollector
 from inferbus.contracts.presence import DRAINING, READY, STARTING, Presence
-from inferbus.drain import listen_for_drain
 from inferbus.errands import Errands
 from inferbus.facts import Facts
+from inferbus.ledger.prices import PriceBook
 from inferbus.ledger.reading import Totals
 from inferbus.models import ModelRegistry
-from inferbus.presence import Beacon, PresenceTable
-from inferbus.prices import PriceBook
-from inferbus.refusals import RefusalCollector
+from inferbus.process import runtime
+from inferbus.process.drain import listen_for_drain
+from inferbus.process.presence import Beacon, PresenceTable
 from inferbus.settings import BusSettings, TelemetrySettings, from_env
-from inferbus.stream_check import StreamCheck, gateway_needs
 from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
+from inferbus.topology.stream_check import StreamCheck, gateway_needs
 from inferbus_gateway.admin_door import AdminDoor
 from inferbus_gateway.budget_alerts import budget_listeners
 from inferbus_gateway.bus_door import BusDoor

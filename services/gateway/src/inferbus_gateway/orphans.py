@@ -13,12 +13,12 @@ import structlog
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.stored import read_stored
 from inferbus.contracts.durable import Claim
-from inferbus.delta_writer import decode_deltas
-from inferbus.durable_reader import DurableReader
+from inferbus.durable.delta_writer import decode_deltas
+from inferbus.durable.reader import DurableReader
 from inferbus.errors import InferbusError
-from inferbus.presence import PresenceTable
-from inferbus.stored import read_stored
+from inferbus.process.presence import PresenceTable
 
 _LOOK_S = 1.0
 _SETTLED_LOOKS = 4

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from inferbus.asker import Asker
+from inferbus.answers.asker import Asker
 from inferbus.models import ModelRegistry
-from inferbus.presence import PresenceTable
+from inferbus.process.presence import PresenceTable
 
 
 class PoolCollector(Collector):

@@ -9,14 +9,14 @@ import msgspec
 
 from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
+from inferbus.answers.exchange import Exchange
 from inferbus.contracts.models import ModelEntry
 from inferbus.contracts.usage import Total
+from inferbus.durable.event_ids import EventId
 from inferbus.errors import InferbusError
-from inferbus.event_ids import EventId
-from inferbus.exchange import Exchange
 
 if TYPE_CHECKING:
-    from inferbus.durable_reader import DurableReader
+    from inferbus.durable.reader import DurableReader
     from inferbus_gateway.durable import Opened, RequestStatus
 
 Ready = Callable[[], str | None]

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from inferbus.admission.bounds import Bounds
-from inferbus.exchange import Exchange
-from inferbus.presence import PresenceTable
+from inferbus.answers.exchange import Exchange
+from inferbus.process.presence import PresenceTable
 from inferbus.routes import BATCH, INTERACTIVE
 from inferbus_gateway.ports import Place
 

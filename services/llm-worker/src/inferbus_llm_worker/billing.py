@@ -1,13 +1,14 @@
 """Billing: one event of usage per request, from what the engine says it took. When it is written is `serving`'s,
-how it is written once `inferbus.usage_log`'s.
+how it is written once `inferbus.ledger.usage_log`'s.
 """
 
 from __future__ import annotations
 
 import time
 
-from inferbus.attempts import ASKER_GONE, Attempt
+from inferbus.answers.attempts import ASKER_GONE, Attempt
 from inferbus.bus import Bus
+from inferbus.bus.stored import last_stored
 from inferbus.contracts.control import CANCEL, CONFIRM, DROP, EXPIRE, STALE
 from inferbus.contracts.durable import Outcome, outcome_from
 from inferbus.contracts.envelope import Envelope
@@ -15,13 +16,12 @@ from inferbus.contracts.facts import QUEUED
 from inferbus.contracts.prices import cost
 from inferbus.contracts.step import Failed, Usage
 from inferbus.contracts.usage import ABANDONED, CANCELLED, CHARGED, DEADLINE, FINISHED, REJECTED, UsageEvent
-from inferbus.delivery import Delivery
 from inferbus.errors import Cancelled
-from inferbus.prices import PriceBook
+from inferbus.ledger.prices import PriceBook
+from inferbus.ledger.usage_log import Record, UsageLog
+from inferbus.queue.delivery import Delivery
 from inferbus.routes import STREAM_RESULTS, InferSubject, parse_infer, results
-from inferbus.stored import last_stored
-from inferbus.topology import USAGE_WINDOW_S
-from inferbus.usage_log import Record, UsageLog
+from inferbus.topology.configs import USAGE_WINDOW_S
 from inferbus_llm_worker.domain.paths import task_of
 from inferbus_llm_worker.engine_sink import EngineSink
 

@@ -10,12 +10,12 @@ import time
 import structlog
 from opentelemetry.trace import Span, SpanKind
 
-from inferbus.attempts import Attempt
+from inferbus.answers.attempts import Attempt
 from inferbus.contracts.control import CANCEL, CONFIRM, EXPIRE
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.facts import CANCELLED, DEADLINE, RequestCancelled
-from inferbus.delivery import Delivery
 from inferbus.facts import Facts
+from inferbus.queue.delivery import Delivery
 from inferbus.routes import InferSubject
 from inferbus.telemetry.tracing import Tracing, end_span
 from inferbus_llm_worker.engine_sink import EngineSink, Spent

@@ -6,9 +6,9 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.step import FRESH, Answer
-from inferbus.delivery import Delivery
+from inferbus.durable.outcomes import failed_outcome, has_outcome, store_outcome
 from inferbus.errors import DeadlineWhileQueued
-from inferbus.outcomes import failed_outcome, has_outcome, store_outcome
+from inferbus.queue.delivery import Delivery
 
 _SOLO_FROM_ATTEMPT = 4
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from inferbus.attempts import Attempt
+from inferbus.answers.attempts import Attempt
 from inferbus.contracts.facts import DECODE, PREFILL, QUEUED
 from inferbus.contracts.step import Cached, Done, Ids, Resume, Usage
 

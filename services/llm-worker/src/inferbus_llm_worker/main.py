@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from inferbus import runtime
-from inferbus.attempts import Attempts
+from inferbus.answers.attempts import Attempts
 from inferbus.bus import Bus
+from inferbus.bus.refusals import RefusalCollector
 from inferbus.contracts.presence import STARTING, Presence
-from inferbus.drain import listen_for_drain
 from inferbus.errands import Errands
 from inferbus.facts import Facts
+from inferbus.ledger.prices import PriceBook
+from inferbus.ledger.usage_log import UsageLog
 from inferbus.models import ModelRegistry
-from inferbus.presence import Beacon, PresenceTable
-from inferbus.prices import PriceBook
-from inferbus.refusals import RefusalCollector
+from inferbus.process import runtime
+from inferbus.process.drain import listen_for_drain
+from inferbus.process.presence import Beacon, PresenceTable
 from inferbus.settings import BusSettings, HealthSettings, TelemetrySettings, from_env
-from inferbus.stream_check import StreamCheck, worker_needs
 from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
-from inferbus.usage_log import UsageLog
+from inferbus.topology.stream_check import StreamCheck, worker_needs
 from inferbus_llm_worker.billing import Billing
 from inferbus_llm_worker.engines import make_engine
 from inferbus_llm_worker.metrics import EngineCollector, WorkerMetrics

@@ -14,13 +14,13 @@ from itertools import zip_longest
 import structlog
 
 from inferbus import routes
-from inferbus.buckets import weights_of
 from inferbus.bus import Bus
 from inferbus.contracts.models import ModelEntry
-from inferbus.intake import Handler, Intake, IntakeSettings
 from inferbus.models import ModelRegistry
-from inferbus.slots import Slots
-from inferbus.turns import Turns
+from inferbus.queue.buckets import weights_of
+from inferbus.queue.intake import Handler, Intake, IntakeSettings
+from inferbus.queue.slots import Slots
+from inferbus.queue.turns import Turns
 
 _LOOK_S = 0.5
 _NO_WEIGHTS: Mapping[str, int] = {}

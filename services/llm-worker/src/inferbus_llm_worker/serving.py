@@ -12,14 +12,15 @@ import structlog
 from opentelemetry.trace import Span
 
 from inferbus import routes
-from inferbus.attempts import Attempt, Attempts
+from inferbus.answers.attempts import Attempt, Attempts
+from inferbus.answers.delivered import resume_from
 from inferbus.bus import Bus
+from inferbus.bus.tickets import load_payload, ticket_from
+from inferbus.bus.waiting import NoResponders
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.envelope import RESULTS, Envelope, UnknownVersion, envelope_from
 from inferbus.contracts.step import CANCELLED, GONE, Answer, Ask, Resume
-from inferbus.delivered import resume_from
-from inferbus.delivery import Delivery
-from inferbus.durable_attempt import DurableAttempt
+from inferbus.durable.attempt import DurableAttempt
 from inferbus.errors import (
     Cancelled,
     DependencyDown,
@@ -31,9 +32,8 @@ from inferbus.errors import (
     Transient,
 )
 from inferbus.facts import Facts
+from inferbus.queue.delivery import Delivery
 from inferbus.telemetry.tracing import Tracing, traceparent_of
-from inferbus.tickets import load_payload, ticket_from
-from inferbus.waiting import NoResponders
 from inferbus_llm_worker.billing import Bill, Billing
 from inferbus_llm_worker.books import Books
 from inferbus_llm_worker.domain.exclusion import Exclusion

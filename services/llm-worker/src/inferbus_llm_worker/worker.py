@@ -9,7 +9,7 @@ import structlog
 
 from inferbus.bus import Bus
 from inferbus.contracts.presence import DRAINING, ENGINE_DOWN, READY, STARTING, EngineStats, Presence
-from inferbus.runtime import freeze_heap
+from inferbus.process.runtime import freeze_heap
 from inferbus_llm_worker.metrics import WorkerMetrics
 from inferbus_llm_worker.ports import Engine
 from inferbus_llm_worker.queues import Queues

@@ -17,18 +17,18 @@ from inferbus.admission.quota.quota import Quota
 from inferbus.admission.quota.reservation import UNLIMITED, Reservation
 from inferbus.admission.quota.tokens import BodyEstimator, TokenEstimator, with_bound
 from inferbus.admission.withdrawals import Withdrawals
-from inferbus.asker import Asker
-from inferbus.buckets import bucket_for
+from inferbus.answers.asker import Asker
+from inferbus.answers.exchange import Exchange, Stored
 from inferbus.bus import Bus
+from inferbus.bus.tickets import INLINE_BYTES, store_payload
 from inferbus.contracts.envelope import REPLY, RESULTS, Envelope, headers_of
 from inferbus.contracts.models import ModelEntry
 from inferbus.contracts.prices import Price
 from inferbus.errors import InvalidRequest, NotFound, Overloaded, TenantOverloaded, TooLarge, Unsupported
-from inferbus.exchange import Exchange, Stored
 from inferbus.models import ModelRegistry
-from inferbus.presence import PresenceTable
+from inferbus.process.presence import PresenceTable
+from inferbus.queue.buckets import bucket_for
 from inferbus.telemetry.tracing import Tracing, end_span, traceparent_of
-from inferbus.tickets import INLINE_BYTES, store_payload
 
 _TTL_SLACK_S = 30
 _BYTES_PER_TOKEN = 4

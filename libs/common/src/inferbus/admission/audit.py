@@ -17,10 +17,10 @@ import msgspec
 from inferbus import routes
 from inferbus.admission import revisions
 from inferbus.bus import Bus
+from inferbus.bus.stored import read_stored
 from inferbus.codec import from_json, to_json
 from inferbus.contracts.audit import AdminChanged
 from inferbus.errors import Overloaded
-from inferbus.stored import read_stored
 
 T = TypeVar("T", bound=msgspec.Struct)
 _TRIES = 8

@@ -16,10 +16,10 @@ from inferbus.admission.identity import Identity
 from inferbus.admission.members import Members
 from inferbus.admission.narrowing import identity_of, identity_of_tenant
 from inferbus.bus import Bus
+from inferbus.bus.watch import KvWatch
 from inferbus.contracts.directory import Member
 from inferbus.contracts.keys import KeyEntry
 from inferbus.errors import DependencyDown, Forbidden, InvalidRequest, Unauthenticated
-from inferbus.watch import KvWatch
 
 _MAX_ACCEPTED = 4096
 log = structlog.get_logger()

@@ -9,9 +9,9 @@ import structlog
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.watch import KvWatch
 from inferbus.contracts.directory import Member, organisation_key, team_key, user_key
 from inferbus.contracts.keys import KeyEntry
-from inferbus.watch import KvWatch
 
 log = structlog.get_logger()
 

@@ -8,8 +8,8 @@ import msgspec
 
 from inferbus import routes
 from inferbus.bus import Bus
-from inferbus.pub_ack import EXPECTED, WrongSequence
-from inferbus.stored import HOLD_S, Stored, last_stored, read_stored
+from inferbus.bus.pub_ack import EXPECTED, WrongSequence
+from inferbus.bus.stored import HOLD_S, Stored, last_stored, read_stored
 
 _MSG_ID = "Nats-Msg-Id"
 _DELETED = {"KV-Operation": "DEL"}

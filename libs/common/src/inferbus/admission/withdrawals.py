@@ -6,11 +6,11 @@ begun is told by that worker, which knows what was spent.
 
 from __future__ import annotations
 
+from inferbus.answers.exchange import Exchange, Stored
 from inferbus.bus import Bus
 from inferbus.contracts.facts import CANCELLED, DEADLINE, QUEUED, RequestCancelled
 from inferbus.errands import Errands
 from inferbus.errors import Cancelled, DeadlineWhileQueued, DeadlineWhileRunning, SlowClient
-from inferbus.exchange import Exchange, Stored
 from inferbus.facts import Facts
 
 _BY_CLIENT = (Cancelled, SlowClient)

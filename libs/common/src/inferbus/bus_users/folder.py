@@ -14,10 +14,10 @@ from pathlib import Path
 
 import msgspec
 
+from inferbus.bus.credentials import public_key
 from inferbus.bus_users.render import Tls, render
 from inferbus.bus_users.template import read_template
 from inferbus.bus_users.user import PRODUCER, BusUser, Pool, check_user, new_seed
-from inferbus.credentials import public_key
 from inferbus.errors import Conflict, NotFound
 from inferbus.private_files import write_private, write_whole
 

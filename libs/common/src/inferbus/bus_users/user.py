@@ -8,7 +8,7 @@ import re
 import msgspec
 import nkeys  # type: ignore[import-untyped]  # it has no types
 
-from inferbus.credentials import public_key
+from inferbus.bus.credentials import public_key
 from inferbus.errors import InvalidRequest
 from inferbus.routes import is_tenant, token_safe
 

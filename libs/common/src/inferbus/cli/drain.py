@@ -13,9 +13,9 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.cli.connection import connected
 from inferbus.contracts.presence import DRAINING, GONE, Presence
-from inferbus.drain import ask_to_drain
 from inferbus.errors import NotFound
-from inferbus.presence import SILENT_S
+from inferbus.process.drain import ask_to_drain
+from inferbus.process.presence import SILENT_S
 
 _FIRST_BEAT_S = 2.0
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from inferbus.cli.connection import connected
 from inferbus.cli.money import micro_units, money
 from inferbus.contracts.prices import Price, check_price
-from inferbus.prices import set_price, stored_prices
+from inferbus.ledger.prices import set_price, stored_prices
 
 app = typer.Typer(no_args_is_help=True, help="Prices: set, list.")
 

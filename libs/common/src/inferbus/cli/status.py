@@ -17,10 +17,10 @@ from inferbus.errors import DependencyDown
 from inferbus.local.layout import Layout
 from inferbus.local.lock import holder_of
 from inferbus.local.state import READY, STOPPED, PlatformState, ProcessState, read_state
-from inferbus.presence import PresenceTable
+from inferbus.process.presence import PresenceTable
 
 _PIPE_WIDTH = 200
-_ROUND_S = 0.6  # beats come every 0.5 s
+_ROUND_S = 1.2  # the slowest beat once a second
 
 
 class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):

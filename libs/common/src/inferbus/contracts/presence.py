@@ -22,7 +22,8 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True, tag="presence.beat.v1"
     """One beat. `process` is a stable name, `incarnation` changes at every start; silent 1.5 s = presumed dead.
 
     `pending` counts messages waiting in the pool's queue as this worker last saw it, `pending_batch` those of the batch
-    lane among them.
+    lane among them. With `every` 2 it beats only once a second, and silence counts twice as long: where nobody takes over
+    its work.
     """
 
     process: str
@@ -40,3 +41,4 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True, tag="presence.beat.v1"
     wire_versions: tuple[int, ...] = (1,)
     engine: EngineStats | None = None
     pending_batch: int = 0
+    every: int = 1

@@ -1,7 +1,7 @@
 """Run the ledger: `python -m inferbus.ledger`."""
 
-from inferbus import runtime
 from inferbus.ledger.main import main
+from inferbus.process import runtime
 
 if __name__ == "__main__":
     runtime.run(main)

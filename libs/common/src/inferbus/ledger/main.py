@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from inferbus import runtime
 from inferbus.bus import Bus
 from inferbus.contracts.presence import DRAINING, READY, STARTING, Presence
-from inferbus.drain import listen_for_drain
 from inferbus.ledger.totaling import Totaling
-from inferbus.presence import Beacon
+from inferbus.process import runtime
+from inferbus.process.drain import listen_for_drain
+from inferbus.process.presence import Beacon
 from inferbus.settings import BusSettings, HealthSettings, TelemetrySettings, from_env
 from inferbus.telemetry import logs
 
@@ -45,6 +45,7 @@ async def main(process: runtime.Runtime) -> None:
             state=DRAINING if process.stopping.is_set() else READY if totaling.ready.is_set() else STARTING,
             pid=process.pid,
             health_port=health.port,
+            every=2,
         )
 
     beacon = Beacon(bus, describe)

@@ -9,11 +9,11 @@ import msgspec
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.stored import read_page
 from inferbus.contracts.usage import Figures, Total, UsageEvent
 from inferbus.errors import InvalidRequest
 from inferbus.ledger.rows import day_of, empty_row, events_of, key_of_row, row_key
 from inferbus.ledger.totaling import place_of
-from inferbus.stored import read_page
 
 DIMENSIONS = ("org", "team", "key", "model", "day")
 _FIELDS = {"org": "tenant", "team": "team", "key": "key_id", "model": "model", "day": "day"}

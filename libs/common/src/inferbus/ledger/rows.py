@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 import msgspec
 import structlog
 
+from inferbus.bus.stored import Stored
 from inferbus.contracts.usage import FIGURES, Figures, Total, UsageEvent
 from inferbus.routes import token_safe
-from inferbus.stored import Stored
 
 _NONE = "="
 """Stands for an empty team or key; no name has it after `token_safe`."""

@@ -16,12 +16,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.pub_ack import EXPECTED, WrongSequence
+from inferbus.bus.stored import created_at, last_stored, read_page
 from inferbus.codec import to_json
 from inferbus.contracts.usage import LedgerPlace, Total, UsageEvent
 from inferbus.errors import InferbusError
+from inferbus.ledger.bell import Bell
 from inferbus.ledger.rows import add, by_row, empty_row, events_of
-from inferbus.pub_ack import EXPECTED, WrongSequence
-from inferbus.stored import created_at, last_stored, read_page
 
 _PLACE = "place"
 _KNOWN_ROWS = 20_000
@@ -39,15 +40,25 @@ class AnotherStream(Exception):
 
 
 class Totaling:
-    """The totals of one stream. `every_s` is how often it looks, and how old the totals may be; `yield_s` how long a
-    process that was overtaken by another lets it do the work."""
+    """The totals of one stream. `every_s` is how often it looks while events come, and how old the totals may be; `idle_s`
+    how often while none do (a bell says when one does); `yield_s` how long a process that was overtaken by another lets
+    it do the work."""
 
     def __init__(
-        self, bus: Bus, *, name: str, registry: CollectorRegistry, every_s: float = 1.0, yield_s: float = 5.0
+        self,
+        bus: Bus,
+        *,
+        name: str,
+        registry: CollectorRegistry,
+        every_s: float = 1.0,
+        idle_s: float = 15.0,
+        yield_s: float = 5.0,
     ) -> None:
         self._bus = bus
         self._name = name
         self._every_s = every_s
+        self._idle_s = idle_s
+        self._bell = Bell(bus)
         self._yield_s = yield_s
         self._rows: OrderedDict[str, tuple[int, Total]] = OrderedDict()
         self._place = LedgerPlace()
@@ -61,19 +72,26 @@ class Totaling:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Add up until `stopping` is set; every step leaves the totals whole."""
-        while not stopping.is_set():
-            pause_s = await self._try()
-            if pause_s:
-                try:
-                    async with asyncio.timeout(pause_s):
-                        await stopping.wait()
-                except TimeoutError:
-                    continue
-
-    async def _try(self) -> float:
-        """Take a step; say how long to wait for the next."""
+        stop = asyncio.create_task(stopping.wait())
         try:
-            return 0.0 if await self.step() else self._every_s
+            while not stopping.is_set():
+                pause_s = await self._try()
+                if pause_s is None and not self._bell.armed:
+                    await self._bell.arm()
+                    continue  # what came before the bell could hear it
+                if pause_s is None:
+                    await self._bell.wait(stop, self._idle_s)
+                await self._bell.disarm()
+                await asyncio.wait({stop}, timeout=self._every_s if pause_s is None else pause_s)
+        finally:
+            stop.cancel()
+
+    async def _try(self) -> float | None:
+        """Take a step; say how long to wait for the next, None where there was nothing to add."""
+        before = self._place.upto
+        try:
+            has_more = await self.step()
+            return None if self._place.upto == before else 0.0 if has_more else self._every_s
         except Overtaken:
             self._rows.clear()
             return self._yield_s

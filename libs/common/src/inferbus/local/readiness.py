@@ -10,11 +10,11 @@ import msgspec
 
 from inferbus.bus import Bus
 from inferbus.contracts.presence import READY, Presence
-from inferbus.presence import BEAT_S, PresenceTable
+from inferbus.process.presence import BEAT_S, PresenceTable
 from inferbus.settings import BusSettings
 
 _POLL_S = 0.05
-_ROUND_S = 1.5 * BEAT_S
+_ROUND_S = 2.5 * BEAT_S  # the slowest beat every other time
 
 
 class BusAddress(msgspec.Struct, frozen=True):

@@ -8,12 +8,12 @@ from prometheus_client import CollectorRegistry
 
 from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
+from inferbus.answers.exchange import Exchange
 from inferbus.contracts.models import ModelEntry
 from inferbus.contracts.usage import Total
-from inferbus.durable_reader import DurableReader
+from inferbus.durable.event_ids import EventId
+from inferbus.durable.reader import DurableReader
 from inferbus.errors import DependencyDown, InferbusError
-from inferbus.event_ids import EventId
-from inferbus.exchange import Exchange
 from inferbus.settings import TelemetrySettings
 from inferbus.telemetry.tracing import Tracing
 from inferbus_gateway.durable import Opened, RequestStatus

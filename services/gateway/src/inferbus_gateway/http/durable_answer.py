@@ -10,10 +10,10 @@ from litestar.types import Receive
 
 from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
-from inferbus.durable_reader import DurableReader
+from inferbus.answers.exchange import Chunk, Ended
+from inferbus.durable.event_ids import EventId
+from inferbus.durable.reader import DurableReader
 from inferbus.errors import InferbusError
-from inferbus.event_ids import EventId
-from inferbus.exchange import Chunk, Ended
 from inferbus_gateway.http.exchange_response import HttpResponse, note_end
 from inferbus_gateway.http.problems import error_event
 from inferbus_gateway.http.request_head import event_id_from

@@ -12,9 +12,9 @@ from contextlib import suppress
 
 from litestar.types import HTTPResponseStartEvent, Receive, Send
 
+from inferbus.answers.exchange import Chunk, Ended, Exchange
 from inferbus.contracts.step import Usage
 from inferbus.errors import InferbusError
-from inferbus.exchange import Chunk, Ended, Exchange
 from inferbus_gateway.http.problems import JSON, error_event, problem_of
 from inferbus_gateway.observer import DECODE, DONE, PREFILL, RequestRecord
 from inferbus_gateway.ports import Place, QueuePlaces

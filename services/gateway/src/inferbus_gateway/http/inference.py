@@ -17,8 +17,8 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import CollectorRegistry
 
 from inferbus.admission.admit import Ask
+from inferbus.answers.exchange import Exchange
 from inferbus.errors import Cancelled, InferbusError, Overloaded, SlowClient
-from inferbus.exchange import Exchange
 from inferbus.telemetry.tracing import Tracing, traceparent_of
 from inferbus_gateway.admin_door import AdminDoor
 from inferbus_gateway.http.durable_answer import answer_durable

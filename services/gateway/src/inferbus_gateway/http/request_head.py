@@ -6,8 +6,8 @@ import os
 
 import msgspec
 
+from inferbus.durable.event_ids import EventId, parse_event_id
 from inferbus.errors import InvalidRequest
-from inferbus.event_ids import EventId, parse_event_id
 from inferbus.routes import INTERACTIVE, LANES, is_request_id
 
 REQUEST_ID = b"x-request-id"

@@ -15,8 +15,8 @@ import time
 import msgspec
 
 from inferbus.bus import Bus
+from inferbus.bus.waiting import NoResponders
 from inferbus.errors import DependencyDown
-from inferbus.waiting import NoResponders
 
 _ATTEMPT_S = 1.0
 _ONLY_ATTEMPT_S = 5.0

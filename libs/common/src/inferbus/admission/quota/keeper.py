@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import structlog
@@ -21,7 +22,7 @@ log = structlog.get_logger()
 
 
 class Keeper:
-    """A task that wakes four times a second, and does nothing while nothing is leased."""
+    """A task that wakes four times a second while anything is leased, and to measure the clock."""
 
     def __init__(self, bus: Bus, clock: ServerClock, budgets: Budgets) -> None:
         self._bus = bus
@@ -31,6 +32,7 @@ class Keeper:
         self._slots: set[SlotLease] = set()
         self._task: asyncio.Task[None] | None = None
         self._measured = float("-inf")
+        self._leased = asyncio.Event()
 
     async def start(self) -> None:
         await self._measure()
@@ -51,13 +53,15 @@ class Keeper:
 
     def look_after(self, lease: Lease, meter: Meter) -> None:
         self.leases[lease] = meter
+        self._leased.set()
 
     def look_after_slots(self, slots: SlotLease) -> None:
         self._slots.add(slots)
+        self._leased.set()
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(_TICK_S)
+            await self._pause()
             if not self._bus.connected:
                 continue  # shares are kept: what cannot be subtracted would be lost
             try:
@@ -66,6 +70,16 @@ class Keeper:
                 log.info("quota_tick_failed", error=exc.message)
             except Exception:  # shares would never come back
                 log.exception("quota_tick_failed")
+
+    async def _pause(self) -> None:
+        """Wait for the next tick, as long as possible where nothing is leased."""
+        if not self.leases and not self._slots:
+            self._leased.clear()
+            due_s = self._measured + MEASURE_EVERY_S - time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(due_s, _TICK_S)):
+                    await self._leased.wait()
+        await asyncio.sleep(_TICK_S)
 
     async def _tick(self) -> None:
         if time.monotonic() - self._measured > MEASURE_EVERY_S:

@@ -9,9 +9,9 @@ import structlog
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.watch import KvWatch
 from inferbus.contracts.limits import LimitSet, limits_from
 from inferbus.errors import InvalidRequest
-from inferbus.watch import KvWatch
 
 log = structlog.get_logger()
 

@@ -9,9 +9,9 @@ from inferbus.admission.quota.settling import charge_of
 from inferbus.admission.quota.slots import SlotLease
 from inferbus.admission.quota.tokens import Estimate
 from inferbus.admission.quota.windows import MINUTE
+from inferbus.answers.exchange import Exchange
 from inferbus.contracts.prices import Price, cost
 from inferbus.contracts.step import Usage
-from inferbus.exchange import Exchange
 
 
 class Reservation:

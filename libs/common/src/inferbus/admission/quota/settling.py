@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from inferbus.admission.quota.tokens import Estimate
+from inferbus.answers.exchange import Exchange
 from inferbus.contracts.step import Usage
 from inferbus.errors import Cancelled, DeadlineWhileQueued, DeadlineWhileRunning, SlowClient
-from inferbus.exchange import Exchange
 
 _BY_ITS_CLIENT = (Cancelled, SlowClient, DeadlineWhileRunning)
 

@@ -15,10 +15,10 @@ import structlog
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.pub_ack import EXPECTED, WrongSequence
+from inferbus.bus.stored import last_stored
 from inferbus.contracts.slots import SlotShares
 from inferbus.errors import DependencyDown, InferbusError
-from inferbus.pub_ack import EXPECTED, WrongSequence
-from inferbus.stored import last_stored
 
 HOLD_S = 10.0
 """How long a share is held without being renewed."""

@@ -8,13 +8,13 @@ import msgspec
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.pub_ack import EXPECTED, WrongSequence
+from inferbus.bus.stored import HOLD_S, last_stored
+from inferbus.bus.tickets import INLINE_BYTES, load_payload, store_payload, ticket_from
 from inferbus.codec import to_json
 from inferbus.contracts.durable import Failure, Outcome, headers_of_outcome, outcome_from
 from inferbus.contracts.step import Usage
 from inferbus.errors import InferbusError, openai_body
-from inferbus.pub_ack import EXPECTED, WrongSequence
-from inferbus.stored import HOLD_S, last_stored
-from inferbus.tickets import INLINE_BYTES, load_payload, store_payload, ticket_from
 
 KEPT_S = 86_400
 """How long an outcome is kept, in seconds; the topology's `results_max_age_s`."""

@@ -13,11 +13,11 @@ import structlog
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.watch import KvWatch
 from inferbus.codec import to_json
 from inferbus.contracts.prices import Price, check_price
 from inferbus.errors import InvalidRequest
 from inferbus.routes import token_safe
-from inferbus.watch import KvWatch
 
 log = structlog.get_logger()
 

@@ -19,7 +19,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError, ConnectionDrainingError, Error, MaxPayloadError, OutboundBufferLimitError
 from nats.protocol.command import hpub_cmd, pub_cmd
 
-from inferbus.credentials import NO_TLS
+from inferbus.bus.credentials import NO_TLS
 
 _PERMISSIONS = "permissions violation"
 _SOON_S = 0.005

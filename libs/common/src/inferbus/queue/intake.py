@@ -19,17 +19,18 @@ from nats.aio.subscription import Subscription
 
 from inferbus import routes
 from inferbus.bus import Bus
-from inferbus.delivery import Delivery
 from inferbus.errors import DependencyDown
-from inferbus.fair_share import Share
-from inferbus.settlement import settle
-from inferbus.slots import Slots, once
-from inferbus.turns import Turns
+from inferbus.queue.delivery import Delivery
+from inferbus.queue.fair_share import Share
+from inferbus.queue.settlement import settle
+from inferbus.queue.slots import Slots, once
+from inferbus.queue.turns import Turns
 
 _EXPIRES_S = 20.0
 _EXPIRES_BY_TURNS_S = 4.0  # a worker that is full lets go of the buckets another may have room for
 _HEARTBEAT_S = 2.0
 _POLL_S = 3.0
+_POLL_IDLE_S = 15.0  # nothing came, nothing runs, nothing waited
 _PULL_AGAIN_S = 0.2
 _CHECK_S = 1.0
 _ACK_KINDS = "$JS.ACK"
@@ -76,6 +77,7 @@ class Intake:
         self._pull_at = 0.0
         self._paused = True
         self._stopped = False
+        self._came = False
         self._running: dict[Delivery, asyncio.Task[None]] = {}
         self._attempts: dict[int, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -250,6 +252,7 @@ class Intake:
         if self._paused:
             delivery.nak()
             return
+        self._came = True
         self._slots.take()
         delivery.free_slot = once(self._slots.give)
         self._running[delivery] = asyncio.create_task(self._run(delivery))
@@ -318,10 +321,14 @@ class Intake:
                 delivery.progress()
 
     async def _poll_loop(self) -> None:
-        """Read the queue's length (every delivery also tells it) and the server's clock."""
+        """Read the queue's length (every delivery also tells it) and the server's clock; seldom while nothing happens."""
         while True:
             await _survive(self._read_consumer)
-            await asyncio.sleep(_POLL_S)
+            self._came = False
+            for _ in range(int(_POLL_IDLE_S / _POLL_S)):
+                await asyncio.sleep(_POLL_S)
+                if self._came or self._running or self.share.pending:
+                    break
 
     async def _read_consumer(self) -> None:
         before = time.time()

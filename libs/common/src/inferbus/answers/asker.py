@@ -16,16 +16,16 @@ import structlog
 from nats.aio.msg import Msg
 
 from inferbus import routes
+from inferbus.answers.endings import Endings, state_of
+from inferbus.answers.exchange import Exchange, Fence
 from inferbus.bus import Bus
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.control import CANCEL, CONFIRM, DROP, EXPIRE, RESEND, STALE, Control, ControlItem
 from inferbus.contracts.presence import Presence
 from inferbus.contracts.step import GONE, Answer, Ask, Delta, Failed, Finished, Frame, Started
-from inferbus.endings import Endings, state_of
 from inferbus.errors import DeadlineWhileQueued, DeadlineWhileRunning, ResumeImpossible
-from inferbus.exchange import Exchange, Fence
-from inferbus.hand_back import HandBack
-from inferbus.presence import PresenceTable
+from inferbus.process.presence import PresenceTable
+from inferbus.queue.hand_back import HandBack
 
 _SOLO_AFTER_DEATHS = 2
 _ASK_AGAIN_S = 0.5

@@ -20,8 +20,8 @@ from nats.aio.subscription import Subscription
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.server_clock import ServerClock
 from inferbus.errors import DependencyDown
-from inferbus.server_clock import ServerClock
 
 _HEARTBEAT_S = 3.0
 _INACTIVE_S = 30
@@ -80,7 +80,7 @@ class KvWatch:
         self._reconnects = self._bus.reconnects
         self._consumer_seq = 0
         self._seen = time.monotonic()
-        self._subscription = await self._bus.subscribe(inbox, self._on_message)
+        self._subscription = await self._bus.listen(inbox, self._on_message)
         stream = routes.kv_stream(self._bucket)
         config: dict[str, Any] = {
             "deliver_subject": inbox,
@@ -112,11 +112,11 @@ class KvWatch:
         if subscription is not None:
             await self._bus.unsubscribe(subscription)
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Msg) -> None:
         self._seen = time.monotonic()
         headers = message.headers or {}
         if "Status" in headers and not message.reply.startswith(_ACK_KINDS):
-            await self._on_status(message, headers)
+            self._on_status(message, headers)
             return
         # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>, two tokens more in form 2
         tokens = message.reply.split(".")
@@ -133,14 +133,14 @@ class KvWatch:
             if pending == 0:
                 self.ready.set()
 
-    async def _on_status(self, message: Msg, headers: dict[str, str]) -> None:
+    def _on_status(self, message: Msg, headers: dict[str, str]) -> None:
         if headers["Status"] != "100":  # the consumer is gone
             self._lose()
             return
         if message.reply:
-            await self._bus.publish(message.reply, b"")
+            self._bus.send(message.reply, b"")
         elif stalled := headers.get("Nats-Consumer-Stalled"):
-            await self._bus.publish(stalled, b"")
+            self._bus.send(stalled, b"")
         if int(headers.get("Nats-Last-Consumer", self._consumer_seq)) != self._consumer_seq:
             self._lose()
 

@@ -19,15 +19,15 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from inferbus import routes
-from inferbus.connection import Connection
-from inferbus.credentials import inbox_of, refusal_of
-from inferbus.dialing import REFUSED_RETRY_S, RETRY_S, dial
+from inferbus.bus.connection import Connection
+from inferbus.bus.credentials import inbox_of, refusal_of
+from inferbus.bus.dialing import REFUSED_RETRY_S, RETRY_S, dial
+from inferbus.bus.pub_ack import sequence_of
+from inferbus.bus.refusals import PUBLISH, Refusals
+from inferbus.bus.sizes import check_size
+from inferbus.bus.waiting import NOBODY, NoResponders, NotPermitted, Waiting, fail, time_out
 from inferbus.errors import DependencyDown, InferbusError, InvalidRequest
-from inferbus.limits import check_size
-from inferbus.pub_ack import sequence_of
-from inferbus.refusals import PUBLISH, Refusals
 from inferbus.settings import BusSettings
-from inferbus.waiting import NOBODY, NoResponders, NotPermitted, Waiting, fail, time_out
 
 _PENDING_BYTES = 64 * 1024 * 1024
 _FLUSH_TICKS = 10

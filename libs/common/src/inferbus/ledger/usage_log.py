@@ -18,11 +18,11 @@ from prometheus_client import CollectorRegistry, Counter
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.pub_ack import PubAck, ack_of
+from inferbus.bus.stored import read_one
 from inferbus.codec import to_json
 from inferbus.contracts.usage import AMENDED, UsageEvent
 from inferbus.errors import DependencyDown, InferbusError, Overloaded
-from inferbus.pub_ack import PubAck, ack_of
-from inferbus.stored import read_one
 
 _MSG_ID = "Nats-Msg-Id"
 _ANSWER_S = 2.0

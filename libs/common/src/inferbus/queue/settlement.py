@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import structlog
 
-from inferbus.delivery import Delivery
 from inferbus.errors import InferbusError, Transient, Verdict, verdict_of
+from inferbus.queue.delivery import Delivery
 
 log = structlog.get_logger()
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import nats.errors
 
-from inferbus.connection import Connection
-from inferbus.credentials import login_options, shown_url
+from inferbus.bus.connection import Connection
+from inferbus.bus.credentials import login_options, shown_url
 from inferbus.errors import DependencyDown
 from inferbus.settings import BusSettings
 

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from inferbus import routes
-from inferbus.attempts import ASKER_GONE, MAX_BODY_BYTES, MAX_KEPT_BYTES, Attempt
+from inferbus.answers.attempts import ASKER_GONE, MAX_BODY_BYTES, MAX_KEPT_BYTES, Attempt
 from inferbus.contracts.control import CANCEL, DROP, EXPIRE, STALE
 from inferbus.contracts.durable import Outcome
 from inferbus.contracts.step import Cached, Done, Ids, Usage
-from inferbus.delta_writer import Author, DeltaWriter, Fenced, Place
+from inferbus.durable.delta_writer import Author, DeltaWriter, Fenced, Place
+from inferbus.durable.event_ids import with_ids
+from inferbus.durable.outcomes import failed_outcome, store_outcome
 from inferbus.errors import (
     Cancelled,
     DeadlineWhileRunning,
@@ -26,13 +28,11 @@ from inferbus.errors import (
     TooLarge,
     error_from,
 )
-from inferbus.event_ids import with_ids
-from inferbus.outcomes import failed_outcome, store_outcome
 
 if TYPE_CHECKING:
-    from inferbus.attempts import Attempts
+    from inferbus.answers.attempts import Attempts
     from inferbus.contracts.envelope import Envelope
-    from inferbus.delivery import Delivery
+    from inferbus.queue.delivery import Delivery
 
 _HOLD_S = 60.0
 _AGAIN_S = 1.0

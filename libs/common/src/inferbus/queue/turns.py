@@ -9,8 +9,8 @@ import structlog
 
 from inferbus import routes
 from inferbus.errors import DependencyDown
-from inferbus.fair_share import FairShare, Share
-from inferbus.slots import Slots
+from inferbus.queue.fair_share import FairShare, Share
+from inferbus.queue.slots import Slots
 
 log = structlog.get_logger()
 

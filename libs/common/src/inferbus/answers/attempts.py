@@ -19,15 +19,15 @@ import structlog
 from nats.aio.msg import Msg
 
 from inferbus import routes
+from inferbus.answers.frames import FrameSender
 from inferbus.bus import Bus
+from inferbus.bus.sizes import MAX_PAYLOAD_BYTES
 from inferbus.codec import unpacker
 from inferbus.contracts.control import CANCEL, CONFIRM, DROP, EXPIRE, RESEND, STALE, Control, ControlItem
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.step import Cached, Delta, Done, Failed, Finished, Frame, Ids, Started, Usage
-from inferbus.delivery import Delivery
-from inferbus.frames import FrameSender
-from inferbus.limits import MAX_PAYLOAD_BYTES
-from inferbus.presence import PresenceTable
+from inferbus.process.presence import PresenceTable
+from inferbus.queue.delivery import Delivery
 
 REPEAT_S = 1.0
 ASKER_SILENT_S = 3.0

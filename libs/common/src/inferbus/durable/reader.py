@@ -14,14 +14,14 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from inferbus import routes
+from inferbus.answers.exchange import Begun, Chunk, Ended, Event
 from inferbus.bus import Bus
+from inferbus.bus.stored import Stored, last_stored, read_stored
 from inferbus.contracts.durable import Claim, DeltaMessage, Outcome, StoredDelta, outcome_from
-from inferbus.delta_writer import decode_deltas
+from inferbus.durable.delta_writer import decode_deltas
+from inferbus.durable.event_ids import EventId, events_from, with_ids
+from inferbus.durable.outcomes import whole_outcome
 from inferbus.errors import Cancelled, DependencyDown, InferbusError, ResumeImpossible, error_from
-from inferbus.event_ids import EventId, events_from, with_ids
-from inferbus.exchange import Begun, Chunk, Ended, Event
-from inferbus.outcomes import whole_outcome
-from inferbus.stored import Stored, last_stored, read_stored
 
 _MAX_BUFFER_BYTES = 1024 * 1024
 _LOOK_AGAIN_S = 15.0

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from inferbus.answers.delivered import Delivered
 from inferbus.contracts.step import FRESH, Answer, Delta, Failed, Finished, Started, Usage
-from inferbus.delivered import Delivered
 from inferbus.errors import (
     Cancelled,
     DeadlineWhileQueued,

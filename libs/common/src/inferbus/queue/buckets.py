@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from inferbus import routes
 from inferbus.contracts.models import Buckets
 from inferbus.errors import InvalidRequest
-from inferbus.fair_share import MAX_WEIGHT
+from inferbus.queue.fair_share import MAX_WEIGHT
 
 MAX_COUNT = 64
 

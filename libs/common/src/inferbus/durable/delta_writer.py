@@ -15,14 +15,14 @@ import msgspec
 import structlog
 
 from inferbus import routes
+from inferbus.answers.delivered import Delivered, resume_from
 from inferbus.bus import Bus
+from inferbus.bus.pub_ack import EXPECTED, WrongSequence, sequence_of
+from inferbus.bus.stored import Stored, last_stored, read_stored
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.durable import Claim, DeltaMessage, Deltas, StoredDelta
 from inferbus.contracts.step import Cached, Delta, Done, Ids, Resume
-from inferbus.delivered import Delivered, resume_from
 from inferbus.errors import DependencyDown, InferbusError, ResumeImpossible
-from inferbus.pub_ack import EXPECTED, WrongSequence, sequence_of
-from inferbus.stored import Stored, last_stored, read_stored
 
 _MAX_MESSAGE_BYTES = 512 * 1024
 _AGAIN_S = 0.1

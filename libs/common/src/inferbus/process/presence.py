@@ -24,11 +24,12 @@ _decode = msgspec.json.Decoder(Presence).decode
 
 
 class Beacon:
-    """Publishes `describe()` every half second, and once more with state `gone` when it stops."""
+    """Publishes `describe()` every half second (times `Presence.every`), and once more with state `gone` when it stops."""
 
     def __init__(self, bus: Bus, describe: Callable[[], Presence]) -> None:
         self._bus = bus
         self._describe = describe
+        self._every = 1
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -52,9 +53,10 @@ class Beacon:
                     await self._send(self._describe())
             except Exception:  # without beats everybody takes this process for dead
                 log.exception("beat_failed")
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(BEAT_S * self._every)
 
     async def _send(self, presence: Presence) -> None:
+        self._every = presence.every
         await self._bus.publish(routes.presence(presence.region, presence.process), msgspec.json.encode(presence))
 
 
@@ -74,7 +76,7 @@ class PresenceTable:
         self._checked = self._swept = self._made = time.monotonic()
 
     async def start(self) -> None:
-        await self._bus.subscribe(routes.presence_all(self._region), self._on_beat)
+        await self._bus.listen(routes.presence_all(self._region), self._on_beat)
         self._bus.on_reconnect(self._forgive)
         self._task = asyncio.create_task(self._check(), name="presence-table")
 
@@ -123,7 +125,7 @@ class PresenceTable:
         """Whether the process of an asker is known to be over: it said so, or another runs under its name."""
         return asker in self._ended_askers and asker not in self._askers  # a twin's is both
 
-    async def _on_beat(self, message: Msg) -> None:
+    def _on_beat(self, message: Msg) -> None:
         try:
             beat = _decode(message.data)
         except msgspec.DecodeError as exc:
@@ -185,8 +187,8 @@ class PresenceTable:
 
     def _sweep(self, now: float) -> None:
         self._swept = now
-        for process, (_, seen) in list(self._beats.items()):
-            if now - seen > SILENT_S:
+        for process, (beat, seen) in list(self._beats.items()):
+            if now - seen > SILENT_S * beat.every:
                 self._drop(process, "silent")
         self._askers = {asker: seen for asker, seen in self._askers.items() if now - seen <= SILENT_S}
         self._backlog = self._count_backlog()

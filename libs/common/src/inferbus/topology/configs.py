@@ -1,41 +1,20 @@
-"""Topology: the one process with operator rights. It makes streams, consumers and buckets be what `models` says.
-
-It reconciles at start, whenever `models` changes, and after every reconnect. It updates; it never deletes and
-re-creates a stream or consumer, and it removes nothing that may still hold work.
-Run it as `python -m inferbus.topology`.
-"""
+"""What every stream, consumer and bucket is to be. Pure."""
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from inferbus import routes, runtime
-from inferbus.bus import Bus
+from inferbus import routes
 from inferbus.contracts.models import ModelEntry
-from inferbus.contracts.presence import DRAINING, READY, STARTING, Presence
-from inferbus.drain import listen_for_drain
-from inferbus.errors import DependencyDown
-from inferbus.models import ModelRegistry
-from inferbus.presence import Beacon
-from inferbus.refusals import RefusalCollector
-from inferbus.settings import BusSettings, HealthSettings, TelemetrySettings, from_env
-from inferbus.stream_memory import Create, StreamMemory, StreamsLost
-from inferbus.telemetry import logs
+from inferbus.topology.stream_memory import Create
 
 ACK_WAIT_S = 8.0
 """The lease of work. `IntakeSettings.ack_wait_s` is the same (docs/adr/0010-leases.md)."""
 USAGE_WINDOW_S = 600.0
 """For how long the ledger's stream knows a request's name again."""
 _MAX_ACK_PENDING = 20_000
-_RETRY_S = 0.5
-_GATHER_S = 0.05
-log = structlog.get_logger()
 
 
 class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,10 +42,6 @@ class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     audit_max_age_s: float = 400 * 86_400
     quota_max_age_s: float = 600.0
     quota_long_max_age_s: float = 40 * 86_400.0
-
-
-class _ApiAnswer(msgspec.Struct):
-    error: dict[str, Any] | None = None
 
 
 def stream_configs(settings: TopologySettings, region: str, models: list[ModelEntry]) -> list[dict[str, Any]]:
@@ -241,156 +216,3 @@ def consumer_configs(region: str, models: list[ModelEntry]) -> list[tuple[str, d
                     )
                 )
     return consumers
-
-
-async def reconcile(
-    bus: Bus, settings: TopologySettings, models: list[ModelEntry], memory: StreamMemory | None = None
-) -> None:
-    """Create what is missing, as far as `memory` allows that, and update what differs.
-
-    Raises:
-        StreamsLost: what is missing must not be made anew; nothing was.
-        DependencyDown: the bus is away or refused; the message says what.
-    """
-    configs = {config["name"]: config for config in stream_configs(settings, bus.region, models)}
-    missing = []
-    for name, config in configs.items():
-        answer = await _api(bus, f"$JS.API.STREAM.UPDATE.{name}", config)
-        if answer.error is not None and answer.error.get("err_code") == 10059:  # stream not found
-            missing.append(name)
-        else:
-            _check(answer, f"stream {name}")
-    if memory is not None:
-        memory.check(missing, volatile=[name for name, config in configs.items() if config["storage"] == "memory"])
-    for name in missing:
-        _check(await _api(bus, f"$JS.API.STREAM.CREATE.{name}", configs[name]), f"stream {name}")
-    if memory is not None:
-        memory.made([name for name, config in configs.items() if config["storage"] == "file"])
-    for stream, config in consumer_configs(bus.region, models):
-        name = config["durable_name"]
-        body = {"stream_name": stream, "config": config}
-        _check(await _api(bus, f"$JS.API.CONSUMER.DURABLE.CREATE.{stream}.{name}", body), f"consumer {stream}/{name}")
-
-
-async def _api(bus: Bus, subject: str, body: dict[str, Any]) -> _ApiAnswer:
-    answer = await bus.request(subject, msgspec.json.encode(body), timeout_s=5.0)
-    return msgspec.json.decode(answer.data, type=_ApiAnswer)
-
-
-def _check(answer: _ApiAnswer, what: str) -> None:
-    if answer.error is not None:
-        raise DependencyDown(f"{what}: {answer.error.get('description')} ({answer.error.get('err_code')})")
-
-
-class Topology:
-    """Keeps reconciling until stopped."""
-
-    def __init__(self, bus: Bus, settings: TopologySettings, registry: CollectorRegistry) -> None:
-        self._runs = Counter(
-            "inferbus_topology_reconciles_total", "Reconciliations, by outcome", ["outcome"], registry=registry
-        )
-        Gauge("inferbus_topology_models", "Models known", registry=registry).set_function(
-            lambda: len(self._models.all())
-        )
-        self._bus = bus
-        self._settings = settings
-        self._kick = asyncio.Event()
-        self._models = ModelRegistry(bus, self._kick.set)
-        self._memory = StreamMemory(settings.create, Path(settings.known_streams) if settings.known_streams else None)
-        self._lost = ""
-        self.reconciled = asyncio.Event()
-
-    def why_not_ready(self) -> str | None:
-        """Give the reason for `/health/ready`, None when all is as it should be."""
-        return self._lost or (None if self.reconciled.is_set() else "reconciling")
-
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Reconcile until `stopping` is set, whatever it is waiting for then."""
-        self._bus.on_reconnect(self._on_reconnect)
-        work = asyncio.create_task(self._keep_reconciling(), name="topology")
-        stop = asyncio.create_task(stopping.wait())
-        try:
-            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()  # it never returns: what it raised ends the process
-        finally:
-            for task in (work, stop):
-                task.cancel()
-            await asyncio.gather(work, stop, return_exceptions=True)
-            await self._models.stop()
-
-    async def _keep_reconciling(self) -> None:
-        while True:  # the buckets must exist before they can be watched
-            if await self._try([]):
-                break
-            await asyncio.sleep(_RETRY_S)
-        await self._models.start()
-        await self._models.loaded()
-        self._kick.set()
-        while True:
-            await self._kick.wait()
-            self._kick.clear()
-            if await self._try(self._models.all()):
-                self.reconciled.set()
-                await asyncio.sleep(_GATHER_S)  # models applied one after the other are reconciled together
-            else:
-                self._kick.set()
-                await asyncio.sleep(_RETRY_S)
-
-    async def _on_reconnect(self) -> None:
-        self._kick.set()
-
-    async def _try(self, models: list[ModelEntry]) -> bool:
-        try:
-            await reconcile(self._bus, self._settings, models, self._memory)
-        except StreamsLost as exc:
-            if self._lost != exc.message:
-                log.error("streams_lost", why=exc.message)
-            self._lost = exc.message
-            self._runs.labels("refused").inc()
-            return False
-        except DependencyDown as exc:
-            log.warning("reconcile_failed", error=exc.message)
-            self._runs.labels("failed").inc()
-            return False
-        self._lost = ""
-        self._runs.labels("ok").inc()
-        log.info("reconciled", models=[model.name for model in models])
-        return True
-
-
-async def main(process: runtime.Runtime) -> None:
-    telemetry = from_env(TelemetrySettings, "telemetry")
-    settings = from_env(TopologySettings, "topology")
-    logs.configure("topology", telemetry.log_level)
-    bus = await Bus.connect(from_env(BusSettings, "bus"), name=settings.process)
-    registry = CollectorRegistry()
-    registry.register(RefusalCollector(bus.refusals))
-    topology = Topology(bus, settings, registry)
-    health = runtime.HealthServer(from_env(HealthSettings, "health"), topology.why_not_ready, registry)
-    await health.start()
-
-    def describe() -> Presence:
-        return Presence(
-            process=settings.process,
-            role="topology",
-            incarnation=process.incarnation,
-            region=bus.region,
-            state=DRAINING if process.stopping.is_set() else STARTING if topology.why_not_ready() else READY,
-            pid=process.pid,
-            health_port=health.port,
-        )
-
-    beacon = Beacon(bus, describe)
-    await beacon.start()
-    await listen_for_drain(bus, settings.process, process.stopping)
-    try:
-        await topology.run(process.stopping)
-    finally:
-        await beacon.stop()
-        await health.stop()
-        await bus.close()
-
-
-if __name__ == "__main__":
-    runtime.run(main)

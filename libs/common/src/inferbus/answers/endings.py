@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from inferbus.answers.exchange import Exchange
 from inferbus.errors import Cancelled, SlowClient
-from inferbus.exchange import Exchange
 
 QUEUED, RUNNING, COMPLETED, FAILED, CANCELLED = "queued", "running", "completed", "failed", "cancelled"
 _MOST = 8192

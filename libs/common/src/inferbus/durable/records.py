@@ -12,10 +12,10 @@ import msgspec
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.pub_ack import EXPECTED, WrongSequence
+from inferbus.bus.stored import HOLD_S, Stored, last_stored
 from inferbus.codec import from_json, to_json
 from inferbus.contracts.durable import DurableRequest, IdempotencyKey
-from inferbus.pub_ack import EXPECTED, WrongSequence
-from inferbus.stored import HOLD_S, Stored, last_stored
 
 
 class KnownKey(msgspec.Struct, frozen=True):

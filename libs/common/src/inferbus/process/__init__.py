@@ -1,0 +1,1 @@
+"""What every service process has: event loop and health server, presence, draining."""

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from inferbus.contracts.step import Cached, Done, Ids, Resume, Usage
-from inferbus_llm_worker.ports import Engine, Work
+from inferbus.worker.ports import Engine, Work
 
 
 class Finish(msgspec.Struct, frozen=True):

@@ -30,10 +30,10 @@ from inferbus.settings import BusSettings, TelemetrySettings
 from inferbus.telemetry.tracing import Tracing
 from inferbus.testing import NatsServer
 from inferbus.topology.configs import ACK_WAIT_S
-from inferbus_llm_worker.billing import Billing
-from inferbus_llm_worker.metrics import WorkerMetrics
-from inferbus_llm_worker.ports import Sink, Work
-from inferbus_llm_worker.serving import Serving
+from inferbus.worker.billing import Billing
+from inferbus.worker.metrics import WorkerMetrics
+from inferbus.worker.ports import Sink, Work
+from inferbus.worker.serving import Serving
 
 
 class Call:

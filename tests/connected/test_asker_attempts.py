@@ -32,7 +32,7 @@ from inferbus.errors import (
 from inferbus.models import apply_model
 from inferbus.process import presence as presence_module
 from inferbus.testing import NatsServer, eventually
-from inferbus_llm_worker import serving as serving_module
+from inferbus.worker import serving as serving_module
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from inferbus.contracts.models import Buckets, ModelEntry
 from inferbus.models import ModelRegistry, apply_model
 from inferbus.queue.delivery import Delivery
 from inferbus.testing import NatsServer, eventually
-from inferbus_llm_worker.queues import Queues
+from inferbus.worker.queues import Queues
 
 CONF = Path(__file__).parents[2] / "deploy/nats/nats.conf"
 ONE = ModelEntry(name="tiny", pool="tiny")

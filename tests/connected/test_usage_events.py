@@ -30,7 +30,7 @@ from inferbus.queue.delivery import Delivery
 from inferbus.testing import NatsServer, eventually
 from inferbus.topology.configs import TopologySettings
 from inferbus.topology.reconcile import reconcile
-from inferbus_llm_worker import serving as serving_module
+from inferbus.worker import serving as serving_module
 
 PRICE = Price(input=1_000_000, output=2_000_000)
 WITHIN_S = 20.0

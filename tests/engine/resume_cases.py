@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from tests.engine.chat_bodies import PROMPTS, chat
 
-from inferbus_llm_worker.domain.paths import CHAT, COMPLETIONS, MESSAGES
+from inferbus.worker.tasks import CHAT, COMPLETIONS, MESSAGES
 
 USAGE = {"stream_options": {"include_usage": True}}
 WEATHER = {

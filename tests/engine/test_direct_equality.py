@@ -10,9 +10,9 @@ import pytest
 from tests.engine.chat_bodies import assemble, bodies
 from tests.recording_sink import RecordingSink, submit
 
+from inferbus.worker.open_calls import OpenCalls
+from inferbus.worker.ports import Work
 from inferbus_llm_worker.adapters.vllm.engine import VllmEngine
-from inferbus_llm_worker.domain.open_calls import OpenCalls
-from inferbus_llm_worker.ports import Work
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.slow]
 

@@ -19,8 +19,8 @@ from tests.recording_sink import RecordingSink, submit
 
 from inferbus.contracts.step import Resume
 from inferbus.errors import ResumeImpossible
+from inferbus.worker.tasks import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES
 from inferbus_llm_worker.adapters.vllm.engine import VllmEngine
-from inferbus_llm_worker.domain.paths import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.slow]
 

@@ -8,12 +8,12 @@ import vllm
 
 from inferbus.contracts.step import Resume
 from inferbus.errors import ResumeImpossible
+from inferbus.worker.ports import Work
+from inferbus.worker.tasks import CHAT
 from inferbus_llm_worker.adapters.vllm.engine import VllmEngine
 from inferbus_llm_worker.adapters.vllm.resume_engine import advance
 from inferbus_llm_worker.adapters.vllm.resume_gate import ResumeGate
 from inferbus_llm_worker.adapters.vllm.resume_plugin import SHAPES, misfit, problem
-from inferbus_llm_worker.domain.paths import CHAT
-from inferbus_llm_worker.ports import Work
 
 RESUME = Resume(ids=[(0, [300])], chunks=[[1]])
 WORK = Work(key="a", request_id="a", path=CHAT, body=b"", streamed=True, created=1, resume=RESUME)

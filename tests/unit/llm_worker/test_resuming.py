@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from inferbus.contracts.step import Resume
 from inferbus.errors import ResumeImpossible
-from inferbus_llm_worker.domain.paths import CHAT, COMPLETIONS, EMBEDDINGS, INFERENCE_PATHS, MESSAGES
+from inferbus.worker.tasks import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES
+from inferbus_llm_worker.domain.paths import INFERENCE_PATHS
 from inferbus_llm_worker.domain.resuming import SoFar, check_resumable, choices_of
 
 _OUTPUTS = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=4), min_size=1, max_size=8)

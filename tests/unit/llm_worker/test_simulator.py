@@ -9,9 +9,9 @@ import pytest
 from tests.recording_sink import Finish, RecordingSink, submit
 
 from inferbus.errors import Cancelled, EngineDead
+from inferbus.worker.ports import Work
 from inferbus_llm_worker.adapters.simulated_words import simulated_answer
 from inferbus_llm_worker.adapters.simulator import SimulatorEngine
-from inferbus_llm_worker.ports import Work
 
 CHAT: dict[str, Any] = {"model": "sim", "messages": [{"role": "user", "content": "say five words please now"}]}
 

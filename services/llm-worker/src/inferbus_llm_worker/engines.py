@@ -6,11 +6,11 @@ import shlex
 from pathlib import Path
 
 from inferbus.settings import SettingsError
+from inferbus.worker.ports import Engine
 from inferbus_llm_worker.adapters.simulator import SimulatorEngine
 from inferbus_llm_worker.adapters.vllm.engine import VllmEngine
 from inferbus_llm_worker.domain.body_policy import BodyLimits
 from inferbus_llm_worker.domain.serve_args import default_argv, engine_env
-from inferbus_llm_worker.ports import Engine
 from inferbus_llm_worker.settings import WorkerSettings
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import msgspec
+from inferbus.worker.settings import PoolSettings
 
 
-class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WorkerSettings(PoolSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`model` is a Hugging Face id or a folder; `args` are further `vllm serve` flags, quoted as in a shell.
 
-    `pool` and `runtime` say which queue it pulls; `media_hosts` may be fetched from for images and the like (none unless
-    listed). Times in seconds. `simulator_*` matter to the simulator only.
+    `media_hosts` may be fetched from for images and the like (none unless listed). Times in seconds. `simulator_*` matter
+    to the simulator only.
     """
 
     process: str = "llm-0"
@@ -23,8 +23,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     cpu_threads: int = 1
     args: str = ""
     media_hosts: list[str] = []
-    drain_grace_s: float = 30.0
-    old_message_s: float = 5.0
     hang_after_s: float = 60.0
     simulator_slots: int = 512
     simulator_itl_s: float = 0.0

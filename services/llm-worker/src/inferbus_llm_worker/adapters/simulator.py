@@ -16,12 +16,12 @@ import structlog
 from inferbus.contracts.presence import EngineStats
 from inferbus.contracts.step import Usage
 from inferbus.errors import EngineDead, InferbusError, InvalidRequest, NotFound, ResumeImpossible, openai_body
+from inferbus.worker.open_calls import OpenCall, OpenCalls
+from inferbus.worker.ports import Sink, Work
+from inferbus.worker.tasks import CHAT
 from inferbus_llm_worker.adapters.simulated_words import SimulatedWords
 from inferbus_llm_worker.domain.body_policy import BodyLimits, apply_policy, decode_body
-from inferbus_llm_worker.domain.open_calls import OpenCall, OpenCalls
-from inferbus_llm_worker.domain.paths import CHAT
 from inferbus_llm_worker.domain.resuming import check_resumable, choices_of
-from inferbus_llm_worker.ports import Sink, Work
 
 _encode = msgspec.json.encode
 _MIDDLE = b'"},"logprobs":null,"finish_reason":null}]}\n\n'

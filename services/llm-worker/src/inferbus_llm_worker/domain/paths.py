@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
-EMBEDDINGS = "/v1/embeddings"
-MESSAGES = "/v1/messages"
+from inferbus.worker.tasks import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES
 
 INFERENCE_PATHS = frozenset(
     {
@@ -26,9 +23,3 @@ INFERENCE_PATHS = frozenset(
     }
 )
 """Everything else (LoRA loading, sleep, cache resets, profiling, metrics) stays with the operator."""
-_TASKS = {CHAT: "chat", MESSAGES: "chat", "/v1/responses": "chat", COMPLETIONS: "completions", EMBEDDINGS: "embeddings"}
-
-
-def task_of(path: str) -> str:
-    """Name what a path asks for; those without a task of their own by their last part (`rerank`)."""
-    return _TASKS.get(path) or path.rsplit("/", 1)[1]

@@ -11,7 +11,7 @@ import msgspec
 
 from inferbus.contracts.step import Resume
 from inferbus.errors import ResumeImpossible
-from inferbus_llm_worker.domain.paths import CHAT, COMPLETIONS, MESSAGES
+from inferbus.worker.tasks import CHAT, COMPLETIONS, MESSAGES
 
 _RESUMABLE_PATHS = frozenset({CHAT, COMPLETIONS, MESSAGES})
 """/v1/responses is not among them: every event of it carries random item ids, which a second engine draws anew."""

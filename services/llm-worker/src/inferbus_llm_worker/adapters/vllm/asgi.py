@@ -12,12 +12,12 @@ from typing import Any
 import structlog
 
 from inferbus.errors import DependencyDown, EngineDead, Overloaded, ResumeImpossible
+from inferbus.worker.open_calls import OpenCall
+from inferbus.worker.ports import Work
 from inferbus_llm_worker.adapters.vllm.resume_plan import ResumePlan
 from inferbus_llm_worker.adapters.vllm.stats import StepStats
 from inferbus_llm_worker.adapters.vllm.tap import CURRENT, Tap
 from inferbus_llm_worker.domain.created import restamp
-from inferbus_llm_worker.domain.open_calls import OpenCall
-from inferbus_llm_worker.ports import Work
 
 Message = MutableMapping[str, Any]
 

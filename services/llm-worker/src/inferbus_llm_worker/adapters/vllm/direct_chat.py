@@ -18,11 +18,11 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from inferbus.contracts.step import Usage
 from inferbus.errors import DependencyDown, EngineDead, InferbusError, ResumeImpossible
+from inferbus.worker.open_calls import OpenCall
+from inferbus.worker.ports import Work
 from inferbus_llm_worker.adapters.vllm.boot import Booted
 from inferbus_llm_worker.adapters.vllm.chunks import ChatChunks, ChunkStyle, GenerationFailed
 from inferbus_llm_worker.adapters.vllm.resume_plan import ResumePlan, add_plan
-from inferbus_llm_worker.domain.open_calls import OpenCall
-from inferbus_llm_worker.ports import Work
 
 SSE = "text/event-stream; charset=utf-8"
 

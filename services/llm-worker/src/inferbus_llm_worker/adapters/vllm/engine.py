@@ -13,12 +13,12 @@ import structlog
 from inferbus.contracts.presence import EngineStats
 from inferbus.contracts.step import Usage
 from inferbus.errors import DependencyDown, EngineDead, InferbusError, NotFound, ResumeImpossible, openai_body
+from inferbus.worker.open_calls import OpenCalls
+from inferbus.worker.ports import Sink, Work
 from inferbus_llm_worker.adapters.vllm.owner import OwnerThread
 from inferbus_llm_worker.domain.body_policy import BodyLimits, apply_policy, decode_body, take_room
-from inferbus_llm_worker.domain.open_calls import OpenCalls
 from inferbus_llm_worker.domain.paths import INFERENCE_PATHS
 from inferbus_llm_worker.domain.stall import StallClock
-from inferbus_llm_worker.ports import Sink, Work
 
 if TYPE_CHECKING:
     from inferbus_llm_worker.adapters.vllm.served import Served

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from inferbus.errors import ResumeImpossible
+from inferbus.worker.ports import Work
 from inferbus_llm_worker.adapters.vllm.resume_plan import ResumePlan
 from inferbus_llm_worker.adapters.vllm.resume_plugin import problem
 from inferbus_llm_worker.domain.resuming import SoFar, check_resumable, choices_of
-from inferbus_llm_worker.ports import Work
 
 
 class ResumeGate:

@@ -9,6 +9,9 @@ from typing import Any
 
 import msgspec
 
+from inferbus.worker.open_calls import OpenCall
+from inferbus.worker.ports import Work
+from inferbus.worker.tasks import CHAT
 from inferbus_llm_worker.adapters.vllm.asgi import AsgiCall
 from inferbus_llm_worker.adapters.vllm.boot import Booted, boot, open_app
 from inferbus_llm_worker.adapters.vllm.direct_chat import DirectChat
@@ -17,9 +20,6 @@ from inferbus_llm_worker.adapters.vllm.resume_gate import ResumeGate
 from inferbus_llm_worker.adapters.vllm.spent import spent_on
 from inferbus_llm_worker.adapters.vllm.stats import StepStats
 from inferbus_llm_worker.adapters.vllm.tap import install
-from inferbus_llm_worker.domain.open_calls import OpenCall
-from inferbus_llm_worker.domain.paths import CHAT
-from inferbus_llm_worker.ports import Work
 
 
 class Served:

@@ -18,8 +18,8 @@ from inferbus.facts import Facts
 from inferbus.queue.delivery import Delivery
 from inferbus.routes import InferSubject
 from inferbus.telemetry.tracing import Tracing, end_span
-from inferbus_llm_worker.engine_sink import EngineSink, Spent
-from inferbus_llm_worker.metrics import WorkerMetrics
+from inferbus.worker.engine_sink import EngineSink, Spent
+from inferbus.worker.metrics import WorkerMetrics
 
 
 class Entry:

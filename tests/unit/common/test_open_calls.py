@@ -4,8 +4,8 @@ from tests.recording_sink import Finish, RecordingSink
 
 from inferbus.contracts.step import Usage
 from inferbus.errors import Cancelled, EngineDead
+from inferbus.worker.open_calls import OpenCalls
 from inferbus_llm_worker.domain.created import restamp
-from inferbus_llm_worker.domain.open_calls import OpenCalls
 from inferbus_llm_worker.domain.stall import StallClock
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from inferbus.contracts.step import Resume, Usage
 from inferbus.errors import Cancelled
-from inferbus_llm_worker.engine_sink import EngineSink, Spent
+from inferbus.worker.engine_sink import EngineSink, Spent
 
 
 class Frames:

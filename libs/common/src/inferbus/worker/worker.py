@@ -10,10 +10,10 @@ import structlog
 from inferbus.bus import Bus
 from inferbus.contracts.presence import DRAINING, ENGINE_DOWN, READY, STARTING, EngineStats, Presence
 from inferbus.process.runtime import freeze_heap
-from inferbus_llm_worker.metrics import WorkerMetrics
-from inferbus_llm_worker.ports import Engine
-from inferbus_llm_worker.queues import Queues
-from inferbus_llm_worker.settings import WorkerSettings
+from inferbus.worker.metrics import WorkerMetrics
+from inferbus.worker.ports import Engine
+from inferbus.worker.queues import Queues
+from inferbus.worker.settings import PoolSettings
 
 _RESTART_PAUSE_S = 1.0
 _MAX_RESTART_PAUSE_S = 30.0
@@ -26,7 +26,7 @@ class Worker:
     def __init__(
         self,
         bus: Bus,
-        settings: WorkerSettings,
+        settings: PoolSettings,
         engine: Engine,
         queues: Queues,
         metrics: WorkerMetrics,

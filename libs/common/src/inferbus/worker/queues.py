@@ -1,7 +1,7 @@
 """Queues: the intakes of one pool, one per lane and bucket, all sharing the engine's slots.
 
 How many buckets there are is said in `models` and followed while the worker runs. A bucket that is no longer used is
-still pulled until the restart: it may hold work. Several buckets take turns at the slots (`inferbus.turns`); a single
+still pulled until the restart: it may hold work. Several buckets take turns at the slots (`inferbus.queue.turns`); a single
 one pulls for itself.
 """
 

@@ -22,8 +22,8 @@ from inferbus.ledger.usage_log import Record, UsageLog
 from inferbus.queue.delivery import Delivery
 from inferbus.routes import STREAM_RESULTS, InferSubject, parse_infer, results
 from inferbus.topology.configs import USAGE_WINDOW_S
-from inferbus_llm_worker.domain.paths import task_of
-from inferbus_llm_worker.engine_sink import EngineSink
+from inferbus.worker.engine_sink import EngineSink
+from inferbus.worker.tasks import task_of
 
 _WINDOW_SLACK_S = 60.0
 _ENDED = (CONFIRM, CANCEL, EXPIRE, DROP)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from inferbus.contracts.step import Cached, Done, Ids, Usage
 from inferbus.errors import Cancelled
-from inferbus_llm_worker.ports import Sink
+from inferbus.worker.ports import Sink
 
 
 class OpenCall:

@@ -7,8 +7,8 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferbus_llm_worker.domain.exclusion import Exclusion
-from inferbus_llm_worker.domain.poison import MAX_ENGINE_DEATHS, is_poison
+from inferbus.worker.exclusion import Exclusion
+from inferbus.worker.poison import MAX_ENGINE_DEATHS, is_poison
 
 
 class _Watcher:

@@ -34,14 +34,14 @@ from inferbus.errors import (
 from inferbus.facts import Facts
 from inferbus.queue.delivery import Delivery
 from inferbus.telemetry.tracing import Tracing, traceparent_of
-from inferbus_llm_worker.billing import Bill, Billing
-from inferbus_llm_worker.books import Books
-from inferbus_llm_worker.domain.exclusion import Exclusion
-from inferbus_llm_worker.domain.poison import is_poison
-from inferbus_llm_worker.durable_start import answer_without_asker, is_over
-from inferbus_llm_worker.engine_sink import EngineSink
-from inferbus_llm_worker.metrics import WorkerMetrics
-from inferbus_llm_worker.ports import Engine, Work
+from inferbus.worker.billing import Bill, Billing
+from inferbus.worker.books import Books
+from inferbus.worker.durable_start import answer_without_asker, is_over
+from inferbus.worker.engine_sink import EngineSink
+from inferbus.worker.exclusion import Exclusion
+from inferbus.worker.metrics import WorkerMetrics
+from inferbus.worker.poison import is_poison
+from inferbus.worker.ports import Engine, Work
 
 _ASK_TIMEOUT_S = 1.0
 _REQUEUE_S = 0.2

@@ -152,6 +152,9 @@ async def test_a_key_of_a_team_rotated_and_seen_in_the_audit(inferbus: Run, serv
     assert all(event["actor"].startswith("cli:") for event in events)
     table = (await inferbus("audit", COLUMNS="300"))[1]
     assert "disabled: False -> True" in table
+    assert json.loads((await inferbus("orgs", "update", "acme", "--weight", "4"))[1])["weight"] == 4
+    assert json.loads((await inferbus("orgs", "show", "acme"))[1])["weight"] == 4
+    assert "weight: 1 -> 4" in (await inferbus("audit", COLUMNS="300"))[1]
 
 
 async def test_limits_are_set_shown_and_cleared(inferbus: Run) -> None:
@@ -171,6 +174,7 @@ async def test_limits_are_set_shown_and_cleared(inferbus: Run) -> None:
         ("keys", "create", "--tenant", "acme", "--team", "none"),
         ("keys", "create", "--tenant", "acme", "--expires", "soon"),
         ("teams", "create", "A b", "--tenant", "acme"),
+        ("orgs", "create", "acme", "--weight", "101"),
         ("audit", "--since", "yesterday"),
     ],
 )

@@ -321,3 +321,32 @@ async def test_gateway_pulls_the_door(roles: dict[str, Role]) -> None:
     await eventually(lambda: len(seen) == 1)
     assert (await gateway.nc.request(seen[0].reply, b"+ACK", timeout=2)).data == b""
     assert gateway.violations == []
+
+
+_DIRECTORY = "$JS.API.CONSUMER.CREATE.KV_directory"
+
+
+@pytest.mark.parametrize("below", ["", ".x", ".x.$KV.directory.>", ".x.$KV.directory.user.>", ".x.$KV.directory.*.dev"])
+async def test_a_worker_watches_nothing_of_the_directory_but_organisations(roles: dict[str, Role], below: str) -> None:
+    await roles["worker"].publish(_DIRECTORY + below)
+    await roles["worker"].told_of(f'publish to "{_DIRECTORY}{below}"')
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"filter_subject": "$KV.directory.>"},
+        {"filter_subjects": ["$KV.directory.org.>", "$KV.directory.user.>"]},
+        {},
+        {"filter_subject": "$KV.directory.org.>"},
+    ],
+)
+async def test_what_a_worker_asks_of_the_directory_is_what_its_subject_says(
+    roles: dict[str, Role], filters: dict[str, object]
+) -> None:
+    worker = roles["worker"]
+    config = {"name": "x", "deliver_subject": "_INBOX_worker.d", "ack_policy": "none", "inactive_threshold": 10**10}
+    request = {"stream_name": "KV_directory", "config": config | filters}
+    answer = await worker.nc.request(f"{_DIRECTORY}.x.$KV.directory.org.>", json.dumps(request).encode(), timeout=2)
+    assert ("error" in json.loads(answer.data)) == (filters != {"filter_subject": "$KV.directory.org.>"})
+    assert worker.violations == []

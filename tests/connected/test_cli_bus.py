@@ -13,10 +13,12 @@ import msgspec
 import pytest
 
 from inferbus import routes
+from inferbus.admission.audit import Actor, read_audit
 from inferbus.admission.keys import check_key
 from inferbus.contracts.keys import KeyEntry
 from inferbus.contracts.models import ModelEntry
 from inferbus.errors import Unauthenticated
+from inferbus.models import apply_model, remove_model
 from inferbus.testing import NatsServer
 
 CONFIG = Path(__file__).parents[2] / "deploy/nats/nats.conf"
@@ -71,6 +73,39 @@ async def test_models_are_applied_listed_and_removed(inferbus: Run, server: Nats
         assert await bus.kv_get(routes.KV_MODELS, "a") is not None
     finally:
         await bus.close()
+
+
+async def test_changes_of_models_are_audit_events(inferbus: Run, tmp_path: Path) -> None:
+    file = tmp_path / "model.json"
+    for body in ('{"name": "b/c", "pool": "p"}', '{"name": "b/c", "pool": "p", "tags": ["small"]}'):
+        file.write_text(body)
+        for _ in range(2):  # applied again as it is, it changes nothing
+            assert (await inferbus("models", "apply", str(file)))[0] == 0
+    assert (await inferbus("models", "remove", "b/c"))[0] == 0
+    made, changed, removed = json.loads((await inferbus("audit", "--json"))[1])
+    assert [one["action"] for one in (made, changed, removed)] == ["model_applied", "model_applied", "model_removed"]
+    assert {(one["target"], one["tenant"]) for one in (made, changed, removed)} == {("b_c", "")}
+    assert all(one["actor"].startswith("cli:") for one in (made, changed, removed))
+    assert (made["before"], made["after"]["pool"], removed["after"]) == (None, "p", None)
+    assert changed["before"] == made["after"]
+    assert changed["after"] == removed["before"] == made["after"] | {"tags": ["small"]}
+    assert "tags: - -> small" in (await inferbus("audit", COLUMNS="300"))[1]
+
+
+async def test_an_entry_nobody_can_read_is_in_nobodys_way(server: NatsServer) -> None:
+    """One of a later version, say: it is replaced, and what it was is in the event."""
+    bus = await server.connect("admin")
+    try:
+        await bus.kv_put(routes.KV_MODELS, "m", b'{"name":"m","pool":"m","from":"the future"}')
+        await apply_model(bus, ModelEntry(name="m", pool="p"), Actor(name="ann"))
+        await bus.kv_put(routes.KV_MODELS, "m", b"{")
+        await remove_model(bus, "m")
+        assert await bus.kv_get(routes.KV_MODELS, "m") is None
+        replaced, removed = await read_audit(bus)
+    finally:
+        await bus.close()
+    assert (replaced.actor, replaced.before) == ("ann", {"unreadable": '{"name":"m","pool":"m","from":"the future"}'})
+    assert (removed.actor, removed.before, removed.after) == ("program", {"unreadable": "{"}, None)
 
 
 async def test_a_mistake_in_the_file_is_one_line(inferbus: Run, tmp_path: Path) -> None:
@@ -152,6 +187,9 @@ async def test_a_key_of_a_team_rotated_and_seen_in_the_audit(inferbus: Run, serv
     assert all(event["actor"].startswith("cli:") for event in events)
     table = (await inferbus("audit", COLUMNS="300"))[1]
     assert "disabled: False -> True" in table
+    assert json.loads((await inferbus("orgs", "update", "acme", "--weight", "4"))[1])["weight"] == 4
+    assert json.loads((await inferbus("orgs", "show", "acme"))[1])["weight"] == 4
+    assert "weight: 1 -> 4" in (await inferbus("audit", COLUMNS="300"))[1]
 
 
 async def test_limits_are_set_shown_and_cleared(inferbus: Run) -> None:
@@ -171,6 +209,7 @@ async def test_limits_are_set_shown_and_cleared(inferbus: Run) -> None:
         ("keys", "create", "--tenant", "acme", "--team", "none"),
         ("keys", "create", "--tenant", "acme", "--expires", "soon"),
         ("teams", "create", "A b", "--tenant", "acme"),
+        ("orgs", "create", "acme", "--weight", "101"),
         ("audit", "--since", "yesterday"),
     ],
 )

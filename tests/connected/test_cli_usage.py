@@ -49,6 +49,12 @@ async def test_prices_are_set_listed_and_known_to_workers(inferbus: Run, connect
     (listed,) = json.loads((await inferbus("prices", "list", "--json"))[1])
     assert (listed["input"], listed["cached"]) == (1_000_000, 500_000)
     await book.stop()
+    dear, cheap = json.loads((await inferbus("audit", "--json"))[1])
+    assert (dear["action"], dear["target"], dear["before"]) == ("price_set", "org_big", None)
+    assert dear["after"]["version"] == first
+    assert (cheap["before"], cheap["after"]["cached"]) == (dear["after"], 500_000)
+    assert dear["actor"].startswith("cli:")
+    assert "input: 150000 -> 1000000" in (await inferbus("audit", COLUMNS="300"))[1]
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,18 @@ from tests.connected.conftest import Connect
 from tests.connected.rig import Rig
 
 from inferbus import routes
+from inferbus.admission.administration import open_administration
+from inferbus.admission.audit import Actor
+from inferbus.admission.wanted import NewOrganisation, OrganisationChange
 from inferbus.bus import Bus
+from inferbus.contracts.directory import Organisation
 from inferbus.contracts.models import Buckets, ModelEntry
 from inferbus.models import ModelRegistry, apply_model
 from inferbus.queue.buckets import bucket_for
 from inferbus.queue.delivery import Delivery
 from inferbus.testing import NatsServer, eventually
 from inferbus.worker.queues import Queues
+from inferbus.worker.tenant_weights import TenantWeights
 
 CONF = Path(__file__).parents[2] / "deploy/nats/nats.conf"
 SLOTS = 4
@@ -75,7 +80,7 @@ class Bench:
         delivery.ack()
 
     @asynccontextmanager
-    async def queues(self, weights: Mapping[str, int] | None = None) -> AsyncIterator[Queues]:
+    async def queues(self, weights: Mapping[str, int] | TenantWeights | None = None) -> AsyncIterator[Queues]:
         models = ModelRegistry(self.worker)
         queues = Queues(
             self.worker,
@@ -83,7 +88,7 @@ class Bench:
             pool="tiny",
             runtime="llm",
             handle=self.handle,
-            tenant_weights=None if weights is None else lambda: weights,
+            tenant_weights=weights.all if isinstance(weights, TenantWeights) else weights and (lambda: weights),
         )
         await models.start()
         await models.loaded()
@@ -149,6 +154,32 @@ async def test_turns_are_by_weight(bench: Bench, elsewhere: bool) -> None:
         await bench.all_taken()
     before = bench.taken[SLOTS : SLOTS + 80]
     assert 54 <= Counter(before)["small"] <= 66, "three turns to one"
+
+
+async def test_an_organisations_weight_changes_the_shares_of_a_running_worker(bench: Bench) -> None:
+    """Written by an administrator, read with a worker's rights; the pool itself names no weights."""
+    directory = open_administration(bench.admin, b"", Actor(name="test")).directory
+    await directory.create(Organisation, NewOrganisation(id="small"))
+    await bench.apply(TWO)
+    await bench.publish("flood", 300)
+    await bench.publish("small", 200)
+    weights = TenantWeights(bench.worker)
+    await weights.start()
+    async with bench.queues(weights) as queues:
+        await eventually(lambda: bench.running >= SLOTS and len(queues._turns) == 2)
+        for small, share in ((1, (34, 46)), (3, (54, 66)), (1, (34, 46))):
+            await directory.update(Organisation, "small", "small", OrganisationChange(weight=small))
+            await eventually(lambda w=small: [s.weight for s in queues._turns[routes.INTERACTIVE]._shares] == [1, w])
+            begun = len(bench.taken)
+            bench.gate.set()
+            await eventually(lambda n=begun: len(bench.taken) >= n + SLOTS + 80, within_s=30)
+            bench.gate.clear()
+            await eventually(lambda: bench.running >= SLOTS)
+            low, high = share
+            assert low <= Counter(bench.taken[begun + SLOTS : begun + SLOTS + 80])["small"] <= high
+        await directory.delete(Organisation, "small", "small")
+        await eventually(lambda: weights.all() == {})
+    await weights.stop()
 
 
 async def test_nothing_is_idle_while_one_bucket_has_work(bench: Bench) -> None:

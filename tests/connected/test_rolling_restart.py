@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from openai import AsyncOpenAI
 from tests.running_platform import RunningPlatform
 
+from inferbus import routes
+from inferbus.local.identities import users_folder
 from inferbus_llm_worker.adapters.simulated_words import simulated_answer
 
 _TOKENS, _ITL_S = 50, 0.02
@@ -95,7 +98,43 @@ async def test_a_rolling_restart_fails_no_request(tmp_path: Path, count: int) ->
         assert len(after) == len(before)
         assert platform.url == url
         assert all(process.restarts == 0 for process in platform.state.processes), "nothing crashed"
-        assert printed.splitlines()[-1].startswith("nats: done")
+        done = [line.partition("-")[0].partition(":")[0] for line in printed.splitlines() if ": done after" in line]
+        assert done == ["nats", "topology", "ledger", *["llm"] * count, *["gateway"] * count]
         if count == 1:
             assert "llm-0: alone at its work, so llm-1 starts first" in printed
             assert sorted(after) == ["gateway-1", "ledger-0", "llm-1", "nats", "topology-0"]
+
+
+UPGRADED = """
+from inferbus import routes
+from inferbus.local.identities import users_folder
+routes.KV_BUCKETS = (*routes.KV_BUCKETS, "novel")
+"""
+
+
+async def test_an_upgrade_whose_gateways_wait_for_what_its_topology_makes(tmp_path: Path) -> None:
+    """Every process that starts from some moment on knows of one bucket more: gateways are not ready without it. And the
+    bus server gets the permissions as they are then."""
+    code = tmp_path / "upgrade"
+    code.mkdir()
+    path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with RunningPlatform(tmp_path / "home", "--simulator", env={"PYTHONPATH": path}) as platform:
+        rendered = users_folder(platform.layout).config
+        current = rendered.read_text()
+        rendered.write_text(f"# of the release before\n{current}")
+        assert not await has_bucket(platform, "novel")
+        (code / "sitecustomize.py").write_text(UPGRADED)
+        printed = await asyncio.wait_for(restart(platform, "--rolling"), _RESTART_S)
+        assert "gateway-0: done after" in printed
+        assert await has_bucket(platform, "novel")
+        assert rendered.read_text() == current
+        async with platform.async_openai(max_retries=0) as client:
+            question = [{"role": "user", "content": "hello"}]
+            answer = await client.chat.completions.create(model="simulator", messages=question, max_tokens=3)
+            assert answer.choices[0].message.content == simulated_answer(question, 3)
+
+
+async def has_bucket(platform: RunningPlatform, name: str) -> bool:
+    async with platform.bus("admin") as bus:
+        answer = await bus.request(f"$JS.API.STREAM.INFO.{routes.kv_stream(name)}")
+        return b'"error"' not in answer.data

@@ -16,7 +16,7 @@ from inferbus.codec import pack, unpacker
 from inferbus.contracts.audit import AdminChanged
 from inferbus.contracts.budgets import BudgetThreshold
 from inferbus.contracts.control import Control, ControlItem
-from inferbus.contracts.directory import Team
+from inferbus.contracts.directory import Organisation, Team
 from inferbus.contracts.durable import Claim, Deltas, DurableRequest, IdempotencyKey, StoredDelta
 from inferbus.contracts.envelope import Envelope, envelope_from, headers_of
 from inferbus.contracts.facts import RequestCancelled
@@ -190,6 +190,13 @@ JSON: list[tuple[Any, bytes]] = [
         (
             b'{"type":"directory.team.v1","id":"red","tenant":"dev","name":"","created":0,"disabled":false,'
             b'"lanes":["interactive","batch"],"models":["tag:small"],"endpoints":[],"max_tokens":5,"priority":0}'
+        ),
+    ),
+    (
+        Organisation(id="dev", tenant="dev", lanes=("batch",), weight=4),
+        (
+            b'{"type":"directory.organisation.v1","id":"dev","tenant":"dev","name":"","created":0,"disabled":false,'
+            b'"lanes":["batch"],"models":[],"endpoints":[],"max_tokens":0,"priority":0,"weight":4}'
         ),
     ),
     (

@@ -44,7 +44,7 @@ API_USERS = {
     for name in ("bus/bus", "bus/watch", "bus/tickets", "bus/stored", "queue/intake", "topology/reconcile")
 } | {
     "libs/common/src/inferbus/topology/stream_check.py",
-    "libs/common/src/inferbus/admission/quota/clock.py",
+    "libs/common/src/inferbus/admission/quota/keeper.py",
     "libs/common/src/inferbus/bus_users/render.py",  # writes them into permissions
 }
 

@@ -9,7 +9,7 @@ import pytest
 
 from inferbus.contracts.presence import ENGINE_DOWN, Presence
 from inferbus.local.crew import StartFailed
-from inferbus.local.processes import GATEWAY, NATS, TOPOLOGY, WORKER, ProcessSpec, pool_of
+from inferbus.local.processes import GATEWAY, LEDGER, NATS, TOPOLOGY, WORKER, ProcessSpec, pool_of
 from inferbus.local.rolling import RestartFailed, Rolling
 from inferbus.local.state import FAILED, READY, STOPPED, ProcessState
 
@@ -126,25 +126,28 @@ async def test_a_drained_one_is_started_again() -> None:
     assert crew.told[1:] == ["stop llm-0", "start llm-0", "ready llm-0"]
 
 
-async def test_the_bus_comes_last_and_everybody_is_waited_for() -> None:
+async def test_what_others_wait_for_comes_first_and_everybody_is_back_before_the_next() -> None:
     crew = FakeCrew(
-        spec_of("nats", NATS), spec_of("topology-0", TOPOLOGY), spec_of("gateway-0", GATEWAY),
-        spec_of("gateway-1", GATEWAY), spec_of("llm-0", WORKER, "a"), spec_of("llm-1", WORKER, "a"),
+        spec_of("gateway-0", GATEWAY), spec_of("gateway-1", GATEWAY), spec_of("llm-0", WORKER, "a"),
+        spec_of("llm-1", WORKER, "a"), spec_of("ledger-0", LEDGER), spec_of("topology-0", TOPOLOGY),
+        spec_of("nats", NATS),
     )  # fmt: skip
     await restarted(crew)
     stops = [line for line in crew.told if line.startswith("stop")]
-    assert [line.split()[1] for line in stops] == ["llm-0", "llm-1", "gateway-0", "gateway-1", "topology-0", "nats"]
-    after_nats = crew.told[crew.told.index("ready nats") + 1 :]
+    assert [line.split()[1] for line in stops] == [
+        "nats", "topology-0", "ledger-0", "llm-0", "llm-1", "gateway-0", "gateway-1",
+    ]  # fmt: skip
+    after_nats = crew.told[crew.told.index("ready nats") + 1 : crew.told.index("stop topology-0")]
     assert sorted(after_nats) == [f"ready {name}" for name in crew.names() if name != "nats"]
 
 
 async def test_a_relief_that_does_not_start_changes_nothing() -> None:
-    crew = FakeCrew(spec_of("llm-0", WORKER, "a"), spec_of("topology-0", TOPOLOGY))
+    crew = FakeCrew(spec_of("llm-0", WORKER, "a"), spec_of("gateway-0", GATEWAY))
     crew.sick.add("llm-1")
     with pytest.raises(RestartFailed, match="llm-1 does not start"):
         await restarted(crew)
     assert crew.told == ["start llm-1", "stop llm-1"]
-    assert crew.names() == ["llm-0", "topology-0"]
+    assert crew.names() == ["gateway-0", "llm-0"]
 
 
 async def test_what_does_not_come_back_ends_the_restart() -> None:

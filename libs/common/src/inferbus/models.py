@@ -1,4 +1,4 @@
-"""ModelRegistry: the `models` bucket as a local copy that is never more than a moment old."""
+"""ModelRegistry: the `models` bucket as a local copy that is never more than a moment old, and how it is written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from inferbus import routes
+from inferbus.admission.audit import PROGRAM, Actor, AuditedStore, Change
 from inferbus.bus import Bus
 from inferbus.bus.watch import KvWatch
 from inferbus.contracts.models import TASKS, ModelEntry
@@ -101,13 +102,26 @@ def check_entry(entry: ModelEntry) -> ModelEntry:
     return entry
 
 
-async def apply_model(bus: Bus, entry: ModelEntry) -> None:
-    """Write one model. Streams and consumers follow by the topology process, which watches the bucket."""
+async def apply_model(bus: Bus, entry: ModelEntry, actor: Actor = PROGRAM) -> None:
+    """Make one model known or change it, with an audit event. Streams and consumers follow by the topology process, which
+    watches the bucket. An entry that says nothing of when it was made keeps what is known of it.
+
+    Raises:
+        InvalidRequest: the message names the field. DependencyDown: the bus is away. Overloaded: others are changing it.
+    """
     check_entry(entry)
-    if not entry.created:
-        entry = msgspec.structs.replace(entry, created=int(time.time()))
-    await bus.kv_put(routes.KV_MODELS, token_safe(entry.name), msgspec.json.encode(entry))
+
+    def decide(before: ModelEntry | None) -> ModelEntry:
+        created = entry.created or (before.created if before is not None else 0) or int(time.time())
+        return msgspec.structs.replace(entry, created=created)
+
+    await AuditedStore(bus, actor).change(_change(entry.name, "model_applied"), ModelEntry, decide)
 
 
-async def remove_model(bus: Bus, name: str) -> None:
-    await bus.kv_delete(routes.KV_MODELS, token_safe(name))
+async def remove_model(bus: Bus, name: str, actor: Actor = PROGRAM) -> None:
+    """Forget a model, with an audit event; one that is not there stays so. Raises as `apply_model`."""
+    await AuditedStore(bus, actor).change(_change(name, "model_removed"), ModelEntry, lambda _: None)
+
+
+def _change(name: str, action: str) -> Change:
+    return Change(bucket=routes.KV_MODELS, key=token_safe(name), action=action, replaces=True)

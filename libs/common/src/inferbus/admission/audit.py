@@ -20,30 +20,37 @@ from inferbus.bus import Bus
 from inferbus.bus.stored import read_stored
 from inferbus.codec import from_json, to_json
 from inferbus.contracts.audit import AdminChanged
-from inferbus.errors import Overloaded
+from inferbus.errors import InvalidRequest, Overloaded
 
 T = TypeVar("T", bound=msgspec.Struct)
 _TRIES = 8
 _HIDDEN = frozenset({"type", "mac", "previous_mac"})
 _VOID = "change_voided"
+_SHOWN_BYTES = 1024
 _APART_S = 600.0
 """How far a writer's clock may be from the server's."""
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True):
-    """Who changes something: `admin:<name of the admin key>` or `cli:<login>@<host>`."""
+    """Who changes something: `admin:<name of the admin key>`, `cli:<login>@<host>`, `cli:inferbus up`, or a `program`."""
 
     name: str
     request_id: str = ""
 
 
+PROGRAM = Actor(name="program")
+"""Whoever changes something through this library without saying who it is."""
+
+
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """What is changed: an entry of a bucket, of a tenant or (empty) of the platform."""
+    """What is changed: an entry of a bucket, of a tenant or (empty) of the platform. `replaces`: as a whole, so that one
+    that cannot be read is in nobody's way."""
 
     bucket: str
     key: str
     action: str
     tenant: str = ""
+    replaces: bool = False
 
 
 class AuditedStore:
@@ -68,11 +75,11 @@ class AuditedStore:
         """
         for _ in range(_TRIES):
             held = await revisions.read(self.bus, change.bucket, change.key)
-            before = None if held.data is None else from_json(held.data, type_, what=change.key)
+            before, unreadable = _read(change, held.data, type_)
             after = decide(before)
-            if after == before:
+            if after == before and unreadable is None:
                 return before
-            event = await self._tell(change, before, after)
+            event = await self._tell(change, unreadable or _shown(before), after)
             data = None if after is None else to_json(after)
             if await revisions.write(self.bus, change.bucket, change.key, data, held.revision):
                 return after
@@ -80,7 +87,7 @@ class AuditedStore:
                                            target=change.key, tenant=change.tenant, void=event.id))  # fmt: skip
         raise Overloaded(f"{change.key} is being changed by others")
 
-    async def _tell(self, change: Change, before: T | None, after: T | None) -> AdminChanged:
+    async def _tell(self, change: Change, before: dict[str, Any] | None, after: T | None) -> AdminChanged:
         event = AdminChanged(
             id=_new_id(),
             at=time.time(),
@@ -89,7 +96,7 @@ class AuditedStore:
             target=change.key,
             tenant=change.tenant,
             request_id=self._actor.request_id,
-            before=_shown(before),
+            before=before,
             after=_shown(after),
         )
         await self._store(event)
@@ -106,6 +113,16 @@ async def read_audit(bus: Bus, *, since: float = 0.0) -> list[AdminChanged]:
     events = [from_json(one.data, AdminChanged, what="audit event") for one in found]
     void = {event.void for event in events}
     return [event for event in events if event.at >= since and event.id not in void and not event.void]
+
+
+def _read(change: Change, data: bytes | None, type_: type[T]) -> tuple[T | None, dict[str, Any] | None]:
+    """Give the entry that is there, and what is shown of one that cannot be read and may be replaced all the same."""
+    try:
+        return (None if data is None else from_json(data, type_, what=change.key)), None
+    except InvalidRequest:
+        if not change.replaces or data is None:
+            raise
+        return None, {"unreadable": data[:_SHOWN_BYTES].decode(errors="replace")}
 
 
 def _shown(entry: msgspec.Struct | None) -> dict[str, Any] | None:

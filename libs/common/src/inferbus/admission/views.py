@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 
 from inferbus.contracts.directory import Member
 from inferbus.contracts.keys import KeyEntry
 
+V = TypeVar("V", bound="MemberView")
 ACTIVE, EXPIRED, REVOKED = "active", "expired", "revoked"
 
 
 class MemberView(msgspec.Struct, kw_only=True):
-    """An organisation, a team or a user. No `models` or `endpoints` means all, `max_tokens` 0 no bound."""
+    """A team or a user. No `models` or `endpoints` means all, `max_tokens` 0 no bound."""
 
     id: str
     tenant: str
@@ -23,6 +26,12 @@ class MemberView(msgspec.Struct, kw_only=True):
     endpoints: list[str]
     max_tokens: int
     priority: int
+
+
+class OrganisationView(MemberView, kw_only=True):
+    """An organisation."""
+
+    weight: int
 
 
 class KeyView(msgspec.Struct, kw_only=True):
@@ -47,8 +56,8 @@ class KeyView(msgspec.Struct, kw_only=True):
     key: str = ""
 
 
-def view_of_member(entry: Member) -> MemberView:
-    return msgspec.convert(entry, MemberView, from_attributes=True)
+def view_of(entry: Member, type_: type[V]) -> V:
+    return msgspec.convert(entry, type_, from_attributes=True)
 
 
 def view_of_key(entry: KeyEntry, *, now: float, key: str = "") -> KeyView:

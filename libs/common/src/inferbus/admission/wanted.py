@@ -12,6 +12,7 @@ from inferbus import routes
 from inferbus.admission.narrowing import TAG
 from inferbus.contracts.models import TASKS
 from inferbus.errors import InvalidRequest
+from inferbus.queue.fair_share import MAX_WEIGHT
 
 MAX_TOKENS, MAX_PRIORITY, MAX_GRACE_S = 10**9, 100, 30 * 86_400
 _MAX_NAME, _MAX_MODELS = 200, 256
@@ -29,12 +30,18 @@ class Entitled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class MemberChange(Entitled, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A change of an organisation, a team or a user."""
+    """A change of a team or a user."""
 
     disabled: bool | UnsetType = UNSET
 
 
-class NewOrganisation(MemberChange, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OrganisationChange(MemberChange, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A change of an organisation: only those have a weight."""
+
+    weight: int | UnsetType = UNSET
+
+
+class NewOrganisation(OrganisationChange, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An organisation: `id` is the tenant."""
 
     id: str
@@ -132,6 +139,11 @@ def _priority(value: int) -> None:
         raise _refused("priority", f"is {-MAX_PRIORITY} to {MAX_PRIORITY}, 0 for none said")
 
 
+def _weight(value: int) -> None:
+    if not 1 <= value <= MAX_WEIGHT:
+        raise _refused("weight", f"is 1 to {MAX_WEIGHT}")
+
+
 def _expires(value: int) -> None:
     if not 0 <= value < 2**40:
         raise _refused("expires", "is in Unix seconds, 0 for never")
@@ -139,7 +151,7 @@ def _expires(value: int) -> None:
 
 _CHECKS: dict[str, Callable[[Any], None]] = {
     "name": _name, "lanes": _lanes, "models": _models, "endpoints": _endpoints, "max_tokens": _max_tokens,
-    "priority": _priority, "expires": _expires,
+    "priority": _priority, "expires": _expires, "weight": _weight,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -39,13 +40,20 @@ class _Created(msgspec.Struct):
 
 
 class KvWatch:
-    """Calls `on_change(key, value)` for every key at start and at every change; value None = deleted or expired."""
+    """Calls `on_change(key, value)` for every key at start and at every change; value None = deleted or expired.
 
-    def __init__(self, bus: Bus, bucket: str, on_change: Callable[[str, bytes | None], None]) -> None:
+    `below` follows only the keys that begin with it, and asks in a subject that names it: a role may be allowed just that.
+    """
+
+    def __init__(
+        self, bus: Bus, bucket: str, on_change: Callable[[str, bytes | None], None], *, below: str = ""
+    ) -> None:
         self._bus = bus
         self._bucket = bucket
         self._on_change = on_change
         self._prefix = routes.kv_subject(bucket, "")
+        self._filter = routes.kv_subject(bucket, f"{below}>")
+        self._in_part = bool(below)
         self._last_seq = self._consumer_seq = 0
         self._seen = _NEVER
         self._reconnects = bus.reconnects
@@ -86,7 +94,7 @@ class KvWatch:
             "deliver_subject": inbox,
             "ack_policy": "none",
             "max_deliver": 1,
-            "filter_subject": self._prefix + ">",
+            "filter_subject": self._filter,
             "deliver_policy": "by_start_sequence" if self._last_seq else "last_per_subject",
             "replay_policy": "instant",
             "flow_control": True,
@@ -97,9 +105,11 @@ class KvWatch:
         }
         if self._last_seq:
             config["opt_start_seq"] = self._last_seq + 1
-        answer = await self._bus.request(
-            f"$JS.API.CONSUMER.CREATE.{stream}", msgspec.json.encode({"stream_name": stream, "config": config})
-        )
+        create = f"$JS.API.CONSUMER.CREATE.{stream}"
+        if self._in_part:
+            config["name"] = secrets.token_hex(8)
+            create = f"{create}.{config['name']}.{self._filter}"
+        answer = await self._bus.request(create, msgspec.json.encode({"stream_name": stream, "config": config}))
         created = msgspec.json.decode(answer.data, type=_Created)
         if created.error is not None:
             raise DependencyDown(f"cannot watch {self._bucket}: {created.error.get('description')}")

@@ -1,4 +1,4 @@
-"""`inferbus audit`: who changed what of keys, directory and limits."""
+"""`inferbus audit`: who changed what of keys, directory, limits, models and prices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def audit(
     *,
     json: Annotated[bool, typer.Option("--json", help="As JSON, with everything before and after.")] = False,
 ) -> None:
-    """List changes of keys, organisations, teams, users and limits, oldest first."""
+    """List changes of keys, organisations, teams, users, limits, models and prices, oldest first."""
     begin = time.time() - seconds_of(since) if since else 0.0
 
     async def work() -> list[AdminChanged]:

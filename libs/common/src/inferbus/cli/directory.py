@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from inferbus.admission.views import MemberView, view_of_member
-from inferbus.admission.wanted import MemberChange, NewMember, NewOrganisation
+from inferbus.admission.views import MemberView, OrganisationView, view_of
+from inferbus.admission.wanted import MemberChange, NewMember, NewOrganisation, OrganisationChange
 from inferbus.cli.administration import administer, at, say_json, say_table, wanted
 from inferbus.cli.keys import Endpoints, Json, Lanes, MaxTokens, Models, Name, Priority, Tenant
 from inferbus.contracts.directory import Organisation, Team, User
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="a-z, 0-9, _ and -.")]
 Disabled = Annotated[bool | None, typer.Option("--disable/--enable", help="Disabled, it takes its keys with it.")]
+Weight = Annotated[int | None, typer.Option("--weight", help="1 to 100: slots for one of another tenant's.")]
 _HEAD = ("id", "tenant", "name", "lanes", "models", "endpoints", "created", "state")
 
 
@@ -35,13 +37,15 @@ def _add_organisation_writes(app: typer.Typer) -> None:
         endpoint: Endpoints = None,
         max_tokens: MaxTokens = None,
         priority: Priority = None,
+        weight: Weight = None,
     ) -> None:
         """Create an organisation; what is said of it narrows all its keys."""
         new = wanted(
             NewOrganisation, id=id_, name=name, lanes=lane, models=model, endpoints=endpoint, max_tokens=max_tokens,
-            priority=priority,
+            priority=priority, weight=weight,
         )  # fmt: skip
-        say_json(view_of_member(administer(lambda books: books.directory.create(Organisation, new))))
+        made = administer(lambda books: books.directory.create(Organisation, new))
+        say_json(view_of(made, OrganisationView))
 
     @app.command()
     def update(
@@ -52,11 +56,16 @@ def _add_organisation_writes(app: typer.Typer) -> None:
         endpoint: Endpoints = None,
         max_tokens: MaxTokens = None,
         priority: Priority = None,
+        weight: Weight = None,
         disabled: Disabled = None,
     ) -> None:
         """Change an organisation; what is not said stays."""
-        change = _change(name, lane, model, endpoint, max_tokens, priority, disabled)
-        say_json(view_of_member(administer(lambda books: books.directory.update(Organisation, id_, id_, change))))
+        change = wanted(
+            OrganisationChange, name=name, lanes=lane, models=model, endpoints=endpoint, max_tokens=max_tokens,
+            priority=priority, weight=weight, disabled=disabled,
+        )  # fmt: skip
+        changed = administer(lambda books: books.directory.update(Organisation, id_, id_, change))
+        say_json(view_of(changed, OrganisationView))
 
     @app.command()
     def delete(id_: Id) -> None:
@@ -69,12 +78,13 @@ def _add_organisation_reads(app: typer.Typer) -> None:
     @app.command("list")
     def list_(*, json: Json = False) -> None:
         """List the organisations."""
-        _say([view_of_member(one) for one in administer(lambda books: books.directory.list(Organisation))], json)
+        found = administer(lambda books: books.directory.list(Organisation))
+        _say([view_of(one, OrganisationView) for one in found], json)
 
     @app.command()
     def show(id_: Id) -> None:
         """Show an organisation as JSON."""
-        say_json(view_of_member(administer(lambda books: books.directory.get(Organisation, id_, id_))))
+        say_json(view_of(administer(lambda books: books.directory.get(Organisation, id_, id_)), OrganisationView))
 
 
 def members(type_: type[Team | User], noun: str) -> typer.Typer:
@@ -104,7 +114,7 @@ def _add_member_writes(app: typer.Typer, type_: type[Team | User], noun: str) ->
             NewMember, tenant=tenant, id=id_, name=name, lanes=lane, models=model, endpoints=endpoint,
             max_tokens=max_tokens, priority=priority,
         )  # fmt: skip
-        say_json(view_of_member(administer(lambda books: books.directory.create(type_, new))))
+        say_json(view_of(administer(lambda books: books.directory.create(type_, new)), MemberView))
 
     @app.command(help=f"Change a {noun}; what is not said stays.")
     def update(
@@ -118,8 +128,11 @@ def _add_member_writes(app: typer.Typer, type_: type[Team | User], noun: str) ->
         priority: Priority = None,
         disabled: Disabled = None,
     ) -> None:
-        change = _change(name, lane, model, endpoint, max_tokens, priority, disabled)
-        say_json(view_of_member(administer(lambda books: books.directory.update(type_, tenant, id_, change))))
+        change = wanted(
+            MemberChange, name=name, lanes=lane, models=model, endpoints=endpoint, max_tokens=max_tokens,
+            priority=priority, disabled=disabled,
+        )  # fmt: skip
+        say_json(view_of(administer(lambda books: books.directory.update(type_, tenant, id_, change)), MemberView))
 
     @app.command(help=f"Forget a {noun} that has no keys.")
     def delete(id_: Id, tenant: Tenant) -> None:
@@ -132,29 +145,14 @@ def _add_member_reads(app: typer.Typer, type_: type[Team | User], noun: str) -> 
     def list_(
         tenant: Annotated[str, typer.Option("--tenant", help="Only this organisation's.")] = "", *, json: Json = False
     ) -> None:
-        _say([view_of_member(one) for one in administer(lambda books: books.directory.list(type_, tenant))], json)
+        _say([view_of(one, MemberView) for one in administer(lambda books: books.directory.list(type_, tenant))], json)
 
     @app.command(help=f"Show a {noun} as JSON.")
     def show(id_: Id, tenant: Tenant) -> None:
-        say_json(view_of_member(administer(lambda books: books.directory.get(type_, tenant, id_))))
+        say_json(view_of(administer(lambda books: books.directory.get(type_, tenant, id_)), MemberView))
 
 
-def _change(
-    name: str | None,
-    lane: list[str] | None,
-    model: list[str] | None,
-    endpoint: list[str] | None,
-    max_tokens: int | None,
-    priority: int | None,
-    disabled: bool | None,
-) -> MemberChange:
-    return wanted(
-        MemberChange, name=name, lanes=lane, models=model, endpoints=endpoint, max_tokens=max_tokens, priority=priority,
-        disabled=disabled,
-    )  # fmt: skip
-
-
-def _say(views: list[MemberView], json: bool) -> None:
+def _say(views: Sequence[MemberView], json: bool) -> None:
     if json:
         say_json(views)
         return

@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from inferbus import routes
+from inferbus.admission.audit import Actor
 from inferbus.bus import Bus
+from inferbus.cli.administration import who
 from inferbus.cli.connection import connected
 from inferbus.contracts.models import ModelEntry
 from inferbus.errors import InvalidRequest, NotFound
@@ -59,12 +61,12 @@ async def stored_models(bus: Bus) -> list[ModelEntry]:
 @app.command()
 def apply(file: Annotated[Path, typer.Argument(help="JSON or TOML: one model, or a list `models`.")]) -> None:
     """Make models known, or change them."""
-    entries = read_models(file)
+    entries, actor = read_models(file), Actor(name=who())
 
     async def work() -> None:
         async with connected() as bus:
             for entry in entries:
-                await apply_model(bus, entry)
+                await apply_model(bus, entry, actor)
                 Console().print(f"applied {entry.name} (pool {entry.pool}, runtime {entry.runtime})", highlight=False)
 
     asyncio.run(work())
@@ -99,7 +101,7 @@ def remove(name: Annotated[str, typer.Argument(help="The model's name, not an al
         async with connected() as bus:
             if name not in {entry.name for entry in await stored_models(bus)}:
                 raise NotFound(f"no model is named {name!r}; `inferbus models list` shows them")
-            await remove_model(bus, name)
+            await remove_model(bus, name, Actor(name=who()))
 
     asyncio.run(work())
     typer.echo(f"removed {name}")

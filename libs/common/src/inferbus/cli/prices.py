@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from inferbus.admission.audit import Actor
+from inferbus.cli.administration import who
 from inferbus.cli.connection import connected
 from inferbus.cli.money import micro_units, money
 from inferbus.contracts.prices import Price, check_price
@@ -38,7 +40,7 @@ def set_(
 
     async def work() -> Price:
         async with connected() as bus:
-            return await set_price(bus, model, price)
+            return await set_price(bus, model, price, Actor(name=who()))
 
     typer.echo(f"price of {model}: version {asyncio.run(work()).version}")
 

@@ -12,8 +12,8 @@ import msgspec
 ORGANISATION, TEAM, USER = "org", "team", "user"
 
 
-class Organisation(msgspec.Struct, frozen=True, kw_only=True, tag="directory.organisation.v1"):
-    """A tenant: `id` and `tenant` are the same. `models`, `endpoints`, `max_tokens` and `priority` as in a key's entry."""
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """What all three have. `models`, `endpoints`, `max_tokens` and `priority` as in a key's entry; times are Unix seconds."""
 
     id: str
     tenant: str
@@ -27,38 +27,27 @@ class Organisation(msgspec.Struct, frozen=True, kw_only=True, tag="directory.org
     priority: int = 0
 
 
-class Team(msgspec.Struct, frozen=True, kw_only=True, tag="directory.team.v1"):
+class Organisation(Entry, frozen=True, kw_only=True, tag="directory.organisation.v1"):
+    """A tenant: `id` and `tenant` are the same. `weight` (1..100): how many slots its bucket of a pool has for one of
+    another's, while both wait."""
+
+    weight: int = 1
+
+
+class Team(Entry, frozen=True, kw_only=True, tag="directory.team.v1"):
     """A part of a tenant that has keys, limits and usage of its own."""
 
-    id: str
-    tenant: str
-    name: str = ""
-    created: int = 0
-    disabled: bool = False
-    lanes: tuple[str, ...] = ("interactive", "batch")
-    models: tuple[str, ...] = ()
-    endpoints: tuple[str, ...] = ()
-    max_tokens: int = 0
-    priority: int = 0
 
-
-class User(msgspec.Struct, frozen=True, kw_only=True, tag="directory.user.v1"):
+class User(Entry, frozen=True, kw_only=True, tag="directory.user.v1"):
     """A person, or a program, whom keys of a tenant are given to."""
-
-    id: str
-    tenant: str
-    name: str = ""
-    created: int = 0
-    disabled: bool = False
-    lanes: tuple[str, ...] = ("interactive", "batch")
-    models: tuple[str, ...] = ()
-    endpoints: tuple[str, ...] = ()
-    max_tokens: int = 0
-    priority: int = 0
 
 
 Member = Organisation | Team | User
 """Whatever the bucket holds: the tag says which."""
+
+
+ORGANISATIONS = f"{ORGANISATION}."
+"""What the keys of organisations begin with."""
 
 
 def organisation_key(tenant: str) -> str:

@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from inferbus import routes
+from inferbus.admission.audit import PROGRAM, Actor, AuditedStore, Change
 from inferbus.bus import Bus
 from inferbus.bus.watch import KvWatch
 from inferbus.codec import to_json
@@ -54,18 +55,20 @@ class PriceBook:
             log.error("price_refused", key=key, error=str(exc))  # what was known of it stays
 
 
-async def set_price(bus: Bus, model: str, price: Price) -> Price:
-    """Set a model's price from now on, under a version of its own.
+async def set_price(bus: Bus, model: str, price: Price, actor: Actor = PROGRAM) -> Price:
+    """Set a model's price from now on, under a version of its own, with an audit event.
 
     Raises:
-        InvalidRequest: the message names the field. DependencyDown: the bus is away.
+        InvalidRequest: the message names the field. DependencyDown: the bus is away. Overloaded: others are changing it.
     """
     check_price(price)
     version = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f"{time.time_ns() // 1000 % 1_000_000:06d}"
     price = msgspec.structs.replace(price, version=version, model=model)
-    name, data = token_safe(model), to_json(price)
-    await bus.kv_put(routes.KV_PRICES, f"{name}.{version}", data)
-    await bus.kv_put(routes.KV_PRICES, name, data)
+    name = token_safe(model)
+    # The version first: it must be known by the time it is in force.
+    await bus.kv_put(routes.KV_PRICES, f"{name}.{version}", to_json(price))
+    change = Change(bucket=routes.KV_PRICES, key=name, action="price_set", replaces=True)
+    await AuditedStore(bus, actor).change(change, Price, lambda _: price)
     return price
 
 

@@ -20,7 +20,7 @@ from inferbus.models import apply_model, remove_model
 from inferbus.private_files import write_private
 
 DEV_TENANT = "dev"
-_ACTOR = "cli:inferbus up"
+_ACTOR = Actor(name="cli:inferbus up")
 
 
 async def provide_dev_key(bus: Bus, layout: Layout, secrets: Secrets) -> str:
@@ -33,7 +33,7 @@ async def provide_dev_key(bus: Bus, layout: Layout, secrets: Secrets) -> str:
     key = layout.dev_key.read_text().strip() if layout.dev_key.exists() else ""
     if key and await _is_known(bus, key, pepper):
         return key
-    keys = open_administration(bus, pepper, Actor(name=_ACTOR)).keys
+    keys = open_administration(bus, pepper, _ACTOR).keys
     key, _ = await keys.create(NewKey(tenant=DEV_TENANT, name="development"), drawn())
     write_private(layout.dev_key, f"{key}\n".encode())
     return key
@@ -61,9 +61,9 @@ async def provide_models(bus: Bus, wanted: list[ModelEntry], before: list[str]) 
         DependencyDown: the bus is away.
     """
     for name in set(before) - {entry.name for entry in wanted}:
-        await remove_model(bus, name)
+        await remove_model(bus, name, _ACTOR)
     for entry in wanted:
         stored = await bus.kv_get(routes.KV_MODELS, routes.token_safe(entry.name))
         known = msgspec.json.decode(stored, type=ModelEntry) if stored else None
         if known is None or (known.pool, known.runtime, known.owned_by) != (entry.pool, entry.runtime, entry.owned_by):
-            await apply_model(bus, entry)
+            await apply_model(bus, entry, _ACTOR)

@@ -17,7 +17,9 @@ from inferbus.local.crew import Crew, StartFailed
 from inferbus.local.processes import GATEWAY, LEDGER, NATS, TOPOLOGY, WORKER, free_name, pool_of, renamed
 from inferbus.local.state import READY
 
-_ORDER = (WORKER, GATEWAY, LEDGER, TOPOLOGY, NATS)
+_ORDER = (NATS, TOPOLOGY, LEDGER, WORKER, GATEWAY)
+"""What others wait for comes first: those of another release may need streams and buckets that only its topology makes, and
+permissions that the bus server reads when it starts."""
 _BACK_S = 30.0
 
 Say = Callable[[str], None]

@@ -19,6 +19,7 @@ from nats.aio.subscription import Subscription
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.server_clock import ServerClock
 from inferbus.errors import DependencyDown
 from inferbus.queue.delivery import Delivery
 from inferbus.queue.fair_share import Share
@@ -85,7 +86,7 @@ class Intake:
         self._forget: Callable[[], None] = _nothing
         self._leave: Callable[[], None] = _nothing
         self._kick = asyncio.Event()
-        self._clock_offset_s: float | None = None
+        self._clock = ServerClock()
 
     async def start(self) -> None:
         """Begin pulling; survives a bus or consumer that is not there yet."""
@@ -280,9 +281,9 @@ class Intake:
 
     async def _run(self, delivery: Delivery) -> None:
         try:
-            if self._clock_offset_s is None:
+            if not self._clock.known:
                 await _survive(self._read_consumer)
-            delivery.age_s = max(0.0, time.time() + (self._clock_offset_s or 0.0) - delivery.stored_s)
+            delivery.age_s = max(0.0, self._clock.now() - delivery.stored_s)
             await self._handled(delivery)
         except asyncio.CancelledError:
             delivery.nak()
@@ -331,7 +332,7 @@ class Intake:
                     break
 
     async def _read_consumer(self) -> None:
-        before = time.time()
+        asked = time.monotonic()
         try:
             answer = await self._bus.request(f"$JS.API.CONSUMER.INFO.{self._settings.stream}.{self._settings.consumer}")
         except DependencyDown as exc:
@@ -341,7 +342,7 @@ class Intake:
         if info.error is None:
             self.share.pending = info.num_pending
         if info.ts is not None:
-            self._clock_offset_s = info.ts.timestamp() - (before + time.time()) / 2
+            self._clock.learn(info.ts, asked=asked)
 
 
 def _nothing() -> None: ...

@@ -26,6 +26,7 @@ from inferbus.worker.ports import Engine
 from inferbus.worker.queues import Queues
 from inferbus.worker.serving import Serving
 from inferbus.worker.settings import PoolSettings
+from inferbus.worker.tenant_weights import TenantWeights
 from inferbus.worker.worker import Worker
 
 
@@ -47,7 +48,11 @@ async def run_worker(process: runtime.Runtime, service: str, settings: PoolSetti
         billing=Billing(usage_log, prices, model=settings.served_name),
     )  # fmt: skip
     models = ModelRegistry(bus)
-    queues = Queues(bus, models, pool=settings.pool, runtime=settings.runtime, handle=serving.on_delivery)
+    weights = TenantWeights(bus)
+    queues = Queues(
+        bus, models, pool=settings.pool, runtime=settings.runtime, handle=serving.on_delivery,
+        tenant_weights=weights.all,
+    )  # fmt: skip
     worker = Worker(bus, settings, engine, queues, metrics, prices.loaded)
     registry.register(EngineCollector(settings.pool, worker.stats, lambda: queues.pending))
     registry.register(RefusalCollector(bus.refusals))
@@ -67,13 +72,13 @@ async def run_worker(process: runtime.Runtime, service: str, settings: PoolSetti
         health_port=health.port,
     )
     beacon = Beacon(bus, lambda: worker.describe(about))
-    for part in (presence, attempts, models, prices, usage_log, beacon, streams):
+    for part in (presence, attempts, models, weights, prices, usage_log, beacon, streams):
         await part.start()
     await listen_for_drain(bus, settings.process, process.stopping)
     try:
         await worker.run(process.stopping)
     finally:
-        for ended in (streams, attempts, errands, usage_log, beacon, models, prices, presence):
+        for ended in (streams, attempts, errands, usage_log, beacon, weights, models, prices, presence):
             await ended.stop()
         await health.stop()
         tracing.close()

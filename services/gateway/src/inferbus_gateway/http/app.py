@@ -10,7 +10,15 @@ from litestar.exceptions import HTTPException
 from litestar.types import Message, Receive, Scope, Send
 from litestar.utils.path import normalize_path
 
-from inferbus.admission.wanted import KeyChange, MemberChange, NewKey, NewMember, NewOrganisation, Rotation
+from inferbus.admission.wanted import (
+    KeyChange,
+    MemberChange,
+    NewKey,
+    NewMember,
+    NewOrganisation,
+    OrganisationChange,
+    Rotation,
+)
 from inferbus.contracts.limits import LimitSet
 from inferbus.errors import InferbusError
 from inferbus_gateway.http.admin_keys import build_keys
@@ -36,7 +44,7 @@ _UNOBSERVED = ("/health/", "/metrics", "/docs")  # probes and pages: no line, no
 
 _TYPES: Sequence[type[msgspec.Struct]] = [
     ChatRequest, ChatCompletion, ChatCompletionChunk, CompletionRequest, Completion, EmbeddingRequest, EmbeddingList,
-    NewOrganisation, NewMember, MemberChange, NewKey, KeyChange, Rotation, LimitSet,
+    NewOrganisation, OrganisationChange, NewMember, MemberChange, NewKey, KeyChange, Rotation, LimitSet,
 ]  # fmt: skip
 
 

@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from datetime import datetime
 
+import msgspec
 import structlog
 
+from inferbus import routes
 from inferbus.admission.quota.budgets import Budgets
-from inferbus.admission.quota.clock import MEASURE_EVERY_S, ServerClock
 from inferbus.admission.quota.lease import Lease
 from inferbus.admission.quota.meter import Meter
 from inferbus.admission.quota.slots import SlotLease
 from inferbus.bus import Bus
-from inferbus.errors import InferbusError
+from inferbus.bus.server_clock import ServerClock
+from inferbus.errors import DependencyDown, InferbusError
 
 _TICK_S = 0.25
-_MEASURE_AGAIN_S = 0.5
+_MEASURE_EVERY_S, _MEASURE_AGAIN_S = 30.0, 0.5
 log = structlog.get_logger()
+
+
+class _Info(msgspec.Struct):
+    ts: datetime | None = None
 
 
 class Keeper:
@@ -75,14 +82,14 @@ class Keeper:
         """Wait for the next tick, as long as possible where nothing is leased."""
         if not self.leases and not self._slots:
             self._leased.clear()
-            due_s = self._measured + MEASURE_EVERY_S - time.monotonic()
+            due_s = self._measured + _MEASURE_EVERY_S - time.monotonic()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(due_s, _TICK_S)):
                     await self._leased.wait()
         await asyncio.sleep(_TICK_S)
 
     async def _tick(self) -> None:
-        if time.monotonic() - self._measured > MEASURE_EVERY_S:
+        if time.monotonic() - self._measured > _MEASURE_EVERY_S:
             await self._measure()
         if not self._clock.known:
             return
@@ -100,10 +107,17 @@ class Keeper:
         except InferbusError as exc:
             log.info("slots_not_renewed", error=exc.message)
 
+    async def _server_time(self) -> datetime:
+        answer = await self._bus.request(f"$JS.API.STREAM.INFO.{routes.STREAM_QUOTA}")
+        stamp = msgspec.json.decode(answer.data, type=_Info).ts
+        if stamp is None:
+            raise DependencyDown("the counters' stream does not exist")
+        return stamp
+
     async def _measure(self) -> None:
         try:
-            await self._clock.measure()
+            await self._clock.measure(self._server_time)
             self._measured = time.monotonic()
         except InferbusError as exc:
-            self._measured = time.monotonic() - MEASURE_EVERY_S + _MEASURE_AGAIN_S
+            self._measured = time.monotonic() - _MEASURE_EVERY_S + _MEASURE_AGAIN_S
             log.info("server_time_not_measured", error=exc.message)

@@ -13,7 +13,6 @@ import structlog
 from inferbus import routes
 from inferbus.admission.identity import Identity
 from inferbus.admission.quota.budgets import BudgetListener, Budgets
-from inferbus.admission.quota.clock import ServerClock
 from inferbus.admission.quota.counters import Counters
 from inferbus.admission.quota.headers import rate_headers
 from inferbus.admission.quota.keeper import Keeper
@@ -35,6 +34,7 @@ from inferbus.admission.quota.settings import OPEN, QuotaSettings
 from inferbus.admission.quota.slots import SlotLease
 from inferbus.admission.quota.tokens import Estimate
 from inferbus.bus import Bus
+from inferbus.bus.server_clock import ServerClock
 from inferbus.contracts.limits import limit_key
 from inferbus.contracts.prices import Price, cost
 from inferbus.contracts.step import Usage
@@ -77,7 +77,7 @@ class Quota:
         self.refused: Counter[tuple[str, str]] = Counter()
         """Refusals, by scope (key, team, org, model) and field of the limits."""
         self._holder = secrets.token_hex(8)
-        self.clock = ServerClock(bus)
+        self.clock = ServerClock()
         self.counters = Counters(bus)
         self.book = LimitsBook(bus, self._on_limits)
         self._meters: dict[tuple[str, str], Meter] = {}

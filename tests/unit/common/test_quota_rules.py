@@ -14,7 +14,7 @@ from inferbus.admission.quota.budgets import passed_percents
 from inferbus.admission.quota.headers import Standing, rate_headers
 from inferbus.admission.quota.settling import charge_of
 from inferbus.admission.quota.slots import HOLD_S, claim
-from inferbus.admission.quota.tokens import BodyEstimator, Estimate, with_bound
+from inferbus.admission.quota.tokens import BodyEstimator, Estimate, bounded_as_reserved
 from inferbus.admission.quota.windows import DAY, MINUTE, MONTH, SPANS, end_of, window_of
 from inferbus.answers.exchange import Exchange, Stored
 from inferbus.contracts.slots import SlotShares
@@ -104,9 +104,9 @@ def test_a_chat_without_a_bound_gets_one() -> None:
     body = b'{"n":2,"messages":[],"max_completion_tokens":null}'
     estimate = BodyEstimator(default_completion=100).estimate("chat", body)
     assert (estimate.completion, estimate.implied) == (200, 100)
-    assert json.loads(with_bound("chat", body, 100)) == {"n": 2, "messages": [], "max_completion_tokens": 100}
-    assert json.loads(with_bound("completions", b'{"max_tokens":null}', 7)) == {"max_tokens": 7}
-    assert with_bound("chat", b"[1]", 100) == b"[1]"
+    assert json.loads(bounded_as_reserved("chat", body, 100)) == {"n": 2, "messages": [], "max_completion_tokens": 100}
+    assert json.loads(bounded_as_reserved("completions", b'{"max_tokens":null}', 7)) == {"max_tokens": 7}
+    assert bounded_as_reserved("chat", b"[1]", 100) == b"[1]"
     assert BodyEstimator().estimate("chat", b'{"max_tokens":5}').implied == 0
 
 
@@ -115,7 +115,7 @@ def test_embeddings_generate_nothing_and_pictures_count() -> None:
     assert estimator.estimate("embeddings", b'{"input":"x"}').completion == 0
     for unreadable in (b"not json", b"[" * 100_000, b'{"prompt":' + b"[" * 100_000):
         assert estimator.estimate("chat", unreadable).completion == 10
-        assert with_bound("chat", unreadable, 10) == unreadable
+        assert bounded_as_reserved("chat", unreadable, 10) == unreadable
     assert estimator.estimate("chat", b'{"messages":[{"type":"image_url"}]}').prompt > 4096
 
 

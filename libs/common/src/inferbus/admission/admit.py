@@ -15,7 +15,7 @@ from inferbus.admission.entitlements import check_entitled
 from inferbus.admission.identity import Identity
 from inferbus.admission.quota.quota import Quota
 from inferbus.admission.quota.reservation import UNLIMITED, Reservation
-from inferbus.admission.quota.tokens import BodyEstimator, TokenEstimator, with_bound
+from inferbus.admission.quota.tokens import BodyEstimator, TokenEstimator, bounded_as_reserved
 from inferbus.admission.withdrawals import Withdrawals
 from inferbus.answers.asker import Asker
 from inferbus.answers.exchange import Exchange, Stored
@@ -102,7 +102,7 @@ class Admission:
         self._check(ask, entry)
         reservation = await self._reserve(identity, ask, entry)
         if implied := reservation.implied_bound:  # what was reserved must be the most it can cost
-            ask = msgspec.structs.replace(ask, body=with_bound(ask.task, ask.body, implied), bound=implied)
+            ask = msgspec.structs.replace(ask, body=bounded_as_reserved(ask.task, ask.body, implied), bound=implied)
         try:
             self.bounds.take(entry.pool, identity.tenant, entry.limits, self._presence.backlog(entry.pool))
         except BaseException:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from inferbus import routes
+from inferbus.admission.answer_bound import BOUND_FIELDS, COMPLETIONS_DEFAULT, UNREADABLE, fields_of, with_bound
 from inferbus.admission.identity import Identity
 from inferbus.admission.narrowing import allows
 from inferbus.contracts.models import ModelEntry
@@ -14,12 +15,6 @@ from inferbus.errors import Forbidden, InvalidRequest
 
 if TYPE_CHECKING:
     from inferbus.admission.admit import Ask
-
-_BOUND_FIELDS = {"chat": ("max_completion_tokens", "max_tokens"), "completions": ("max_tokens",)}
-"""What bounds an answer, by task, the engine's choice first."""
-_COMPLETIONS_DEFAULT = 16
-"""The length of a completion that names none, as the API has it."""
-_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def may_use(identity: Identity, entry: ModelEntry) -> bool:
@@ -56,7 +51,7 @@ def check_entitled(identity: Identity, ask: Ask, entry: ModelEntry) -> Ask:
     if ask.lane not in identity.lanes:
         known = ask.lane in routes.LANES
         raise (Forbidden if known else InvalidRequest)(f"lane {ask.lane!r} is not open to this key", param="lane")
-    if not identity.max_tokens or ask.task not in _BOUND_FIELDS:
+    if not identity.max_tokens or ask.task not in BOUND_FIELDS:
         return ask
     body, written = bounded(ask.body, ask.task, identity.max_tokens)
     return msgspec.structs.replace(ask, body=body, bound=written)
@@ -70,23 +65,23 @@ def bounded(body: bytes, task: str, bound: int) -> tuple[bytes, int]:
         Forbidden: it asks for more; the message has both numbers. InvalidRequest: it cannot be told what it asks for.
     """
     try:
-        fields = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        fields = fields_of(body)
+    except UNREADABLE as exc:
         raise InvalidRequest(f"the body must be a JSON object: {exc}") from exc
     answers = _answers(fields, task)
-    names = _BOUND_FIELDS[task]
-    asked, written = {name: _count(fields, name) for name in names}, 0
+    names = BOUND_FIELDS[task]
+    asked = {name: _count(fields, name) for name in names}
     for name, tokens in asked.items():
         if tokens is not None and tokens * answers > bound:
             raise _too_long(name, tokens * answers, bound)
-    if all(tokens is None for tokens in asked.values()):
-        share = bound // answers
-        if not share:
-            raise _too_long("n", answers, bound)
-        default = _COMPLETIONS_DEFAULT if task == "completions" and names[0] not in fields else share
-        written = min(share, default)
-        fields[names[0]] = msgspec.Raw(b"%d" % written)
-    return msgspec.json.encode(fields), written
+    if any(tokens is not None for tokens in asked.values()):
+        return msgspec.json.encode(fields), 0
+    share = bound // answers
+    if not share:
+        raise _too_long("n", answers, bound)
+    default = COMPLETIONS_DEFAULT if task == "completions" and names[0] not in fields else share
+    written = min(share, default)
+    return with_bound(fields, task, written), written
 
 
 def _answers(fields: dict[str, msgspec.Raw], task: str) -> int:

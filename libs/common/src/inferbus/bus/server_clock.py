@@ -11,7 +11,27 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
+import msgspec
+
+from inferbus.bus import Bus
 from inferbus.errors import DependencyDown
+
+
+class _Info(msgspec.Struct):
+    ts: datetime | None = None
+
+
+async def server_time(bus: Bus, stream: str) -> datetime:
+    """Ask the server what time it is, by what it says of a stream.
+
+    Raises:
+        DependencyDown: the bus is away, or there is no such stream.
+    """
+    answer = await bus.request(f"$JS.API.STREAM.INFO.{stream}")
+    stamp = msgspec.json.decode(answer.data, type=_Info).ts
+    if stamp is None:
+        raise DependencyDown(f"the stream {stream} does not exist")
+    return stamp
 
 
 class ServerClock:

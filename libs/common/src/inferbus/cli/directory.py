@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from inferbus.admission.views import MemberView, OrganisationView, view_of
 from inferbus.admission.wanted import MemberChange, NewMember, NewOrganisation, OrganisationChange
 from inferbus.cli.administration import administer, at, say_json, say_table, wanted
-from inferbus.cli.keys import Endpoints, Json, Lanes, MaxTokens, Models, Name, Priority, Tenant
+from inferbus.cli.entitled import ENTITLED, Json, OfTenant, Tenant, takes
 from inferbus.contracts.directory import Organisation, Team, User
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="a-z, 0-9, _ and -.")]
@@ -29,41 +29,18 @@ def organisations() -> typer.Typer:
 
 def _add_organisation_writes(app: typer.Typer) -> None:
     @app.command()
-    def create(
-        id_: Id,
-        name: Name = None,
-        lane: Lanes = None,
-        model: Models = None,
-        endpoint: Endpoints = None,
-        max_tokens: MaxTokens = None,
-        priority: Priority = None,
-        weight: Weight = None,
-    ) -> None:
+    @takes(ENTITLED, weight=Weight)
+    def create(id_: Id, **said: Any) -> None:
         """Create an organisation; what is said of it narrows all its keys."""
-        new = wanted(
-            NewOrganisation, id=id_, name=name, lanes=lane, models=model, endpoints=endpoint, max_tokens=max_tokens,
-            priority=priority, weight=weight,
-        )  # fmt: skip
+        new = wanted(NewOrganisation, id=id_, **said)
         made = administer(lambda books: books.directory.create(Organisation, new))
         say_json(view_of(made, OrganisationView))
 
     @app.command()
-    def update(
-        id_: Id,
-        name: Name = None,
-        lane: Lanes = None,
-        model: Models = None,
-        endpoint: Endpoints = None,
-        max_tokens: MaxTokens = None,
-        priority: Priority = None,
-        weight: Weight = None,
-        disabled: Disabled = None,
-    ) -> None:
+    @takes(ENTITLED, weight=Weight, disabled=Disabled)
+    def update(id_: Id, **said: Any) -> None:
         """Change an organisation; what is not said stays."""
-        change = wanted(
-            OrganisationChange, name=name, lanes=lane, models=model, endpoints=endpoint, max_tokens=max_tokens,
-            priority=priority, weight=weight, disabled=disabled,
-        )  # fmt: skip
+        change = wanted(OrganisationChange, **said)
         changed = administer(lambda books: books.directory.update(Organisation, id_, id_, change))
         say_json(view_of(changed, OrganisationView))
 
@@ -100,38 +77,15 @@ def members(type_: type[Team | User], noun: str) -> typer.Typer:
 
 def _add_member_writes(app: typer.Typer, type_: type[Team | User], noun: str) -> None:
     @app.command(help=f"Create a {noun}; what is said of it narrows all its keys.")
-    def create(
-        id_: Id,
-        tenant: Tenant,
-        name: Name = None,
-        lane: Lanes = None,
-        model: Models = None,
-        endpoint: Endpoints = None,
-        max_tokens: MaxTokens = None,
-        priority: Priority = None,
-    ) -> None:
-        new = wanted(
-            NewMember, tenant=tenant, id=id_, name=name, lanes=lane, models=model, endpoints=endpoint,
-            max_tokens=max_tokens, priority=priority,
-        )  # fmt: skip
+    @takes(ENTITLED)
+    def create(id_: Id, tenant: Tenant, **said: Any) -> None:
+        new = wanted(NewMember, tenant=tenant, id=id_, **said)
         say_json(view_of(administer(lambda books: books.directory.create(type_, new)), MemberView))
 
     @app.command(help=f"Change a {noun}; what is not said stays.")
-    def update(
-        id_: Id,
-        tenant: Tenant,
-        name: Name = None,
-        lane: Lanes = None,
-        model: Models = None,
-        endpoint: Endpoints = None,
-        max_tokens: MaxTokens = None,
-        priority: Priority = None,
-        disabled: Disabled = None,
-    ) -> None:
-        change = wanted(
-            MemberChange, name=name, lanes=lane, models=model, endpoints=endpoint, max_tokens=max_tokens,
-            priority=priority, disabled=disabled,
-        )  # fmt: skip
+    @takes(ENTITLED, disabled=Disabled)
+    def update(id_: Id, tenant: Tenant, **said: Any) -> None:
+        change = wanted(MemberChange, **said)
         say_json(view_of(administer(lambda books: books.directory.update(type_, tenant, id_, change)), MemberView))
 
     @app.command(help=f"Forget a {noun} that has no keys.")
@@ -142,9 +96,7 @@ def _add_member_writes(app: typer.Typer, type_: type[Team | User], noun: str) ->
 
 def _add_member_reads(app: typer.Typer, type_: type[Team | User], noun: str) -> None:
     @app.command("list", help=f"List the {noun}s.")
-    def list_(
-        tenant: Annotated[str, typer.Option("--tenant", help="Only this organisation's.")] = "", *, json: Json = False
-    ) -> None:
+    def list_(tenant: OfTenant = "", *, json: Json = False) -> None:
         _say([view_of(one, MemberView) for one in administer(lambda books: books.directory.list(type_, tenant))], json)
 
     @app.command(help=f"Show a {noun} as JSON.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,49 +11,31 @@ from inferbus.admission.key_book import drawn
 from inferbus.admission.views import KeyView, view_of_key
 from inferbus.admission.wanted import KeyChange, NewKey, Rotation
 from inferbus.cli.administration import administer, at, moment_of, say_json, say_table, seconds_of, wanted
+from inferbus.cli.entitled import ENTITLED, Json, OfTenant, Tenant, takes
 
 app = typer.Typer(no_args_is_help=True, help="API keys: create, list, show, update, rotate, revoke, delete.")
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="The middle part of ib-<id>-<secret>.")]
-Tenant = Annotated[str, typer.Option("--tenant", help="The organisation: a-z, 0-9, _ and -.")]
-Name = Annotated[str | None, typer.Option("--name", help="What it is for.")]
-Lanes = Annotated[list[str] | None, typer.Option("--lane", help="A lane it may ask for (default: all).")]
-Models = Annotated[list[str] | None, typer.Option("--model", help="A model, or tag:<tag>, it may use (default: all).")]
-Endpoints = Annotated[
-    list[str] | None, typer.Option("--endpoint", help="chat, completions or embeddings (default: all).")
-]
-MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Output tokens a request may ask for; 0: any.")]
-Priority = Annotated[int | None, typer.Option("--priority", help="-100 to 100; the least of key, team, ... counts.")]
 Expires = Annotated[str | None, typer.Option("--expires", help="In how long, such as 30d or 12h; or never.")]
-Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 @app.command()
+@takes(ENTITLED)
 def create(
     tenant: Tenant,
-    name: Name = None,
     team: Annotated[str, typer.Option("--team", help="A team of the organisation.")] = "",
     user: Annotated[str, typer.Option("--user", help="A user of the organisation.")] = "",
-    lane: Lanes = None,
-    model: Models = None,
-    endpoint: Endpoints = None,
-    max_tokens: MaxTokens = None,
-    priority: Priority = None,
     expires: Expires = None,
+    **said: Any,
 ) -> None:
     """Make a key and print it. It cannot be shown again."""
-    new = wanted(
-        NewKey, tenant=tenant, team=team, user=user, name=name, lanes=lane, models=model, endpoints=endpoint,
-        max_tokens=max_tokens, priority=priority, expires=moment_of(expires),
-    )  # fmt: skip
+    new = wanted(NewKey, tenant=tenant, team=team, user=user, expires=moment_of(expires), **said)
     key, _ = administer(lambda books: books.keys.create(new, drawn()), pepper=True)
     typer.echo(key)
 
 
 @app.command("list")
-def list_(
-    tenant: Annotated[str, typer.Option("--tenant", help="Only this organisation's.")] = "", *, json: Json = False
-) -> None:
+def list_(tenant: OfTenant = "", *, json: Json = False) -> None:
     """Show the keys, without their secrets."""
     views = [view_of_key(entry, now=time.time()) for entry in administer(lambda books: books.keys.list(tenant))]
     if json:
@@ -70,21 +52,10 @@ def show(key_id: KeyId) -> None:
 
 
 @app.command()
-def update(
-    key_id: KeyId,
-    name: Name = None,
-    lane: Lanes = None,
-    model: Models = None,
-    endpoint: Endpoints = None,
-    max_tokens: MaxTokens = None,
-    priority: Priority = None,
-    expires: Expires = None,
-) -> None:
+@takes(ENTITLED)
+def update(key_id: KeyId, expires: Expires = None, **said: Any) -> None:
     """Change what a key may do; what is not said stays."""
-    change = wanted(
-        KeyChange, name=name, lanes=lane, models=model, endpoints=endpoint, max_tokens=max_tokens, priority=priority,
-        expires=moment_of(expires),
-    )  # fmt: skip
+    change = wanted(KeyChange, expires=moment_of(expires), **said)
     say_json(view_of_key(administer(lambda books: books.keys.update(key_id, change)), now=time.time()))
 
 

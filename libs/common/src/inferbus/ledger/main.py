@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import msgspec
-from prometheus_client import CollectorRegistry
 
-from inferbus.bus import Bus
-from inferbus.contracts.presence import DRAINING, READY, STARTING, Presence
 from inferbus.ledger.totaling import Totaling
-from inferbus.process import runtime
-from inferbus.process.drain import listen_for_drain
-from inferbus.process.presence import Beacon
-from inferbus.settings import BusSettings, HealthSettings, TelemetrySettings, from_env
-from inferbus.telemetry import logs
+from inferbus.process.runtime import Runtime
+from inferbus.process.small_service import open_service
+from inferbus.settings import from_env
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,38 +17,11 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     every_s: float = 1.0
 
 
-async def main(process: runtime.Runtime) -> None:
-    telemetry = from_env(TelemetrySettings, "telemetry")
+async def main(process: Runtime) -> None:
     settings = from_env(LedgerSettings, "ledger")
-    logs.configure(settings.process, telemetry.log_level)
-    bus = await Bus.connect(from_env(BusSettings, "bus"), name=settings.process)
-    registry = CollectorRegistry()
-    totaling = Totaling(bus, name=process.incarnation, registry=registry, every_s=settings.every_s)
-    health = runtime.HealthServer(
-        from_env(HealthSettings, "health"),
-        lambda: None if totaling.ready.is_set() else "not at the stream yet",
-        registry,
-    )
-    await health.start()
-
-    def describe() -> Presence:
-        return Presence(
-            process=settings.process,
-            role="ledger",
-            incarnation=process.incarnation,
-            region=bus.region,
-            state=DRAINING if process.stopping.is_set() else READY if totaling.ready.is_set() else STARTING,
-            pid=process.pid,
-            health_port=health.port,
-            every=2,
+    async with open_service(process, name=settings.process, role="ledger") as service:
+        totaling = Totaling(service.bus, name=process.incarnation, registry=service.registry, every_s=settings.every_s)
+        await service.run(
+            lambda: totaling.run(process.stopping),
+            why_not_ready=lambda: None if totaling.ready.is_set() else "not at the stream yet",
         )
-
-    beacon = Beacon(bus, describe)
-    await beacon.start()
-    await listen_for_drain(bus, settings.process, process.stopping)
-    try:
-        await totaling.run(process.stopping)
-    finally:
-        await beacon.stop()
-        await health.stop()
-        await bus.close()

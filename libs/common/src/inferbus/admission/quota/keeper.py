@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from datetime import datetime
 
-import msgspec
 import structlog
 
 from inferbus import routes
@@ -16,16 +14,12 @@ from inferbus.admission.quota.lease import Lease
 from inferbus.admission.quota.meter import Meter
 from inferbus.admission.quota.slots import SlotLease
 from inferbus.bus import Bus
-from inferbus.bus.server_clock import ServerClock
-from inferbus.errors import DependencyDown, InferbusError
+from inferbus.bus.server_clock import ServerClock, server_time
+from inferbus.errors import InferbusError
 
 _TICK_S = 0.25
 _MEASURE_EVERY_S, _MEASURE_AGAIN_S = 30.0, 0.5
 log = structlog.get_logger()
-
-
-class _Info(msgspec.Struct):
-    ts: datetime | None = None
 
 
 class Keeper:
@@ -107,16 +101,9 @@ class Keeper:
         except InferbusError as exc:
             log.info("slots_not_renewed", error=exc.message)
 
-    async def _server_time(self) -> datetime:
-        answer = await self._bus.request(f"$JS.API.STREAM.INFO.{routes.STREAM_QUOTA}")
-        stamp = msgspec.json.decode(answer.data, type=_Info).ts
-        if stamp is None:
-            raise DependencyDown("the counters' stream does not exist")
-        return stamp
-
     async def _measure(self) -> None:
         try:
-            await self._clock.measure(self._server_time)
+            await self._clock.measure(lambda: server_time(self._bus, routes.STREAM_QUOTA))
             self._measured = time.monotonic()
         except InferbusError as exc:
             self._measured = time.monotonic() - _MEASURE_EVERY_S + _MEASURE_AGAIN_S

@@ -7,7 +7,7 @@ each. It is no bound for media: `_PER_MEDIA` is what most models make of a pictu
 counted at the settling.
 
 What is generated is bounded by what is asked for, read as generously as any engine might: a number in a string, the larger
-of two bounds. A chat that names none is bounded here (`with_bound`).
+of two bounds. A chat that names none is bounded here (`bounded_as_reserved`).
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from inferbus.admission.answer_bound import BOUND_FIELDS, COMPLETIONS_DEFAULT, UNREADABLE, fields_of, with_bound
+
 _PER_MESSAGE = 16
 _PREAMBLE = 64
 _PER_MEDIA = 4096
 _ROLE, _URL, _AUDIO = b'"role"', b'_url"', b'"input_audio"'  # image_url, video_url, audio_url
-_COMPLETIONS_DEFAULT = 16
-"""The length of a completion that names none, as the API has it."""
 _MOST = 10**9
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_BOUND_FIELDS = {"chat": "max_completion_tokens", "completions": "max_tokens"}
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -59,7 +57,6 @@ class _View(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(_View).decode
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class BodyEstimator:
@@ -76,28 +73,24 @@ class BodyEstimator:
             return Estimate(prompt, 0)
         try:
             view = _decode(body)
-        except _UNREADABLE:
+        except UNREADABLE:
             return Estimate(prompt, self._default)  # the engine refuses it
         choices = max(1, _number(view.n), _number(view.best_of)) * _prompts(view.prompt)
         each, implied = max(_number(view.max_completion_tokens), _number(view.max_tokens)), 0
         if not each and task == "completions" and view.max_tokens is msgspec.UNSET:
-            each = _COMPLETIONS_DEFAULT
+            each = COMPLETIONS_DEFAULT
         elif not each:
             each = implied = self._default
         return Estimate(prompt, min(_MOST, each * choices), implied)
 
 
-def with_bound(task: str | None, body: bytes, tokens: int) -> bytes:
+def bounded_as_reserved(task: str | None, body: bytes, tokens: int) -> bytes:
     """Write a body anew, with a bound on what is generated for each choice. What cannot be read stays as it is."""
-    field = _BOUND_FIELDS.get(task or "chat")
+    task = task or "chat"
     try:
-        fields = _decode_fields(body)
-    except _UNREADABLE:
+        return with_bound(fields_of(body), task, tokens) if task in BOUND_FIELDS else body
+    except UNREADABLE:
         return body
-    if field is None:
-        return body
-    fields[field] = msgspec.Raw(b"%d" % tokens)
-    return msgspec.json.encode(fields)
 
 
 def _number(value: object) -> int:

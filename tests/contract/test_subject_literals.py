@@ -41,7 +41,15 @@ API = re.compile(r"\$(JS|KV)\.")
 ROUTES = "libs/common/src/inferbus/routes.py"
 API_USERS = {
     f"libs/common/src/inferbus/{name}.py"
-    for name in ("bus/bus", "bus/watch", "bus/tickets", "bus/stored", "queue/intake", "topology/reconcile")
+    for name in (
+        "bus/bus",
+        "bus/watch",
+        "bus/tickets",
+        "bus/stored",
+        "bus/oldest",
+        "queue/intake",
+        "topology/reconcile",
+    )
 } | {
     "libs/common/src/inferbus/topology/stream_check.py",
     "libs/common/src/inferbus/admission/quota/clock.py",

@@ -53,7 +53,7 @@ class Scope(msgspec.Struct, frozen=True):
 class Meter:
     """Counts one kind for one scope."""
 
-    __slots__ = ("_counters", "_holders", "_look_after", "_window", "kind", "lease", "limit", "scope")
+    __slots__ = ("_counters", "_holders", "_look_after", "_window", "is_long", "kind", "lease", "limit", "scope")
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class Meter:
     ) -> None:
         self.scope = scope
         self.kind = kind
+        self.is_long = kind.span != MINUTE
         self.limit = limit
         self._counters = counters
         self._holders = holders
@@ -95,6 +96,11 @@ class Meter:
 
     def standing(self, now: float) -> Standing:
         return Standing(self.kind.what, self.limit, self.lease.share.remaining, self.reset_s(now))
+
+    def begin_anew(self, lease: Lease) -> None:
+        """Have another lease of the window, if this is still the one."""
+        if lease is self.lease:
+            self.lease = self._make()
 
     def is_over(self, lease: Lease, now: float) -> bool:
         """Whether a lease of this meter is of a window that has ended."""

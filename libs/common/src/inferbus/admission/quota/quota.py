@@ -30,6 +30,7 @@ from inferbus.admission.quota.meter import (
     Meter,
     Scope,
 )
+from inferbus.admission.quota.outstanding import OutstandingRecord, Tags
 from inferbus.admission.quota.reservation import UNLIMITED, Reservation
 from inferbus.admission.quota.settings import OPEN, QuotaSettings
 from inferbus.admission.quota.slots import SlotLease
@@ -50,16 +51,17 @@ log = structlog.get_logger()
 class Plan:
     """All limits one request falls under."""
 
-    __slots__ = ("meters", "slots")
+    __slots__ = ("is_long", "meters", "slots")
 
     def __init__(self, meters: list[Meter], slots: list[tuple[Scope, SlotLease]]) -> None:
         self.meters = meters
+        self.is_long = any(meter.is_long for meter in meters)
         self.slots = slots
 
 
 class Quota:
     """One per gateway. `gateways` tells how many share the limits; `price_of` gives a model's price: what has none costs
-    nothing."""
+    nothing. `holder` is the asker whose requests these are, `tags` gives the tags of those that are open and the next."""
 
     def __init__(
         self,
@@ -69,6 +71,8 @@ class Quota:
         gateways: Callable[[], int],
         price_of: PriceOf = lambda _: None,
         listeners: Sequence[BudgetListener] = (),
+        holder: str = "",
+        tags: Tags = lambda: ([], 0),
     ) -> None:
         self._bus = bus
         self._settings = settings
@@ -76,14 +80,16 @@ class Quota:
         self._price_of = price_of
         self.refused: Counter[tuple[str, str]] = Counter()
         """Refusals, by scope (key, team, org, model) and field of the limits."""
-        self._holder = secrets.token_hex(8)
+        self._holder = holder or secrets.token_hex(8)
         self.clock = ServerClock(bus)
         self.counters = Counters(bus)
+        self.outstanding = OutstandingRecord(bus, self._holder, self.clock, tags, hold_s=settings.hold_s)
         self.book = LimitsBook(bus, self._on_limits)
         self._meters: dict[tuple[str, str], Meter] = {}
         self._slots: dict[str, SlotLease] = {}
         self._plans: dict[tuple[str, str, str, str], Plan | None] = {}
-        self.keeper = Keeper(bus, self.clock, Budgets(self.counters, settings.budget_percents, listeners))
+        budgets = Budgets(self.counters, settings.budget_percents, listeners)
+        self.keeper = Keeper(bus, self.clock, budgets, self.outstanding)
 
     async def start(self) -> None:
         await self.book.start()
@@ -102,7 +108,8 @@ class Quota:
         return self.book.ready and self.clock.known
 
     async def stop(self) -> None:
-        """Return what is not spent: requests that are still open stay counted as they were reserved."""
+        """Return what is not spent: requests that are still open stay counted as they were reserved, until the ledger
+        gives back what they did not spend."""
         await self.keeper.stop()
         await self.book.stop()
 
@@ -127,7 +134,11 @@ class Quota:
     async def _reserve(self, plan: Plan, model: str, estimate: Estimate) -> Reservation:
         now = self.clock()
         price = self._price_of(model)
-        reservation = Reservation(estimate, price)
+        reservation = Reservation(estimate, price, self.outstanding.open if plan.is_long else None)
+        if plan.is_long:
+            if now >= self.outstanding.fence:
+                await self._renew()
+            self.outstanding.open[reservation] = now
         tokens = estimate.total
         try:
             for meter in plan.meters:
@@ -155,6 +166,14 @@ class Quota:
         return reservation
 
     # --- one limit --------------------------------------------------------------------------------------------------
+
+    async def _renew(self) -> None:
+        """What is leased may have been given back by others meanwhile: find out first."""
+        try:
+            await self.outstanding.renew(self.keeper.leases)
+        except DependencyDown as exc:
+            if self._settings.when_unreachable != OPEN:
+                raise _unreachable() from exc
 
     async def _take(self, lease: Lease, amount: int) -> bool:
         try:

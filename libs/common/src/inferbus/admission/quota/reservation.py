@@ -8,24 +8,30 @@ from inferbus.admission.quota.meter import MONEY, RPM, Meter
 from inferbus.admission.quota.settling import charge_of
 from inferbus.admission.quota.slots import SlotLease
 from inferbus.admission.quota.tokens import Estimate
-from inferbus.admission.quota.windows import MINUTE
 from inferbus.answers.exchange import Exchange
 from inferbus.contracts.prices import Price, cost
 from inferbus.contracts.step import Usage
+
+OpenReservations = dict["Reservation", float]
+"""Open reservations, the oldest first, and when each was made (server time)."""
 
 
 class Reservation:
     """Settled or refunded once; whatever is said afterwards changes nothing. It lies in the windows it was made in."""
 
-    __slots__ = ("_done", "_headers", "_price", "_slots", "_taken", "estimate")
+    __slots__ = ("_aged", "_book", "_done", "_headers", "_price", "_slots", "_taken", "estimate")
 
-    def __init__(self, estimate: Estimate | None = None, price: Price | None = None) -> None:
+    def __init__(
+        self, estimate: Estimate | None = None, price: Price | None = None, book: OpenReservations | None = None
+    ) -> None:
+        """`book`: where it stands while it is open, if it takes from limits of days or months."""
         self.estimate = estimate
         self._price = price
         self._taken: list[tuple[Meter, Lease, int]] = []
         self._slots: list[SlotLease] = []
         self._headers: tuple[tuple[str, str], ...] = ()
-        self._done = False
+        self._done = self._aged = False
+        self._book = book
 
     @property
     def implied_bound(self) -> int:
@@ -36,6 +42,8 @@ class Reservation:
 
     def add(self, meter: Meter, lease: Lease, amount: int) -> None:
         self._taken.append((meter, lease, amount))
+        if meter.is_long:
+            lease.out += amount
 
     def add_slot(self, slots: SlotLease) -> None:
         self._slots.append(slots)
@@ -49,12 +57,16 @@ class Reservation:
             if meter.kind.name == RPM:
                 continue
             spent = self._spent(meter, usage)
+            if meter.is_long:
+                lease.note_spent(spent)
+                if lease.is_lost:  # what it had was given back, as if nothing of it would be spent any more
+                    lease.overspend(spent)
+                    continue
+                lease.out -= 0 if self._aged else amount
             if spent < amount:
                 lease.put(amount - spent)
             elif spent > amount:
                 lease.overspend(spent - amount)
-            if meter.kind.span != MINUTE:
-                lease.note_spent(spent)
         self._leave()
 
     def refund(self) -> None:
@@ -62,9 +74,20 @@ class Reservation:
         if self._done:
             return
         self._done = True
-        for _, lease, amount in self._taken:
+        for meter, lease, amount in self._taken:
+            if lease.is_lost:
+                continue
+            if meter.is_long and not self._aged:
+                lease.out -= amount
             lease.put(amount)
         self._leave()
+
+    def age(self) -> None:
+        """It is open for long: a record speaks of it no more, so that nobody has to look for its end."""
+        self._aged = True
+        for meter, lease, amount in self._taken:
+            if meter.is_long and not lease.is_lost:
+                lease.out -= amount
 
     def close(self, exchange: Exchange) -> None:
         """Settle by how the request ended."""
@@ -94,6 +117,8 @@ class Reservation:
         return usage.prompt_tokens + usage.completion_tokens
 
     def _leave(self) -> None:
+        if self._book is not None:
+            self._book.pop(self, None)
         for slots in self._slots:
             slots.put()
 

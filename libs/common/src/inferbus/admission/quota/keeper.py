@@ -58,10 +58,12 @@ class Keeper:
 
     def look_after(self, lease: Lease, meter: Meter) -> None:
         self.leases[lease] = meter
+        lease.is_kept = True
         self._leased.set()
 
     def look_after_slots(self, slots: SlotLease) -> None:
         self._slots.add(slots)
+        slots.is_kept = True
         self._leased.set()
 
     async def _run(self) -> None:
@@ -96,6 +98,7 @@ class Keeper:
         for lease, meter in list(self.leases.items()):
             if not lease.tick() or (meter.is_over(lease, now) and not lease.spent):
                 del self.leases[lease]
+                lease.is_kept = False
         await asyncio.gather(*(self._tick_slots(slots) for slots in list(self._slots)))
         await self._outstanding.tick(self.leases)
 
@@ -111,6 +114,7 @@ class Keeper:
         try:
             if not await slots.tick():
                 self._slots.discard(slots)
+                slots.is_kept = False
         except InferbusError as exc:
             log.info("slots_not_renewed", error=exc.message)
 

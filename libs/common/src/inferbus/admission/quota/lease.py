@@ -24,7 +24,7 @@ log = structlog.get_logger()
 class Lease:
     """One window of one limit. `holders` tells how many processes share it. `spent` is what was settled and no
     budget has counted yet, `out` what open requests have reserved (of days and months), `recorded` what a record may say
-    is outstanding, `is_lost` that others gave that back."""
+    is outstanding, `is_lost` that others gave that back; `is_kept` that somebody looks after it (`Keeper`)."""
 
     __slots__ = (
         "_backing",
@@ -38,6 +38,7 @@ class Lease:
         "_returning",
         "_tasks",
         "_waiters",
+        "is_kept",
         "is_lost",
         "out",
         "recorded",
@@ -63,7 +64,7 @@ class Lease:
         self.spent = 0
         self.out = 0
         self.recorded = 0
-        self.is_lost = False
+        self.is_lost = self.is_kept = False
         self._waiters: deque[tuple[int, asyncio.Future[bool]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._backing = False
@@ -74,7 +75,12 @@ class Lease:
 
     def try_take(self, amount: int) -> bool:
         """Take without asking anybody; not past those who wait."""
-        return not self._waiters and self.share.take(amount)
+        share = self.share
+        if amount > share.free or self._waiters:
+            return False
+        share.free -= amount
+        share.recent += amount
+        return True
 
     async def take(self, amount: int) -> bool:
         """Take, asking the counter where the share is too small. False: the limit is used up.
@@ -100,12 +106,15 @@ class Lease:
 
     def put(self, amount: int) -> None:
         """Take back what was taken and not spent."""
-        self.share.put(amount)
-        self._on_use(self)
+        self.share.free += amount
+        if not self.is_kept:
+            self._on_use(self)
 
     def note_spent(self, amount: int) -> None:
+        """Have budgets count what was settled."""
         self.spent += amount
-        self._on_use(self)
+        if not self.is_kept:
+            self._on_use(self)
 
     def borrow(self, amount: int) -> bool:
         """Take beyond the share while the counter cannot be reached: up to this process's equal part of the limit. It is

@@ -15,7 +15,7 @@ from inferbus.admission.identity import Identity
 from inferbus.admission.quota.budgets import BudgetListener, Budgets
 from inferbus.admission.quota.clock import ServerClock
 from inferbus.admission.quota.counters import Counters
-from inferbus.admission.quota.headers import rate_headers
+from inferbus.admission.quota.headers import rate_headers, told_of
 from inferbus.admission.quota.keeper import Keeper
 from inferbus.admission.quota.lease import Lease
 from inferbus.admission.quota.limits_book import LimitsBook
@@ -23,9 +23,10 @@ from inferbus.admission.quota.meter import (
     CONCURRENT,
     CONCURRENT_WORDS,
     COUNTED,
-    MONEY,
+    OF_MONEY,
     PLATFORM,
     RPM,
+    Amounts,
     Kind,
     Meter,
     Scope,
@@ -51,12 +52,14 @@ log = structlog.get_logger()
 class Plan:
     """All limits one request falls under."""
 
-    __slots__ = ("is_long", "meters", "slots")
+    __slots__ = ("has_price", "is_long", "meters", "slots", "told")
 
     def __init__(self, meters: list[Meter], slots: list[tuple[Scope, SlotLease]]) -> None:
         self.meters = meters
         self.is_long = any(meter.is_long for meter in meters)
+        self.has_price = any(meter.counts == OF_MONEY for meter in meters)
         self.slots = slots
+        self.told = told_of(meters)
 
 
 class Quota:
@@ -133,36 +136,32 @@ class Quota:
 
     async def _reserve(self, plan: Plan, model: str, estimate: Estimate) -> Reservation:
         now = self.clock()
-        price = self._price_of(model)
+        price = self._price_of(model) if plan.has_price else None
         reservation = Reservation(estimate, price, self.outstanding.open if plan.is_long else None)
         if plan.is_long:
             if now >= self.outstanding.fence:
                 await self._renew()
             self.outstanding.open[reservation] = now
-        tokens = estimate.total
+        amounts: Amounts = (1, estimate.total, _cost(price, estimate))
         try:
             for meter in plan.meters:
-                if meter.kind.name == RPM:
-                    amount = 1
-                elif meter.kind.name == MONEY:
-                    amount = _cost(price, estimate)
-                else:
-                    amount = tokens
+                amount = amounts[meter.counts]
                 lease = meter.at(now)
                 if not lease.try_take(amount) and not await self._take(lease, amount):
                     self._refuse(meter, amount, now)
                 reservation.add(meter, lease, amount)
             for scope, slots in plan.slots:
-                if not slots.try_take() and not await self._take_slot(slots):
+                if not slots.try_take(now) and not await self._take_slot(slots):
                     self._refuse_slot(scope, slots)
                 reservation.add_slot(slots)
-                self.keeper.look_after_slots(slots)
+                if not slots.is_kept:
+                    self.keeper.look_after_slots(slots)
         except BaseException as error:
             reservation.refund()
             if isinstance(error, RateLimited):
-                error.headers = self._headers_of(plan, now)
+                error.headers = rate_headers(plan.told, now)
             raise
-        reservation.note_standing(now)
+        reservation.note_standing(rate_headers(plan.told, now))
         return reservation
 
     # --- one limit --------------------------------------------------------------------------------------------------
@@ -210,9 +209,6 @@ class Quota:
         raise RateLimited(
             f"{scope.label}: the limit is {slots.limit} {CONCURRENT_WORDS}, all are in use", retry_after_s=_SLOT_AGAIN_S
         )
-
-    def _headers_of(self, plan: Plan, now: float) -> tuple[tuple[str, str], ...]:
-        return rate_headers([meter.standing(now) for meter in plan.meters if meter.kind.what])
 
     # --- which limits ------------------------------------------------------------------------------------------------
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from inferbus.admission.quota.headers import rate_headers
+from inferbus.admission.quota.headers import Headers
 from inferbus.admission.quota.lease import Lease
-from inferbus.admission.quota.meter import MONEY, RPM, Meter
+from inferbus.admission.quota.meter import OF_REQUESTS, Amounts, Meter
 from inferbus.admission.quota.settling import charge_of
 from inferbus.admission.quota.slots import SlotLease
 from inferbus.admission.quota.tokens import Estimate
@@ -29,7 +29,7 @@ class Reservation:
         self._price = price
         self._taken: list[tuple[Meter, Lease, int]] = []
         self._slots: list[SlotLease] = []
-        self._headers: tuple[tuple[str, str], ...] = ()
+        self._headers: Headers = ()
         self._done = self._aged = False
         self._book = book
 
@@ -38,9 +38,10 @@ class Reservation:
         """How much may be generated for each choice of a request that does not say it; 0: it does, or nothing counts it."""
         if self.estimate is None or not self.estimate.implied:
             return 0
-        return self.estimate.implied if any(meter.kind.name != RPM for meter, _, _ in self._taken) else 0
+        return self.estimate.implied if any(meter.counts != OF_REQUESTS for meter, _, _ in self._taken) else 0
 
     def add(self, meter: Meter, lease: Lease, amount: int) -> None:
+        """It has taken so much of a lease."""
         self._taken.append((meter, lease, amount))
         if meter.is_long:
             lease.out += amount
@@ -53,10 +54,12 @@ class Reservation:
         if self._done:
             return
         self._done = True
+        money = cost(self._price, usage) if self._price is not None else 0
+        amounts: Amounts = (0, usage.prompt_tokens + usage.completion_tokens, money)
         for meter, lease, amount in self._taken:
-            if meter.kind.name == RPM:
+            if meter.counts == OF_REQUESTS:
                 continue
-            spent = self._spent(meter, usage)
+            spent = amounts[meter.counts]
             if meter.is_long:
                 lease.note_spent(spent)
                 if lease.is_lost:  # what it had was given back, as if nothing of it would be spent any more
@@ -99,22 +102,17 @@ class Reservation:
         else:
             self.settle(usage)
 
-    def note_standing(self, now: float) -> None:
+    def note_standing(self, headers: Headers) -> None:
         """Fix what `headers` says."""
-        self._headers = rate_headers([meter.standing(now) for meter, _, _ in self._taken if meter.kind.what])
+        self._headers = headers
 
-    def headers(self) -> tuple[tuple[str, str], ...]:
+    def headers(self) -> Headers:
         """Give the `x-ratelimit-*` headers, as it was when the reservation was made; none where nothing is limited."""
         return self._headers
 
     def windows(self) -> list[str]:
         """Name the windows it lies in, as the counters' subjects end."""
         return [lease.subject.rsplit(".", 1)[1] for _, lease, _ in self._taken]
-
-    def _spent(self, meter: Meter, usage: Usage) -> int:
-        if meter.kind.name == MONEY:
-            return cost(self._price, usage) if self._price is not None else 0
-        return usage.prompt_tokens + usage.completion_tokens
 
     def _leave(self) -> None:
         if self._book is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
 
 import msgspec
 import structlog
@@ -20,12 +19,11 @@ from inferbus.admission.quota.counters import Counters
 from inferbus.bus import Bus
 from inferbus.bus.oldest import oldest_stored
 from inferbus.bus.pub_ack import EXPECTED, WrongSequence
-from inferbus.bus.stored import Stored, read_since, read_stored
+from inferbus.bus.stored import read_since, read_stored
 from inferbus.contracts.outstanding import Outstanding
 from inferbus.contracts.usage import UsageEvent
 from inferbus.errors import InferbusError
-from inferbus.ledger.names import request_of
-from inferbus.ledger.unspent import Spent, count_spent, given_back, tenants_of
+from inferbus.ledger.unspent import Unspent
 
 _CLAIMED_KEEP_S = 86_400
 _PAUSE_S = 0.02  # between two pages of events: there are other things to do
@@ -93,7 +91,7 @@ class Reclaiming:
         return [(one.headers["Nats-Subject"].removeprefix(prefix), _decode(one.data), one.seq) for one in stored]
 
     async def _give_back(self, holder: str, record: Outstanding, seq: int) -> None:
-        spent = await self._spent(holder, record)
+        unspent = await self._read(Unspent(holder, record), record.since - self._every_s)
         claimed = msgspec.json.encode(Outstanding(until=self._clock(), claimed_by=self._name))
         subject = routes.kv_subject(routes.KV_OUTSTANDING, holder)
         try:
@@ -101,7 +99,7 @@ class Reclaiming:
         except WrongSequence:  # somebody else was first, or it lives
             return
         self.claimed += 1
-        back = given_back(record, spent, self._clock())
+        back = unspent.left(self._clock())
         log.warning("dead_gateway_given_back", holder=holder, by=self._name, back=back, of=record.shares)
         for counter, amount in back.items():
             try:
@@ -109,26 +107,16 @@ class Reclaiming:
             except InferbusError as exc:  # it stays used until the window ends
                 log.info("quota_not_given_back", subject=counter, amount=amount, error=exc.message)
 
-    async def _spent(self, holder: str, record: Outstanding) -> Spent:
-        """Add up what the ledger says was charged to what was outstanding."""
-        spent: Spent = Counter()
-        unsettled = frozenset(record.open)
-        for tenant in sorted(tenants_of(record)):
-            since = record.since - self._every_s
+    async def _read(self, unspent: Unspent, since: float) -> Unspent:
+        """Have it count what the ledger says was spent."""
+        for tenant in sorted(unspent.tenants):
             async for page in read_since(self._bus, routes.STREAM_USAGE, routes.usage_filter(tenant), since):
                 for stored in page:
-                    request = request_of(stored.headers.get("Nats-Msg-Id", ""))
-                    if request is None or request[0] != holder:
-                        continue
-                    if request[1] >= record.next_tag or request[1] in unsettled:
-                        count_spent(spent, _event(stored))
+                    if unspent.concerns(stored.headers.get("Nats-Msg-Id", "")):
+                        unspent.count(msgspec.json.decode(stored.data, type=UsageEvent))
                 await asyncio.sleep(_PAUSE_S)
-        return spent
+        return unspent
 
 
 def _decode(data: bytes) -> Outstanding:
     return msgspec.json.decode(data, type=Outstanding)
-
-
-def _event(stored: Stored) -> UsageEvent:
-    return msgspec.json.decode(stored.data, type=UsageEvent)

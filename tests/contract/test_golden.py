@@ -23,6 +23,7 @@ from inferbus.contracts.facts import RequestCancelled
 from inferbus.contracts.keys import KeyEntry
 from inferbus.contracts.limits import LimitSet
 from inferbus.contracts.models import Buckets, Limits, ModelEntry
+from inferbus.contracts.outstanding import Outstanding
 from inferbus.contracts.presence import EngineStats, Presence
 from inferbus.contracts.prices import Price
 from inferbus.contracts.slots import SlotShares
@@ -213,6 +214,13 @@ JSON: list[tuple[Any, bytes]] = [
         (
             b'{"type":"admin.changed.v1","id":"c1","at":1.5,"actor":"cli:ann@host","action":"key_created",'
             b'"target":"k1","tenant":"dev","request_id":"r1","before":null,"after":{"id":"k1"},"void":""}'
+        ),
+    ),
+    (
+        Outstanding(until=1763750060.5, since=1763750000.0, next_tag=9, open=[7], shares={"quota.day.dev.org-tpd.1": 5}),
+        (
+            b'{"type":"quota.outstanding.v1","until":1763750060.5,"since":1763750000.0,"next_tag":9,"open":[7],'
+            b'"shares":{"quota.day.dev.org-tpd.1":5},"claimed_by":""}'
         ),
     ),
     (

@@ -47,6 +47,7 @@ API_USERS = {
         "bus/watch",
         "bus/tickets",
         "bus/stored",
+        "bus/oldest",
         "queue/intake",
         "topology/reconcile",
     )

@@ -6,12 +6,13 @@ import asyncio
 import json
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from inferbus.admission.quota.budgets import passed_percents
-from inferbus.admission.quota.headers import Standing, rate_headers
+from inferbus.admission.quota.headers import rate_headers, told_of
 from inferbus.admission.quota.settling import charge_of
 from inferbus.admission.quota.slots import HOLD_S, claim
 from inferbus.admission.quota.tokens import BodyEstimator, Estimate, bounded_as_reserved
@@ -127,10 +128,20 @@ def test_a_threshold_is_passed_once(before: int, after: int, found: list[int]) -
     assert passed_percents(before, after, 100, (100, 80)) == found
 
 
+class Standing(msgspec.Struct):
+    what: str
+    limit: int
+    remaining: int
+    ends: float
+
+    def reset_s(self, now: float) -> float:
+        return self.ends - now
+
+
 def test_headers_are_of_the_tightest() -> None:
-    headers = rate_headers(
-        [Standing("tokens", 100, 50, 3.21), Standing("tokens", 1000, 20, 3.21), Standing("requests", 9, -1, 60)]
-    )
+    told = told_of([Standing("tokens", 100, 50, 5.21), Standing("tokens", 1000, 20, 5.21), Standing("", 1, 0, 5.0)])
+    told += told_of([Standing("requests", 9, -1, 62)])
+    headers = rate_headers(told[::-1], 2.0)
     assert headers == (
         ("x-ratelimit-limit-requests", "9"),
         ("x-ratelimit-remaining-requests", "0"),

@@ -43,6 +43,7 @@ def test_without_models_there_are_the_fixed_streams_only() -> None:
             "directory",
             "limits",
             "slots",
+            "outstanding",
             "prices",
             "totals",
             "ledger",

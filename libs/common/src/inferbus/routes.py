@@ -86,6 +86,9 @@ def infer_pool(*, region: str, runtime: str, pool: str, lane: str) -> str:
     return f"infer.{region}.{runtime}.{pool}.{lane}.>"
 
 
+INFER_ALL = "infer.>"
+
+
 def infer_bucket(*, region: str, runtime: str, pool: str, lane: str, bucket: int) -> str:
     """The subjects of one bucket: what a worker's consumer filters."""
     return f"infer.{region}.{runtime}.{pool}.{lane}.{bucket}.*"
@@ -255,6 +258,18 @@ def spent_of(counter: str) -> str:
     return f"{head}-spent.{window}"
 
 
+class QuotaSubject(msgspec.Struct, frozen=True):
+    span: str
+    tenant: str
+    what: str
+    window: int
+
+
+def parse_quota(subject: str) -> QuotaSubject:
+    _, span, tenant, what, window = subject.split(".")
+    return QuotaSubject(span, tenant, what, int(window))
+
+
 def slots_key(tenant: str, what: str) -> str:
     """A key of the bucket `slots`."""
     return f"{tenant}.{token_safe(what)}"
@@ -268,10 +283,10 @@ SUBJECTS_DELTAS, SUBJECTS_RESULTS = "deltas.*.*", "results.*.*"
 SUBJECTS_PAY, SUBJECTS_DLQ, SUBJECTS_EVENTS = "pay.*.*.*", "dlq.>", "events.*.*"
 KV_KEYS, KV_MODELS = "keys", "models"
 KV_REQUESTS, KV_IDEMPOTENCY = "requests", "idempotency"
-KV_DIRECTORY, KV_LIMITS, KV_SLOTS = "directory", "limits", "slots"
+KV_DIRECTORY, KV_LIMITS, KV_SLOTS, KV_OUTSTANDING = "directory", "limits", "slots", "outstanding"
 KV_BUCKETS = (
     KV_KEYS, KV_MODELS, KV_REQUESTS, KV_IDEMPOTENCY, KV_DIRECTORY, KV_LIMITS, KV_SLOTS,
-    KV_PRICES, KV_TOTALS, KV_LEDGER,
+    KV_PRICES, KV_TOTALS, KV_LEDGER, KV_OUTSTANDING,
 )  # fmt: skip
 KV_EXPIRING = (KV_REQUESTS, KV_IDEMPOTENCY)
 """Buckets whose keys go by themselves, as long after their last change as outcomes are kept."""

@@ -90,7 +90,7 @@ async def main(process: runtime.Runtime) -> None:
         prices, quota_settings = PriceBook(bus), from_env(QuotaSettings, "quota")
         quota = Quota(
             bus, quota_settings, gateways=lambda: presence.processes("gateway"), price_of=prices.price_of,
-            listeners=budget_listeners(quota_settings, facts, errands),
+            listeners=budget_listeners(quota_settings, facts, errands), holder=asker.id, tags=asker.tags,
         )  # fmt: skip
         admission = Admission(
             bus, models, asker, presence, payload_bus=payload_bus, tracing=tracing, hold_s=settings.hold_s,

@@ -7,7 +7,6 @@ It fences attempts, asks again for missing frames, confirms ends, answers `ask`,
 from __future__ import annotations
 
 import asyncio
-import itertools
 import secrets
 import time
 
@@ -45,7 +44,7 @@ class Asker:
         self.id = secrets.token_hex(8)
         self._bus = bus
         self._presence = presence
-        self._tags = itertools.count(1)
+        self._next_tag = 1
         self._open: dict[int, Exchange] = {}
         self._by_id: dict[tuple[str, str], Exchange] = {}
         self._endings = Endings()
@@ -81,9 +80,10 @@ class Asker:
         streamed: bool = False,
     ) -> Exchange:
         """Begin to wait for a request that is about to be published."""
+        tag, self._next_tag = self._next_tag, self._next_tag + 1
         exchange = Exchange(
             request_id=request_id,
-            tag=next(self._tags),
+            tag=tag,
             tenant=tenant,
             pool=pool,
             deadline_s=deadline_s,
@@ -108,6 +108,10 @@ class Asker:
     @property
     def exchanges(self) -> list[Exchange]:
         return list(self._open.values())
+
+    def tags(self) -> tuple[list[int], int]:
+        """Give the tags of what is open, and the tag the next request will have."""
+        return list(self._open), self._next_tag
 
     # --- frames ---------------------------------------------------------------------------------------------------
 

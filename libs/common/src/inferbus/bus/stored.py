@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import msgspec
@@ -92,6 +93,21 @@ async def read_page(bus: Bus, stream: str, subject: str, from_seq: int = 1) -> t
         DependencyDown: the stream does not answer in time.
     """
     return await _read_batch(bus, stream, subject, {"seq": max(1, from_seq)})
+
+
+async def read_since(bus: Bus, stream: str, subject: str, since: float) -> AsyncIterator[list[Stored]]:
+    """Read every message of a subject stored since a time (Unix seconds), in order, a page at a time.
+
+    Raises:
+        DependencyDown: the stream does not answer in time.
+    """
+    begin: dict[str, object] = {"start_time": datetime.fromtimestamp(since, tz=UTC).isoformat()}
+    while True:
+        batch, pending = await _read_batch(bus, stream, subject, begin)
+        yield batch
+        if not batch or not pending:
+            return
+        begin = {"seq": batch[-1].seq + 1}
 
 
 async def read_stored(bus: Bus, stream: str, subject: str, from_seq: int = 1, *, since: float = 0.0) -> list[Stored]:

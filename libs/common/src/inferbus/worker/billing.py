@@ -17,6 +17,7 @@ from inferbus.contracts.prices import cost
 from inferbus.contracts.step import Failed, Usage
 from inferbus.contracts.usage import ABANDONED, CANCELLED, CHARGED, DEADLINE, FINISHED, REJECTED, UsageEvent
 from inferbus.errors import Cancelled
+from inferbus.ledger.names import usage_name
 from inferbus.ledger.prices import PriceBook
 from inferbus.ledger.usage_log import Record, UsageLog
 from inferbus.queue.delivery import Delivery
@@ -159,8 +160,8 @@ class Bill:
 
 
 def _name_of(envelope: Envelope) -> str:
-    """Name a request for the stream, whoever works on it: its asker and its tag there are in its message for ever."""
-    return f"usage:{envelope.asker}:{envelope.tag_no}"
+    """Name a request for the stream, whoever works on it."""
+    return usage_name(envelope.asker, envelope.tag_no)
 
 
 def _of_kept(kept: Outcome) -> str:

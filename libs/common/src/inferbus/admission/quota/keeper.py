@@ -12,6 +12,7 @@ from inferbus import routes
 from inferbus.admission.quota.budgets import Budgets
 from inferbus.admission.quota.lease import Lease
 from inferbus.admission.quota.meter import Meter
+from inferbus.admission.quota.outstanding import OutstandingRecord
 from inferbus.admission.quota.slots import SlotLease
 from inferbus.bus import Bus
 from inferbus.bus.server_clock import ServerClock, server_time
@@ -25,10 +26,11 @@ log = structlog.get_logger()
 class Keeper:
     """A task that wakes four times a second while anything is leased, and to measure the clock."""
 
-    def __init__(self, bus: Bus, clock: ServerClock, budgets: Budgets) -> None:
+    def __init__(self, bus: Bus, clock: ServerClock, budgets: Budgets, outstanding: OutstandingRecord) -> None:
         self._bus = bus
         self._clock = clock
         self._budgets = budgets
+        self._outstanding = outstanding
         self.leases: dict[Lease, Meter] = {}
         self._slots: set[SlotLease] = set()
         self._task: asyncio.Task[None] | None = None
@@ -49,15 +51,20 @@ class Keeper:
         """Return everything that is free."""
         await self.die()
         if self._bus.connected:
+            for lease in self.leases:
+                lease.part()
+            await self._write_outstanding()
             await asyncio.gather(*(lease.close() for lease in self.leases), *(slots.close() for slots in self._slots))
             await self._budgets.count(self.leases.items())
 
     def look_after(self, lease: Lease, meter: Meter) -> None:
         self.leases[lease] = meter
+        lease.is_kept = True
         self._leased.set()
 
     def look_after_slots(self, slots: SlotLease) -> None:
         self._slots.add(slots)
+        slots.is_kept = True
         self._leased.set()
 
     async def _run(self) -> None:
@@ -74,7 +81,7 @@ class Keeper:
 
     async def _pause(self) -> None:
         """Wait for the next tick, as long as possible where nothing is leased."""
-        if not self.leases and not self._slots:
+        if not self.leases and not self._slots and self._outstanding.is_empty:
             self._leased.clear()
             due_s = self._measured + _MEASURE_EVERY_S - time.monotonic()
             with contextlib.suppress(TimeoutError):
@@ -92,12 +99,23 @@ class Keeper:
         for lease, meter in list(self.leases.items()):
             if not lease.tick() or (meter.is_over(lease, now) and not lease.spent):
                 del self.leases[lease]
+                lease.is_kept = False
         await asyncio.gather(*(self._tick_slots(slots) for slots in list(self._slots)))
+        await self._outstanding.tick(self.leases)
+
+    async def _write_outstanding(self) -> None:
+        """Say last what stays: the reservations of requests that are still open."""
+        try:
+            if not self._outstanding.is_empty:
+                await self._outstanding.write(self.leases)
+        except InferbusError as exc:
+            log.info("outstanding_not_written", error=exc.message)
 
     async def _tick_slots(self, slots: SlotLease) -> None:
         try:
             if not await slots.tick():
                 self._slots.discard(slots)
+                slots.is_kept = False
         except InferbusError as exc:
             log.info("slots_not_renewed", error=exc.message)
 

@@ -1,4 +1,8 @@
-"""Lease: a share of one window's counter, with the round trips that fill it. Several waiters share one round trip."""
+"""Lease: a share of one window's counter, with the round trips that fill it. Several waiters share one round trip.
+
+What a record says this process has outstanding (`outstanding`) may be given back by others when it is dead. So nothing is
+subtracted from the counter that a record still speaks of: what is parted with waits until it is written.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from collections.abc import Callable, Coroutine
 import structlog
 
 from inferbus.admission.quota.counters import Counters
-from inferbus.admission.quota.share import Share
+from inferbus.admission.quota.share import Share, releasable
 from inferbus.errors import InferbusError
 
 _REFUSE_S = 0.05
@@ -19,7 +23,8 @@ log = structlog.get_logger()
 
 class Lease:
     """One window of one limit. `holders` tells how many processes share it. `spent` is what was settled and no
-    budget has counted yet."""
+    budget has counted yet, `out` what open requests have reserved (of days and months), `recorded` what a record may say
+    is outstanding, `is_lost` that others gave that back; `is_kept` that somebody looks after it (`Keeper`)."""
 
     __slots__ = (
         "_backing",
@@ -27,11 +32,16 @@ class Lease:
         "_debt",
         "_holders",
         "_on_use",
+        "_parting",
         "_refuse_from",
         "_refuse_until",
         "_returning",
         "_tasks",
         "_waiters",
+        "is_kept",
+        "is_lost",
+        "out",
+        "recorded",
         "share",
         "spent",
         "subject",
@@ -52,16 +62,25 @@ class Lease:
         self._holders = holders
         self._on_use = on_use
         self.spent = 0
+        self.out = 0
+        self.recorded = 0
+        self.is_lost = self.is_kept = False
         self._waiters: deque[tuple[int, asyncio.Future[bool]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._backing = False
         self._returning = 0
+        self._parting = 0
         self._debt = 0
         self._refuse_from, self._refuse_until = 0, 0.0
 
     def try_take(self, amount: int) -> bool:
         """Take without asking anybody; not past those who wait."""
-        return not self._waiters and self.share.take(amount)
+        share = self.share
+        if amount > share.free or self._waiters:
+            return False
+        share.free -= amount
+        share.recent += amount
+        return True
 
     async def take(self, amount: int) -> bool:
         """Take, asking the counter where the share is too small. False: the limit is used up.
@@ -87,12 +106,15 @@ class Lease:
 
     def put(self, amount: int) -> None:
         """Take back what was taken and not spent."""
-        self.share.put(amount)
-        self._on_use(self)
+        self.share.free += amount
+        if not self.is_kept:
+            self._on_use(self)
 
     def note_spent(self, amount: int) -> None:
+        """Have budgets count what was settled."""
         self.spent += amount
-        self._on_use(self)
+        if not self.is_kept:
+            self._on_use(self)
 
     def borrow(self, amount: int) -> bool:
         """Take beyond the share while the counter cannot be reached: up to this process's equal part of the limit. It is
@@ -113,14 +135,35 @@ class Lease:
 
     def tick(self) -> bool:
         """Return what is not needed, count what is owed. False: there is nothing left to look after."""
-        self._returning += self.share.tick()
+        self._parting += self.share.tick()
         self._settle_soon()
-        return bool(self.share.free or self._debt or self.spent or self._waiters or self._backing)
+        left = self.share.free or self._debt or self.spent or self._parting or self.out or self.recorded
+        return bool(left or self._waiters or self._backing)
+
+    @property
+    def outstanding(self) -> int:
+        """What is leased and not settled: what is free, and what open requests have reserved."""
+        return max(0, self.share.free + self.out - self._debt)
+
+    def note_recorded(self, amount: int) -> None:
+        """The record says that so much is outstanding, and no other record is on its way."""
+        self.recorded = amount
+        self._settle_soon()
+
+    def lose(self) -> None:
+        """Others have given back what this process had, as if it were dead: have it no more."""
+        self.is_lost = True
+        self.out = self.recorded = self._parting = 0
+        self.share.free = 0
+
+    def part(self) -> None:
+        """Return everything that is free."""
+        self._parting += self.share.give_back(self.share.free)
+        self._settle_soon()
 
     async def close(self) -> None:
         """Return everything that is free, and wait until it is returned."""
-        self._returning += self.share.give_back(self.share.free)
-        self._settle_soon()
+        self.part()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -171,7 +214,7 @@ class Lease:
         self._waiters = kept
         if refused:
             self._refuse_from, self._refuse_until = refused, time.monotonic() + _REFUSE_S
-            self._returning += self.share.give_back(self.share.free)  # another holder may have a use for it
+            self._parting += self.share.give_back(self.share.free)  # another holder may have a use for it
 
     def _fail(self, error: InferbusError) -> None:
         waiters, self._waiters = self._waiters, deque()
@@ -180,15 +223,23 @@ class Lease:
                 future.set_exception(error)
 
     def _settle_soon(self) -> None:
-        if (self._returning or self._debt) and not self._backing:
+        if (self._returning or self._debt or self._releasable) and not self._backing:
             self._backing = True
             self._spawn(self._settle())
+
+    @property
+    def _releasable(self) -> int:
+        if not self._parting:
+            return 0
+        return releasable(self._parting, self.share.free + self.out - self._debt, self.recorded)
 
     async def _settle(self) -> None:
         """Subtract what was returned, add what is owed."""
         try:
-            while self._returning or self._debt:
-                back, self._returning = self._returning, 0
+            while self._returning or self._debt or self._releasable:
+                part = self._releasable
+                self._parting -= part
+                back, self._returning = self._returning + part, 0
                 debt, self._debt = self._debt, 0
                 try:
                     if debt != back:

@@ -8,7 +8,7 @@ import msgspec
 
 from inferbus import routes
 from inferbus.admission.quota.counters import Counters
-from inferbus.admission.quota.headers import REQUESTS, TOKENS, Standing
+from inferbus.admission.quota.headers import REQUESTS, TOKENS
 from inferbus.admission.quota.lease import Lease
 from inferbus.admission.quota.windows import DAY, MINUTE, MONTH, end_of, window_of
 
@@ -33,6 +33,10 @@ COUNTED = (
     Kind(TPD, "tokens_per_day", DAY, "tokens per day"),
     Kind(MONEY, "money_per_month", MONTH, "micro-units of money per month"),
 )
+OF_REQUESTS, OF_TOKENS, OF_MONEY = range(3)
+COUNTS = {RPM: OF_REQUESTS, TPM: OF_TOKENS, TPD: OF_TOKENS, MONEY: OF_MONEY}
+"""Where in a request's amounts (`Amounts`) what a kind counts is found."""
+Amounts = tuple[int, int, int]
 CONCURRENT_WORDS = "requests open at once"
 
 
@@ -53,7 +57,9 @@ class Scope(msgspec.Struct, frozen=True):
 class Meter:
     """Counts one kind for one scope."""
 
-    __slots__ = ("_counters", "_holders", "_look_after", "_window", "kind", "lease", "limit", "scope")
+    __slots__ = (
+        "_counters", "_ends", "_holders", "_look_after", "_window", "counts", "is_long", "kind", "lease", "limit", "scope"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -67,18 +73,22 @@ class Meter:
     ) -> None:
         self.scope = scope
         self.kind = kind
+        self.is_long = kind.span != MINUTE
+        self.counts = COUNTS[kind.name]
         self.limit = limit
         self._counters = counters
         self._holders = holders
         self._look_after = look_after
         self._window = window_of(kind.span, now)
+        self._ends = end_of(kind.span, self._window)
         self.lease = self._make()
 
     def at(self, now: float) -> Lease:
-        """Give the lease of the window `now` lies in."""
-        window = window_of(self.kind.span, now)
-        if window > self._window:  # whoever looked at the clock a moment ago must not bring the last one back
-            self._window = window
+        """Give the lease of the window `now` lies in. Whoever looked at the clock a moment ago does not bring the last one
+        back."""
+        if now >= self._ends:
+            self._window = window_of(self.kind.span, now)
+            self._ends = end_of(self.kind.span, self._window)
             self.lease = self._make()
         return self.lease
 
@@ -91,14 +101,28 @@ class Meter:
 
     def reset_s(self, now: float) -> float:
         """Seconds until the window ends."""
-        return max(0.0, end_of(self.kind.span, self._window) - now)
+        left = self._ends - now
+        return left if left > 0 else 0.0
 
-    def standing(self, now: float) -> Standing:
-        return Standing(self.kind.what, self.limit, self.lease.share.remaining, self.reset_s(now))
+    @property
+    def what(self) -> str:
+        return self.kind.what
+
+    @property
+    def remaining(self) -> int:
+        """About how much of it is left, here and at the counter."""
+        share = self.lease.share
+        left = self.limit - share.seen
+        return share.free + left if left > 0 else share.free
+
+    def begin_anew(self, lease: Lease) -> None:
+        """Have another lease of the window, if this is still the one."""
+        if lease is self.lease:
+            self.lease = self._make()
 
     def is_over(self, lease: Lease, now: float) -> bool:
         """Whether a lease of this meter is of a window that has ended."""
-        return lease is not self.lease or now >= end_of(self.kind.span, self._window)
+        return lease is not self.lease or now >= self._ends
 
     def _make(self) -> Lease:
         subject = routes.quota(self.kind.span, self.scope.tenant, f"{self.scope.token}-{self.kind.name}", self._window)

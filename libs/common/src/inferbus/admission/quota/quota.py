@@ -14,7 +14,7 @@ from inferbus import routes
 from inferbus.admission.identity import Identity
 from inferbus.admission.quota.budgets import BudgetListener, Budgets
 from inferbus.admission.quota.counters import Counters
-from inferbus.admission.quota.headers import rate_headers
+from inferbus.admission.quota.headers import rate_headers, told_of
 from inferbus.admission.quota.keeper import Keeper
 from inferbus.admission.quota.lease import Lease
 from inferbus.admission.quota.limits_book import LimitsBook
@@ -22,13 +22,15 @@ from inferbus.admission.quota.meter import (
     CONCURRENT,
     CONCURRENT_WORDS,
     COUNTED,
-    MONEY,
+    OF_MONEY,
     PLATFORM,
     RPM,
+    Amounts,
     Kind,
     Meter,
     Scope,
 )
+from inferbus.admission.quota.outstanding import OutstandingRecord, Tags
 from inferbus.admission.quota.reservation import UNLIMITED, Reservation
 from inferbus.admission.quota.settings import OPEN, QuotaSettings
 from inferbus.admission.quota.slots import SlotLease
@@ -50,16 +52,19 @@ log = structlog.get_logger()
 class Plan:
     """All limits one request falls under."""
 
-    __slots__ = ("meters", "slots")
+    __slots__ = ("has_price", "is_long", "meters", "slots", "told")
 
     def __init__(self, meters: list[Meter], slots: list[tuple[Scope, SlotLease]]) -> None:
         self.meters = meters
+        self.is_long = any(meter.is_long for meter in meters)
+        self.has_price = any(meter.counts == OF_MONEY for meter in meters)
         self.slots = slots
+        self.told = told_of(meters)
 
 
 class Quota:
     """One per gateway. `gateways` tells how many share the limits; `price_of` gives a model's price: what has none costs
-    nothing."""
+    nothing. `holder` is the asker whose requests these are, `tags` gives the tags of those that are open and the next."""
 
     def __init__(
         self,
@@ -69,6 +74,8 @@ class Quota:
         gateways: Callable[[], int],
         price_of: PriceOf = lambda _: None,
         listeners: Sequence[BudgetListener] = (),
+        holder: str = "",
+        tags: Tags = lambda: ([], 0),
     ) -> None:
         self._bus = bus
         self._settings = settings
@@ -76,14 +83,16 @@ class Quota:
         self._price_of = price_of
         self.refused: Counter[tuple[str, str]] = Counter()
         """Refusals, by scope (key, team, org, model) and field of the limits."""
-        self._holder = secrets.token_hex(8)
+        self._holder = holder or secrets.token_hex(8)
         self.clock = ServerClock()
         self.counters = Counters(bus)
+        self.outstanding = OutstandingRecord(bus, self._holder, self.clock, tags, hold_s=settings.hold_s)
         self.book = LimitsBook(bus, self._on_limits)
         self._meters: dict[tuple[str, str], Meter] = {}
         self._slots: dict[str, SlotLease] = {}
         self._plans: dict[tuple[str, str, str, str], Plan | None] = {}
-        self.keeper = Keeper(bus, self.clock, Budgets(self.counters, settings.budget_percents, listeners))
+        budgets = Budgets(self.counters, settings.budget_percents, listeners)
+        self.keeper = Keeper(bus, self.clock, budgets, self.outstanding)
 
     async def start(self) -> None:
         await self.book.start()
@@ -102,7 +111,8 @@ class Quota:
         return self.book.ready and self.clock.known
 
     async def stop(self) -> None:
-        """Return what is not spent: requests that are still open stay counted as they were reserved."""
+        """Return what is not spent: requests that are still open stay counted as they were reserved, until the ledger
+        gives back what they did not spend."""
         await self.keeper.stop()
         await self.book.stop()
 
@@ -126,35 +136,43 @@ class Quota:
 
     async def _reserve(self, plan: Plan, model: str, estimate: Estimate) -> Reservation:
         now = self.clock()
-        price = self._price_of(model)
-        reservation = Reservation(estimate, price)
-        tokens = estimate.total
+        price = self._price_of(model) if plan.has_price else None
+        reservation = Reservation(estimate, price, self.outstanding.open if plan.is_long else None)
+        if plan.is_long:
+            if now >= self.outstanding.fence:
+                await self._renew()
+            self.outstanding.open[reservation] = now
+        amounts: Amounts = (1, estimate.total, _cost(price, estimate))
         try:
             for meter in plan.meters:
-                if meter.kind.name == RPM:
-                    amount = 1
-                elif meter.kind.name == MONEY:
-                    amount = _cost(price, estimate)
-                else:
-                    amount = tokens
+                amount = amounts[meter.counts]
                 lease = meter.at(now)
                 if not lease.try_take(amount) and not await self._take(lease, amount):
                     self._refuse(meter, amount, now)
                 reservation.add(meter, lease, amount)
             for scope, slots in plan.slots:
-                if not slots.try_take() and not await self._take_slot(slots):
+                if not slots.try_take(now) and not await self._take_slot(slots):
                     self._refuse_slot(scope, slots)
                 reservation.add_slot(slots)
-                self.keeper.look_after_slots(slots)
+                if not slots.is_kept:
+                    self.keeper.look_after_slots(slots)
         except BaseException as error:
             reservation.refund()
             if isinstance(error, RateLimited):
-                error.headers = self._headers_of(plan, now)
+                error.headers = rate_headers(plan.told, now)
             raise
-        reservation.note_standing(now)
+        reservation.note_standing(rate_headers(plan.told, now))
         return reservation
 
     # --- one limit --------------------------------------------------------------------------------------------------
+
+    async def _renew(self) -> None:
+        """What is leased may have been given back by others meanwhile: find out first."""
+        try:
+            await self.outstanding.renew(self.keeper.leases)
+        except DependencyDown as exc:
+            if self._settings.when_unreachable != OPEN:
+                raise _unreachable() from exc
 
     async def _take(self, lease: Lease, amount: int) -> bool:
         try:
@@ -191,9 +209,6 @@ class Quota:
         raise RateLimited(
             f"{scope.label}: the limit is {slots.limit} {CONCURRENT_WORDS}, all are in use", retry_after_s=_SLOT_AGAIN_S
         )
-
-    def _headers_of(self, plan: Plan, now: float) -> tuple[tuple[str, str], ...]:
-        return rate_headers([meter.standing(now) for meter in plan.meters if meter.kind.what])
 
     # --- which limits ------------------------------------------------------------------------------------------------
 

@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
-from inferbus.admission.quota.headers import rate_headers
+from inferbus.admission.quota.headers import Headers
 from inferbus.admission.quota.lease import Lease
-from inferbus.admission.quota.meter import MONEY, RPM, Meter
+from inferbus.admission.quota.meter import OF_REQUESTS, Amounts, Meter
 from inferbus.admission.quota.settling import charge_of
 from inferbus.admission.quota.slots import SlotLease
 from inferbus.admission.quota.tokens import Estimate
-from inferbus.admission.quota.windows import MINUTE
 from inferbus.answers.exchange import Exchange
 from inferbus.contracts.prices import Price, cost
 from inferbus.contracts.step import Usage
+
+OpenReservations = dict["Reservation", float]
+"""Open reservations, the oldest first, and when each was made (server time)."""
 
 
 class Reservation:
     """Settled or refunded once; whatever is said afterwards changes nothing. It lies in the windows it was made in."""
 
-    __slots__ = ("_done", "_headers", "_price", "_slots", "_taken", "estimate")
+    __slots__ = ("_aged", "_book", "_done", "_headers", "_price", "_slots", "_taken", "estimate")
 
-    def __init__(self, estimate: Estimate | None = None, price: Price | None = None) -> None:
+    def __init__(
+        self, estimate: Estimate | None = None, price: Price | None = None, book: OpenReservations | None = None
+    ) -> None:
+        """`book`: where it stands while it is open, if it takes from limits of days or months."""
         self.estimate = estimate
         self._price = price
         self._taken: list[tuple[Meter, Lease, int]] = []
         self._slots: list[SlotLease] = []
-        self._headers: tuple[tuple[str, str], ...] = ()
-        self._done = False
+        self._headers: Headers = ()
+        self._done = self._aged = False
+        self._book = book
 
     @property
     def implied_bound(self) -> int:
         """How much may be generated for each choice of a request that does not say it; 0: it does, or nothing counts it."""
         if self.estimate is None or not self.estimate.implied:
             return 0
-        return self.estimate.implied if any(meter.kind.name != RPM for meter, _, _ in self._taken) else 0
+        return self.estimate.implied if any(meter.counts != OF_REQUESTS for meter, _, _ in self._taken) else 0
 
     def add(self, meter: Meter, lease: Lease, amount: int) -> None:
+        """It has taken so much of a lease."""
         self._taken.append((meter, lease, amount))
+        if meter.is_long:
+            lease.out += amount
 
     def add_slot(self, slots: SlotLease) -> None:
         self._slots.append(slots)
@@ -45,16 +54,22 @@ class Reservation:
         if self._done:
             return
         self._done = True
+        money = cost(self._price, usage) if self._price is not None else 0
+        amounts: Amounts = (0, usage.prompt_tokens + usage.completion_tokens, money)
         for meter, lease, amount in self._taken:
-            if meter.kind.name == RPM:
+            if meter.counts == OF_REQUESTS:
                 continue
-            spent = self._spent(meter, usage)
+            spent = amounts[meter.counts]
+            if meter.is_long:
+                lease.note_spent(spent)
+                if lease.is_lost:  # what it had was given back, as if nothing of it would be spent any more
+                    lease.overspend(spent)
+                    continue
+                lease.out -= 0 if self._aged else amount
             if spent < amount:
                 lease.put(amount - spent)
             elif spent > amount:
                 lease.overspend(spent - amount)
-            if meter.kind.span != MINUTE:
-                lease.note_spent(spent)
         self._leave()
 
     def refund(self) -> None:
@@ -62,9 +77,20 @@ class Reservation:
         if self._done:
             return
         self._done = True
-        for _, lease, amount in self._taken:
+        for meter, lease, amount in self._taken:
+            if lease.is_lost:
+                continue
+            if meter.is_long and not self._aged:
+                lease.out -= amount
             lease.put(amount)
         self._leave()
+
+    def age(self) -> None:
+        """It is open for long: a record speaks of it no more, so that nobody has to look for its end."""
+        self._aged = True
+        for meter, lease, amount in self._taken:
+            if meter.is_long and not lease.is_lost:
+                lease.out -= amount
 
     def close(self, exchange: Exchange) -> None:
         """Settle by how the request ended."""
@@ -76,11 +102,11 @@ class Reservation:
         else:
             self.settle(usage)
 
-    def note_standing(self, now: float) -> None:
+    def note_standing(self, headers: Headers) -> None:
         """Fix what `headers` says."""
-        self._headers = rate_headers([meter.standing(now) for meter, _, _ in self._taken if meter.kind.what])
+        self._headers = headers
 
-    def headers(self) -> tuple[tuple[str, str], ...]:
+    def headers(self) -> Headers:
         """Give the `x-ratelimit-*` headers, as it was when the reservation was made; none where nothing is limited."""
         return self._headers
 
@@ -88,12 +114,9 @@ class Reservation:
         """Name the windows it lies in, as the counters' subjects end."""
         return [lease.subject.rsplit(".", 1)[1] for _, lease, _ in self._taken]
 
-    def _spent(self, meter: Meter, usage: Usage) -> int:
-        if meter.kind.name == MONEY:
-            return cost(self._price, usage) if self._price is not None else 0
-        return usage.prompt_tokens + usage.completion_tokens
-
     def _leave(self) -> None:
+        if self._book is not None:
+            self._book.pop(self, None)
         for slots in self._slots:
             slots.put()
 

@@ -23,3 +23,6 @@ class QuotaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Where those events are posted, too."""
     webhook_secret: str = ""
     """Key of the HMAC-SHA256 of the body, in the header `X-Inferbus-Signature`."""
+    hold_s: float = 60.0
+    """For how long what a gateway has leased of days and months is its own without its saying so again; a ledger may give
+    back what a dead one had after that."""

@@ -79,3 +79,9 @@ class Share:
         subtracted from the counter."""
         keep, self.previous, self.recent = 2 * self.recent, self.recent, 0
         return self.give_back(max(0, self.free - keep))
+
+
+def releasable(parting: int, kept: int, recorded: int) -> int:
+    """Say how much of `parting` may be subtracted from the counter where `kept` stays and a record may say that `recorded`
+    is there: others would give that back if this holder died."""
+    return max(0, min(parting, kept + parting - recorded))

@@ -49,6 +49,8 @@ class SlotLease:
     ) -> None:
         self.limit = limit
         self.used = 0
+        self.is_kept = False
+        """Whether it is looked after (`Keeper`)."""
         self._bus = bus
         self._key = key
         self._holder = holder
@@ -69,8 +71,9 @@ class SlotLease:
     def remaining(self) -> int:
         return max(0, self.held - self.used)
 
-    def try_take(self) -> bool:
-        if self.used >= self._held or self.used >= self.held:
+    def try_take(self, now: float) -> bool:
+        """Take one of those this process has; `now` is server time."""
+        if self.used >= self._held or now >= self._until - _MARGIN_S:
             return False
         self._count()
         return True
@@ -81,17 +84,17 @@ class SlotLease:
         Raises:
             DependencyDown: the record cannot be reached, and the share is used up.
         """
-        if self.try_take():
+        if self.try_take(self._clock()):
             return True
         if self._clock() < self._refuse_until:
             return False
         async with self._lock:  # whoever waited behind another's write finds its result
-            if self.try_take():
+            if self.try_take(self._clock()):
                 return True
             if self._clock() < self._refuse_until:
                 return False
             await self._write(self.used + 1)
-            if self.try_take():
+            if self.try_take(self._clock()):
                 return True
             self._refuse_until = self._clock() + _REFUSE_S
             return False

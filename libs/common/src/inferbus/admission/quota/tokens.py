@@ -75,7 +75,9 @@ class BodyEstimator:
             view = _decode(body)
         except UNREADABLE:
             return Estimate(prompt, self._default)  # the engine refuses it
-        choices = max(1, _number(view.n), _number(view.best_of)) * _prompts(view.prompt)
+        choices = _prompts(view.prompt) if view.prompt else 1
+        if view.n is not None or view.best_of is not None:
+            choices *= max(1, _number(view.n), _number(view.best_of))
         each, implied = max(_number(view.max_completion_tokens), _number(view.max_tokens)), 0
         if not each and task == "completions" and view.max_tokens is msgspec.UNSET:
             each = COMPLETIONS_DEFAULT
@@ -95,7 +97,9 @@ def bounded_as_reserved(task: str | None, body: bytes, tokens: int) -> bytes:
 
 def _number(value: object) -> int:
     """Read a number as an engine might that takes "5" and 5.0 for 5; 0 where there is none it could take."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if type(value) is int:
+        return max(0, value)
+    if value is None or value is msgspec.UNSET or isinstance(value, bool) or not isinstance(value, int | float | str):
         return 0
     try:
         return max(0, math.ceil(float(value)))

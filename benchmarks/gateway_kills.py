@@ -33,8 +33,9 @@ from inferbus_bench import report
 from inferbus_bench.limit_judge import WINDOW_S, Amount, Given, given_of, over, unused, window_of
 from inferbus_bench.operator import Operator, events_of, id_of, work_left
 from inferbus_bench.others import OtherPrograms, heading
-from inferbus_bench.pressing import REFUSED, SERVED, Crowd
+from inferbus_bench.pressing import LOST, REFUSED, SERVED, Crowd
 from inferbus_bench.targets import DidNotStart, Target, home_in, platform
+from inferbus_bench.verdicts import Verdict
 
 TENANT = "acme"
 MOST_UNUSED = 0.05
@@ -42,16 +43,26 @@ _FREE_S, _WARM_UP_S = 8.0, 2.0
 _LOOSE = 3
 """The limit of a key that is not meant to bind is so many times what it is expected to use."""
 _DRAIN_S = 60.0
+_ROUNDED_S = 0.5  # events round their times; nobody asked in the seconds before
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """One limit of one key that should bind. `amount` is what it counts."""
+    """One limit of one key. `amount` is what it counts; `binds`: it is what refuses, the other one is out of reach."""
 
     what: str
     key: str
     limit: int
     amount: Amount
     crowd: Crowd
+    binds: bool = True
+
+
+def _tokens(one: Given) -> int:
+    return one.tokens
+
+
+def _requests(one: Given) -> int:
+    return one.requests
 
 
 class Killer:
@@ -88,13 +99,20 @@ def sockets_of(operator: Operator) -> list[int]:
     return counts
 
 
-async def carried(crowds: Sequence[Crowd], operator: Operator) -> tuple[float, float]:
+class Rates(msgspec.Struct, frozen=True):
+    """What is carried without limits, in a second."""
+
+    requests_s: float
+    tokens_s: float
+
+
+async def carried(crowds: Sequence[Crowd], operator: Operator) -> Rates:
     """Measure requests and tokens a second without limits, by the ledger."""
     began = time.time()
     await asyncio.gather(*(crowd.press(_WARM_UP_S + _FREE_S) for crowd in crowds))
     given = await given_until_drained(operator, began + _WARM_UP_S)
     within = [one for one in given if one.stored_s < began + _WARM_UP_S + _FREE_S]
-    return sum(one.requests for one in within) / _FREE_S, sum(one.tokens for one in within) / _FREE_S
+    return Rates(sum(map(_requests, within)) / _FREE_S, sum(map(_tokens, within)) / _FREE_S)
 
 
 async def given_until_drained(operator: Operator, since_s: float, key_id: str = "") -> list[Given]:
@@ -109,9 +127,7 @@ async def given_until_drained(operator: Operator, since_s: float, key_id: str = 
     return [one for one in given_of(events) if one.stored_s >= since_s]
 
 
-async def press(
-    judged: Sequence[Judged], operator: Operator, args: argparse.Namespace
-) -> tuple[list[int], Killer, str]:
+async def press(crowds: Sequence[Crowd], operator: Operator, args: argparse.Namespace) -> tuple[list[int], Killer, str]:
     """Press on the limits for twice `--windows` whole windows, killing in the second half. Gives the windows."""
     await asyncio.sleep(WINDOW_S - time.time() % WINDOW_S)
     first, length_s = window_of(time.time() + 1), args.windows * WINDOW_S
@@ -128,7 +144,7 @@ async def press(
         await asyncio.sleep(max(0.0, end - time.time() - WINDOW_S / 2))
         spread = ", ".join(str(count) for count in sockets_of(operator))
 
-    pressing = [one.crowd.press(end - time.time()) for one in judged]
+    pressing = [crowd.press(end - time.time()) for crowd in crowds]
     await asyncio.gather(*pressing, look(), *([fault()] if args.kill_every else []))
     return list(range(first, window_of(end - 1) + 1)), killer, spread
 
@@ -149,43 +165,51 @@ def rows_of(one: Judged, given: Sequence[Given], windows: Sequence[int], killer:
             f"{part.share * 100:.2f} %" if refused else "not reached",
             f"{one.crowd.seen.count([part.window], SERVED) / WINDOW_S:.0f}",
             f"{refused:,}",
-            str(sum(one.crowd.seen.others([part.window]).values())),
+            _others_text(one.crowd.seen.others([part.window])),
         ])  # fmt: skip
     return rows
 
 
+def _others_text(counts: dict[int, int]) -> str:
+    """Tell of connections that ended before their answers did, and of answers nobody expects, by status."""
+    return ", ".join(f"{n} {'cut' if status == LOST else status}" for status, n in sorted(counts.items())) or "0"
+
+
 HEAD = [
     "key's limit a minute", "window", "gateways killed", "limit", "given to workers", "over", "unused", "served/s",
-    "429s", "connections lost, others",
+    "429s", "other ends",
 ]  # fmt: skip
 
 
-def conclude(judged: Sequence[Judged], given: dict[str, list[Given]], windows: list[int], killer: Killer) -> bool:
-    """Print the table and what follows from it. True: no limit was passed."""
+def verdicts_of(one: Judged, given: Sequence[Given], windows: Sequence[int], killer: Killer) -> list[Verdict]:
+    """Judge one limit: never over; at worst 5 % unused in a whole window without kills, where it was reached at all."""
+    passed = over(given, one.amount, one.limit, not_before=windows[0])
+    found = [Verdict(what=f"{one.what}: over the limit", value=passed, limit=0, unit="")]
     killed_in = {window_of(moment) for moment in killer.killed}
-    rows = [row for one in judged for row in rows_of(one, given[one.key], windows, killer)]
-    print(report.grid(HEAD, rows))
-    fine = True
-    for one in judged:
-        passed = over(given[one.key], one.amount, one.limit, not_before=windows[0])
-        fine = fine and not passed
-        print(f"\n{one.what}: {passed:,} over the limit{'' if not passed else ' -- PASSED'}", end="")
-        for title, chosen in (
-            ("without kills", [w for w in windows if w not in killed_in]),
-            ("with kills", [w for w in windows if w in killed_in]),
-        ):
-            shares = [
-                part.share
-                for part in unused(given[one.key], one.amount, one.limit, chosen)
-                if one.crowd.seen.count([part.window], REFUSED)
-            ]
-            if shares:
-                print(
-                    f"; {title} {sum(shares) / len(shares) * 100:.2f} % under it, {max(shares) * 100:.2f} at most",
-                    end="",
-                )
-    print()
-    return fine
+    calm = [w for w in windows if w not in killed_in and one.crowd.seen.count([w], REFUSED)]
+    if one.binds and calm:
+        share = max(part.share for part in unused(given, one.amount, one.limit, calm))
+        what = f"{one.what}: unused where no gateway was killed, at worst"
+        found.append(Verdict(what=what, value=share * 100, limit=MOST_UNUSED * 100, unit="%"))
+    return found
+
+
+def limit_keys(operator: Operator, keys: list[str], crowds: list[Crowd], rates: Rates, share: float) -> list[Judged]:
+    """Give both limits to both keys; of each key one binds."""
+    tokens, requests = (int(rate / len(keys) * WINDOW_S * share) for rate in (rates.tokens_s, rates.requests_s))
+    operator.set_limits("key", id_of(keys[0]), tokens_per_minute=tokens, requests_per_minute=requests * _LOOSE)
+    operator.set_limits("key", id_of(keys[1]), requests_per_minute=requests, tokens_per_minute=tokens * _LOOSE)
+    by_tokens, by_requests = zip(keys, crowds, strict=True)
+    return [
+        _judged("tokens", by_tokens, tokens, _tokens),
+        _judged("requests", by_requests, requests, _requests),
+        _judged("requests of the first key", by_tokens, requests * _LOOSE, _requests, binds=False),
+        _judged("tokens of the second key", by_requests, tokens * _LOOSE, _tokens, binds=False),
+    ]
+
+
+def _judged(what: str, who: tuple[str, Crowd], limit: int, amount: Amount, *, binds: bool = True) -> Judged:
+    return Judged(what=what, key=who[0], crowd=who[1], limit=limit, amount=amount, binds=binds)
 
 
 async def measure(target: Target, operator: Operator, args: argparse.Namespace) -> bool:
@@ -193,25 +217,22 @@ async def measure(target: Target, operator: Operator, args: argparse.Namespace) 
     keys = [operator.new_key("--tenant", TENANT, "--name", what) for what in ("tokens", "requests")]
     half = args.gateways * args.connections // 2
     crowds = [Crowd(target.port, key, target.model, connections=half, pause_s=args.pause) for key in keys]
-    requests_s, tokens_s = await carried(crowds, operator)
-    requests, tokens = (int(rate / 2 * WINDOW_S * args.share) for rate in (requests_s, tokens_s))
-    operator.set_limits("key", id_of(keys[0]), tokens_per_minute=tokens, requests_per_minute=requests * _LOOSE)
-    operator.set_limits("key", id_of(keys[1]), requests_per_minute=requests, tokens_per_minute=tokens * _LOOSE)
-    judged = [
-        Judged(what="tokens", key=keys[0], limit=tokens, amount=lambda one: one.tokens, crowd=crowds[0]),
-        Judged(what="requests", key=keys[1], limit=requests, amount=lambda one: one.requests, crowd=crowds[1]),
-    ]
+    rates = await carried(crowds, operator)
+    judged = limit_keys(operator, keys, crowds, rates, args.share)
     async with OtherPrograms() as others:
-        windows, killer, spread = await press(judged, operator, args)
-    begun = windows[0] * WINDOW_S
-    given = {one.key: await given_until_drained(operator, begun, id_of(one.key)) for one in judged}
-    print(f"\n{heading(others.cores, 'gateway_kills.py')}\n")
-    print(
-        f"{args.gateways} gateways, {2 * half} connections, {args.workers} workers. Without limits {requests_s:.0f} requests/s, "
-        f"{tokens_s:.0f} tokens/s by the ledger; limits are {args.share:.0%} of half of that for each of two keys. Sockets by gateway near the "
-        f"end: {spread}. Killed: {len(killer.killed)}.\n"
+        windows, killer, spread = await press(crowds, operator, args)
+    begun_s = windows[0] * WINDOW_S - _ROUNDED_S
+    given = {key: await given_until_drained(operator, begun_s, id_of(key)) for key in keys}
+    found = [verdict for one in judged for verdict in verdicts_of(one, given[one.key], windows, killer)]
+    rows = [row for one in judged if one.binds for row in rows_of(one, given[one.key], windows, killer)]
+    about = (
+        f"{args.gateways} gateways, {2 * half} connections, {args.workers} workers. Without limits {rates.requests_s:.0f} "
+        f"requests/s, {rates.tokens_s:.0f} tokens/s by the ledger; limits: {args.share:.0%} of half of that for each of two "
+        f"keys. Sockets by gateway near the end: {spread}. Killed: {len(killer.killed)}."
     )
-    return conclude(judged, given, windows, killer)
+    parts = [heading(others.cores, "gateway_kills.py"), about, report.verdict_table(found), report.grid(HEAD, rows)]
+    print("\n" + "\n\n".join(parts))
+    return all(verdict.met for verdict in found if verdict.limit == 0)
 
 
 async def main(args: argparse.Namespace) -> int:
@@ -232,8 +253,11 @@ if __name__ == "__main__":
     parser.add_argument("--no-calm", dest="calm", action="store_false", help="leave out the windows without kills")
     parser.add_argument("--share", type=float, default=0.4, help="of what is carried without limits, allowed")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds a client waits after a refusal")
+    options = parser.parse_args()
+    if not options.calm and not options.kill_every:
+        parser.error("--no-calm with --kill-every 0 leaves nothing to do")
     try:
-        sys.exit(uvloop.run(main(parser.parse_args())))
+        sys.exit(uvloop.run(main(options)))
     except DidNotStart as exc:
         print(f"gateway_kills: {exc}", file=sys.stderr)
         sys.exit(1)

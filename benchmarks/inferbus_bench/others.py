@@ -37,9 +37,13 @@ class OtherPrograms:
 
     async def _watch(self) -> None:
         while True:
-            began, before = time.monotonic(), self._seconds()
+            began, before = await asyncio.to_thread(self._look)
             await asyncio.sleep(_STEP_S)
-            self.cores = max(self.cores, (self._seconds() - before) / (time.monotonic() - began))
+            ended, after = await asyncio.to_thread(self._look)  # what is measured may run on this loop
+            self.cores = max(self.cores, (after - before) / (ended - began))
+
+    def _look(self) -> tuple[float, float]:
+        return time.monotonic(), self._seconds()
 
     def _seconds(self) -> float:
         return busy_seconds() - sum(cpu_of(self._roots).values())

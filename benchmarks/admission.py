@@ -37,9 +37,20 @@ from inferbus.contracts.step import Usage
 from inferbus.errors import DependencyDown, RateLimited
 from inferbus.settings import BusSettings
 from inferbus.testing import NatsServer
+from inferbus_bench.others import OtherPrograms, heading
+from inferbus_bench.report import grid
 
 CONFIG = Path(__file__).parents[1] / "deploy/nats/nats.conf"
 DEV = Identity(tenant="dev", key_id="k1")
+_MANY = 10**12
+COSTS = {
+    "none": LimitSet(),
+    "tokens/min": LimitSet(tokens_per_minute=_MANY),
+    "all five": LimitSet(
+        requests_per_minute=_MANY, tokens_per_minute=_MANY, concurrent=10**6, tokens_per_day=_MANY,
+        money_per_month=_MANY,
+    ),
+}  # fmt: skip
 _WINDOWS = 64
 _CELL = struct.Struct("<q")
 _HELD_S = 0.05
@@ -95,8 +106,8 @@ async def hold(url: str, password: str, path: Path, callers: int, gateways: int,
     await bus.close()
 
 
-async def crowd(server: NatsServer, folder: Path, args: argparse.Namespace) -> bool:
-    """Run the holders; print what they were given. True: the limit was never passed."""
+async def crowd(server: NatsServer, folder: Path, args: argparse.Namespace) -> tuple[str, bool]:
+    """Run the holders; tell what they were given. True: the limit was never passed."""
     settings = server.settings("gateway")
     processes: dict[int, asyncio.subprocess.Process] = {}
     killed = 0
@@ -127,21 +138,23 @@ async def crowd(server: NatsServer, folder: Path, args: argparse.Namespace) -> b
         process.terminate()
     await asyncio.gather(*(process.wait() for process in processes.values()))
     books = [Given(folder / f"given-{number}") for number in range(args.holders)]
-    last = int(time.time() // 60)
-    print(f"{args.holders} processes x {args.callers} callers, limit {args.limit:,} tokens/min, {killed} killed")
-    print("| window | given out | over the limit | under it |\n|---|---|---|---|")
-    fine = True
-    for window in range(first, last + 1):
-        total = sum(book.of(window) for book in books)
-        if not total:
-            continue
-        fine = fine and total <= args.limit
-        print(f"| {window} | {total:,} | {max(0, total - args.limit):,} | {100 * (1 - total / args.limit):.2f} % |")
-    return fine
+    about = f"{args.holders} processes x {args.callers} callers, limit {args.limit:,} tokens/min, {killed} killed"
+    totals = {window: sum(book.of(window) for book in books) for window in range(first, int(time.time() // 60) + 1)}
+    return f"{about}\n\n{window_table(totals, args.limit)}", max(totals.values()) <= args.limit
 
 
-async def cost(server: NatsServer, limits: LimitSet, name: str, callers: int) -> None:
-    """Print what one reservation and its settling cost in this process."""
+def window_table(totals: dict[int, int], limit: int) -> str:
+    """Show what was given out in each window in which anything was."""
+    rows = [
+        [str(window), f"{total:,}", f"{max(0, total - limit):,}", f"{100 * (1 - total / limit):.2f} %"]
+        for window, total in totals.items()
+        if total
+    ]
+    return grid(["window", "given out", "over the limit", "under it"], rows)
+
+
+async def cost(server: NatsServer, limits: LimitSet, name: str, callers: int) -> list[str]:
+    """Measure what one reservation and its settling cost in this process."""
     operator = await server.connect("operator")
     await operator.kv_put(routes.KV_LIMITS, "org.dev", msgspec.json.encode(limits))
     await operator.close()
@@ -170,9 +183,9 @@ async def cost(server: NatsServer, limits: LimitSet, name: str, callers: int) ->
     each = (time.process_time() - cpu - idle) / len(took) * 1e6
     p50, p99 = statistics.median(took) * 1e6, statistics.quantiles(took, n=100)[98] * 1e6
     asked = (quota.counters.calls - calls) / len(took)
-    print(f"| {name} | {each:.1f} | {p50:.1f} | {p99:.1f} | {asked:.4f} |")
     await quota.stop()
     await bus.close()
+    return [name, f"{each:.1f}", f"{p50:.1f}", f"{p99:.1f}", f"{asked:.4f}"]
 
 
 async def _idle_cpu(callers: int, rounds: int) -> float:
@@ -190,25 +203,20 @@ async def _idle_cpu(callers: int, rounds: int) -> float:
 
 
 async def main(args: argparse.Namespace) -> int:
-    with tempfile.TemporaryDirectory() as folder:
-        async with NatsServer(Path(folder), CONFIG) as server:
-            await server.reconcile()
-            print(
-                "| limits | CPU us a reservation | p50 us | p99 us | counter calls a reservation |\n|---|---|---|---|---|"
-            )
-            await cost(server, LimitSet(), "none", args.callers)
-            many = 10**12
-            await cost(server, LimitSet(tokens_per_minute=many), "tokens/min", args.callers)
-            every = LimitSet(
-                requests_per_minute=many, tokens_per_minute=many, concurrent=10**6, tokens_per_day=many,
-                money_per_month=many,
-            )  # fmt: skip
-            await cost(server, every, "all five", args.callers)
-            operator = await server.connect("operator")
-            limits = LimitSet(tokens_per_minute=args.limit)
-            await operator.kv_put(routes.KV_LIMITS, "org.dev", msgspec.json.encode(limits))
-            await operator.close()
-            return 0 if await crowd(server, Path(folder), args) else 1
+    """Measure, then print all of it at once. 0: the limit was never passed."""
+    async with OtherPrograms() as others:
+        with tempfile.TemporaryDirectory() as folder:
+            async with NatsServer(Path(folder), CONFIG) as server:
+                await server.reconcile()
+                costs = [await cost(server, limits, name, args.callers) for name, limits in COSTS.items()]
+                operator = await server.connect("operator")
+                limits = LimitSet(tokens_per_minute=args.limit)
+                await operator.kv_put(routes.KV_LIMITS, "org.dev", msgspec.json.encode(limits))
+                await operator.close()
+                crowded, fine = await crowd(server, Path(folder), args)
+    head = ["limits", "CPU us a reservation", "p50 us", "p99 us", "counter calls a reservation"]
+    print(f"\n{heading(others.cores, 'admission.py')}\n\n{grid(head, costs)}\n\n{crowded}")
+    return 0 if fine else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Measure the main path: the platform beside `vllm serve`, and the platform around an engine that costs nothing.
 
     .venv/bin/python benchmarks/main_path.py [--quick] [--only engine|simulator] [--write]
+    .venv/bin/python benchmarks/main_path.py --limits      what limits, prices and the ledger add to it
 
 Exit status 1 if a target was missed or requests failed. README.md beside this file says what each figure means.
 """
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime as dt
 import shlex
 import signal
 import sys
@@ -19,9 +19,9 @@ from pathlib import Path
 
 import msgspec
 
-from inferbus_bench import loadgen, report, verdicts
+from inferbus_bench import admission_cost, loadgen, report, verdicts
 from inferbus_bench.cpu import Seconds
-from inferbus_bench.machine import describe_machine, describe_versions
+from inferbus_bench.others import heading
 from inferbus_bench.places import RESULTS
 from inferbus_bench.rounds import Measurement, Table, measure_idle, measure_rounds
 from inferbus_bench.scenarios import chosen, engine_scenarios, simulator_scenarios
@@ -82,6 +82,16 @@ async def measure_simulator(program: Path, folder: Path, pace: Pace, loads: str)
     return _part(text, verdicts.simulator_verdicts(table, ours.name, bare.name), table)
 
 
+async def measure_limits(program: Path, folder: Path, pace: Pace, loads: str) -> Part:
+    """Measure what limits, prices and the ledger add, around the simulator: three platforms up all the time, in turn."""
+    async with admission_cost.three_platforms(folder) as targets:
+        whole = [one for one in simulator_scenarios(targets[0].model, pace.simulator_s) if not one.load.streamed]
+        plan = [(target, chosen(whole, loads)) for target in targets]
+        table = await measure_rounds(program, plan, rounds=pace.rounds, tell=_tell)
+    text = f"### What limits and ledger add: simulator, unstreamed, 16 tokens\n\n{admission_cost.tables(table)}"
+    return _part(text, admission_cost.verdicts(table), table)
+
+
 def _part(text: str, found: list[verdicts.Verdict], table: Table) -> Part:
     measurements = [one for figures in table.values() for one in figures.measurements]
     return Part(
@@ -108,6 +118,8 @@ async def measure(options: argparse.Namespace) -> list[Part]:
     program = loadgen.build()
     parts = []
     with tempfile.TemporaryDirectory(prefix="inferbus-bench-") as folder:
+        if options.limits:
+            return [await measure_limits(program, Path(folder), pace, options.loads)]
         if options.only != "engine":
             parts.append(await measure_simulator(program, Path(folder), pace, options.loads))
         if options.only != "simulator":
@@ -119,14 +131,8 @@ async def measure(options: argparse.Namespace) -> list[Part]:
 def summary(parts: list[Part]) -> str:
     """Give the whole result as Markdown."""
     found = [one for part in parts for one in part.verdicts]
-    command = ["python", "benchmarks/main_path.py", *(arg for arg in sys.argv[1:] if arg != "--write")]
-    about = [
-        f"Command: `{shlex.join(command)}`",
-        f"Machine: {describe_machine()}",
-        f"Versions: {describe_versions()}",
-        f"Other programs took up to {max(part.other_cores for part in parts):.2f} cores meanwhile.",
-    ]
-    sections = [f"## {dt.datetime.now().astimezone().date()}", "  \n".join(about)]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--write"]
+    sections = [heading(max(part.other_cores for part in parts), "main_path.py", arguments)]
     if found:
         sections.append(f"### Targets\n\n{report.verdict_table(found)}")
     return "\n\n".join([*sections, *(part.text for part in parts)]) + "\n"
@@ -142,19 +148,23 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--quick", action="store_true", help="one short round: shows that it works, too noisy to quote")
     parser.add_argument("--only", choices=["engine", "simulator"], help="measure only this part")
+    parser.add_argument("--limits", action="store_true", help="measure what limits and ledger add instead")
     parser.add_argument("--loads", default="", help="measure only these loads, such as direct-32,asgi-32,whole-16")
     parser.add_argument("--rounds", type=int, default=0, help="rounds over all loads (3)")
     parser.add_argument("--seconds", type=float, default=0.0, help="seconds of each load (5; simulator 4)")
     parser.add_argument("--peer-args", default="", help="further flags for `vllm serve`, such as --disable-log-stats")
     parser.add_argument("--write", action="store_true", help="put the result into benchmarks/RESULTS.md")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.limits and (options.write or options.only):
+        parser.error("--limits goes with neither --write (it is another section of RESULTS.md) nor --only")
+    return options
 
 
 def main() -> int:
     options = parse_options()
     try:
         parts = asyncio.run(measure(options))
-    except (DidNotStart, loadgen.LoadFailed) as exc:
+    except (DidNotStart, admission_cost.NotWhatItSays, loadgen.LoadFailed) as exc:
         print(f"main_path: {exc}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):

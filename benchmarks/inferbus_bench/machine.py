@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import inferbus
 from inferbus.local.processes import nats_binary
 from inferbus_bench.places import LLM_BIN, ROOT
 
@@ -27,7 +28,9 @@ def describe_versions() -> str:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
-    return f"Python {sys.version.split()[0]}, nats-server {nats}, {vllm}, commit {commit or 'unknown'}"
+    measured = Path(inferbus.__file__)
+    elsewhere = "" if measured.is_relative_to(ROOT) else f" of the programs, BUT inferbus of {measured.parent}"
+    return f"Python {sys.version.split()[0]}, nats-server {nats}, {vllm}, commit {commit or 'unknown'}{elsewhere}"
 
 
 def _lines(path: str) -> list[str]:

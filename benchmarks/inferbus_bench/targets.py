@@ -19,7 +19,7 @@ from inferbus.local.layout import Layout
 from inferbus.local.ports import free_port
 from inferbus.local.serving import is_cpu_build
 from inferbus.local.state import READY, PlatformState, read_state
-from inferbus_bench.places import LLM_BIN, PLATFORM_BIN, ROOT, TINY_WEIGHTS
+from inferbus_bench.places import BENCHMARKS, LLM_BIN, PLATFORM_BIN, ROOT, TINY_WEIGHTS
 from inferbus_bench.process import Process
 from inferbus_llm_worker.domain.serve_args import default_argv, engine_env
 
@@ -44,21 +44,35 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     roots: dict[str, int]
 
 
+def home_in(folder: Path) -> Path:
+    """Say where a platform that runs in `folder` keeps its state."""
+    return folder / "home"
+
+
 @asynccontextmanager
 async def platform(
-    folder: Path, *, simulator: bool, env: Mapping[str, str] | None = None, answers: bool = True
+    folder: Path,
+    *,
+    simulator: bool,
+    options: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    answers: bool = True,
+    ledger: bool = True,
 ) -> AsyncIterator[Target]:
-    """Run `inferbus up` with its state in `folder`, on free ports; `env` has settings of its processes. `answers`: wait
-    until it gave one.
+    """Run `inferbus up` with its state in `folder`, on free ports, with further `options`; `env` has settings of its
+    processes. `answers`: wait until it gave one. `ledger`: whether workers write what was used.
 
     Raises:
         DidNotStart: it was not ready in time.
     """
-    home = folder / "home"
+    home = home_in(folder)
     home.mkdir(parents=True)
-    argv = [str(PLATFORM_BIN / "inferbus"), "up", "--port", "0", "--bus-port", "0"]
-    argv += ["--simulator"] if simulator else []
+    unbilled = [str(PLATFORM_BIN / "python"), "-m", "inferbus_bench.unbilled"]
+    argv = [str(PLATFORM_BIN / "inferbus")] if ledger else unbilled
+    argv += ["up", "--port", "0", "--bus-port", "0", *(["--simulator"] if simulator else []), *options]
     env = _clean_env() | {"INFERBUS_HOME": str(home)} | dict(env or {})
+    if not ledger:
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(BENCHMARKS), env.get("PYTHONPATH", "")]))
     layout = Layout(root=ROOT, home=home)
     async with Process(argv, env=env, log=folder / "up.log", folder=ROOT) as process:
         state = await _until(process, lambda: _ready_state(layout, process.pid))
@@ -84,7 +98,7 @@ async def bare_path(folder: Path) -> AsyncIterator[Target]:
     folder.mkdir(parents=True)
     bus_port, port = free_port(_HOST), free_port(_HOST)
     url = f"nats://{_HOST}:{bus_port}"
-    env = _clean_env() | {"PYTHONPATH": str(ROOT / "benchmarks")}
+    env = _clean_env() | {"PYTHONPATH": str(BENCHMARKS)}
     python = [str(PLATFORM_BIN / "python"), "-m", "inferbus_bench.bare_path"]
     bus = [str(PLATFORM_BIN / "nats-server"), "-a", _HOST, "-p", str(bus_port), "-js", "-sd", str(folder / "jetstream")]
     async with AsyncExitStack() as stack:

@@ -26,11 +26,13 @@ async def test_not_ready_without_streams_and_ready_with_them_again(tmp_path: Pat
         work = routes.stream_infer("local", "llm", routes.INTERACTIVE)
         operator = await path.nats.connect("operator")
         try:
-            for address, stream, named in (
+            needs = (
                 (path.url, routes.STREAM_REQUEST, "stream REQUEST"), (worker, work, f"queue {MODEL}_0 of {work}"),
-            ):  # fmt: skip
+            )  # fmt: skip
+            for address, stream, _ in needs:
                 assert (await readiness(address))[0] == 200
                 await operator.request(f"$JS.API.STREAM.DELETE.{stream}", timeout_s=10.0)
+            for address, _, named in needs:
 
                 async def says_what_is_missing(address: str = address, named: str = named) -> bool:
                     status, text = await readiness(address)

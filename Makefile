@@ -76,8 +76,8 @@ down: $(PLATFORM) ## stop the platform that runs in this folder
 
 # --- checks -----------------------------------------------------------------------------------------------------------
 test: install ## unit, contract, connected, chaos and end-to-end tests, real vLLM included
-	.venv/bin/pytest -n $(TEST_WORKERS) --dist loadgroup tests/unit tests/contract tests/connected $(PYTEST_ARGS)
-	.venv/bin/pytest tests/chaos tests/e2e $(PYTEST_ARGS)
+	.venv/bin/pytest -n $(TEST_WORKERS) --dist loadgroup tests/unit tests/contract tests/connected tests/chaos $(PYTEST_ARGS)
+	.venv/bin/pytest tests/e2e $(PYTEST_ARGS)
 	.venv-llm/bin/python -m pytest tests/engine $(PYTEST_ARGS)
 
 chaos: install ## random faults under load and an oracle (simulator, then vLLM; ARGS="--seed 7 --faults 50")

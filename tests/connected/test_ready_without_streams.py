@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import pytest
 from tests.main_path import MODEL, MainPath
 
 from inferbus import routes
@@ -18,6 +19,7 @@ async def readiness(address: str) -> tuple[int, str]:
         return answer.status_code, answer.text
 
 
+@pytest.mark.slow
 async def test_not_ready_without_streams_and_ready_with_them_again(tmp_path: Path) -> None:
     async with MainPath(tmp_path) as path:
         await path.gateway()

@@ -22,8 +22,9 @@ WORKERS ?=
 GATEWAYS ?=
 ARGS ?=
 PYTEST_ARGS ?=
-# The first suites mostly wait; what measures, or starts engines, runs alone after them.
-TEST_WORKERS ?= 2
+# The first suites mostly wait, so that there are more workers than a small machine has cores; what starts engines runs
+# alone after them.
+TEST_WORKERS ?= 4
 
 # --- environments ---------------------------------------------------------------------------------------------------------
 # A stamp is named after the hash of what went into the environment: whatever changes there, also by a checkout of an
@@ -75,8 +76,8 @@ down: $(PLATFORM) ## stop the platform that runs in this folder
 
 # --- checks -----------------------------------------------------------------------------------------------------------
 test: install ## unit, contract, connected, chaos and end-to-end tests, real vLLM included
-	.venv/bin/pytest -n $(TEST_WORKERS) --dist loadfile tests/unit tests/contract tests/connected $(PYTEST_ARGS)
-	.venv/bin/pytest tests/chaos tests/e2e $(PYTEST_ARGS)
+	.venv/bin/pytest -n $(TEST_WORKERS) --dist loadgroup tests/unit tests/contract tests/connected tests/chaos $(PYTEST_ARGS)
+	.venv/bin/pytest tests/e2e $(PYTEST_ARGS)
 	.venv-llm/bin/python -m pytest tests/engine $(PYTEST_ARGS)
 
 chaos: install ## random faults under load and an oracle (simulator, then vLLM; ARGS="--seed 7 --faults 50")

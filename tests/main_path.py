@@ -17,6 +17,7 @@ import httpx
 import msgspec
 from openai import AsyncOpenAI
 from prometheus_client import CollectorRegistry
+from tests import nursery
 from tests.running_platform import metric_at
 
 import inferbus
@@ -50,7 +51,7 @@ def answer_of(tokens: int) -> str:
 class Service:
     """One process of ours."""
 
-    def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | nursery.Forked, name: str) -> None:
         self._process = process
         self.name = name
         self.pid = process.pid
@@ -144,18 +145,18 @@ class MainPath:
         env |= {
             f"INFERBUS_{section}_{key.upper()}": str(value) for key, value in ({"process": name} | settings).items()
         }
-        with (self._folder / f"{name}.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *(self.python_of(module), "-m", module),
-                env=env,
-                stdout=log,
-                stderr=log,
-                preexec_fn=self._die_with_the_test,
-            )
-        service = Service(process, name)
+        service = Service(await self._run(module, env, self._folder / f"{name}.log"), name)
         self._services.append(service)
         await eventually(lambda: self._is_ready(service), within_s=self.start_s)
         return service
+
+    async def _run(self, module: str, env: dict[str, str], log: Path) -> asyncio.subprocess.Process | nursery.Forked:
+        if (python := self.python_of(module)) == sys.executable:
+            return await nursery.fork(module, env, log)
+        with log.open("ab") as file:
+            return await asyncio.create_subprocess_exec(
+                *(python, "-m", module), env=env, stdout=file, stderr=file, preexec_fn=self._die_with_the_test
+            )
 
     def bus_url_of(self, process: str) -> str:
         """Say where a process finds the bus."""

@@ -18,6 +18,11 @@ MODEL = ModelEntry(name="m", pool="m")
 Connect = Callable[[str], Awaitable[Bus]]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: what the last of several workers is left with is short."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
     """A server of its own for every test, with the streams and consumers of one model `m`."""

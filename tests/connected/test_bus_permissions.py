@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nats
 import pytest
+import pytest_asyncio
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -22,6 +23,8 @@ from inferbus.testing import NatsServer, eventually
 CONFIG = Path(__file__).parents[2] / "deploy/nats/nats.conf"
 MODEL = ModelEntry(name="m", pool="m")
 INTERACTIVE = routes.stream_infer("local", "llm", "interactive")
+# One server for all of them; a role's connections, which are told of violations, are new for each.
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("bus_permissions")]
 
 
 class Role:
@@ -64,14 +67,14 @@ class Role:
         await eventually(lambda: any(subject.lower() in violation for violation in self.violations))
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    async with NatsServer(tmp_path, CONFIG) as server:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NatsServer]:
+    async with NatsServer(tmp_path_factory.mktemp("bus"), CONFIG) as server:
         await server.reconcile(MODEL)
         yield server
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def roles(server: NatsServer) -> AsyncIterator[dict[str, Role]]:
     found = {role: Role() for role in server.passwords}
     for name, role in found.items():
@@ -311,6 +314,7 @@ async def test_jetstream_answers(roles: dict[str, Role], role: str, subject: str
 
 async def test_worker_pulls_work_and_either_side_settles_it(roles: dict[str, Role]) -> None:
     gateway, worker = roles["gateway"], roles["worker"]
+    await roles["operator"].nc.request(f"$JS.API.STREAM.PURGE.{INTERACTIVE}", timeout=2)
     inbox = "_INBOX_worker.pull"
     seen = await worker.subscribe(inbox)
     await gateway.nc.request(WORK, b"{}", timeout=2)
@@ -325,6 +329,7 @@ async def test_worker_pulls_work_and_either_side_settles_it(roles: dict[str, Rol
 
 async def test_gateway_pulls_the_door(roles: dict[str, Role]) -> None:
     gateway = roles["gateway"]
+    await roles["operator"].nc.request("$JS.API.STREAM.PURGE.REQUEST", timeout=2)
     inbox = "_INBOX_gateway.pull"
     seen = await gateway.subscribe(inbox)
     await roles["dev"].nc.request("request.dev.m.interactive", b"{}", timeout=2)

@@ -58,6 +58,7 @@ async def ended_well(service: Service) -> None:
     assert await service.ended() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["bus", "signal"])
 async def test_what_does_not_end_in_time_goes_on_elsewhere(path: MainPath, how: str) -> None:
     first = await path.worker("llm-0", drain_grace_s=0.5, **_SLOW)
@@ -78,6 +79,7 @@ async def test_what_does_not_end_in_time_goes_on_elsewhere(path: MainPath, how: 
         await path.settled()
 
 
+@pytest.mark.slow
 async def test_a_durable_stream_is_handed_over_too(path: MainPath) -> None:
     first = await path.worker("llm-0", drain_grace_s=0.3, **_SLOW)
     async with path.client(default_headers={"X-Inferbus-Durable": "true"}) as client:
@@ -90,6 +92,7 @@ async def test_a_durable_stream_is_handed_over_too(path: MainPath) -> None:
         assert path.figure("llm-1", "inferbus_worker_running") == 0
 
 
+@pytest.mark.slow
 async def test_usage_counts_what_both_workers_made_once(path: MainPath) -> None:
     first = await path.worker("llm-0", drain_grace_s=0.3, **_SLOW)
     async with path.client() as client:
@@ -104,6 +107,7 @@ async def test_usage_counts_what_both_workers_made_once(path: MainPath) -> None:
         await ended_well(first)
 
 
+@pytest.mark.slow
 async def test_what_ends_in_time_stays_where_it_is(path: MainPath) -> None:
     first = await path.worker("llm-0", drain_grace_s=20, **_SLOW)
     async with path.client() as client:
@@ -147,6 +151,7 @@ async def _streamed(path: MainPath, port: int) -> str:
         return await ask(client, _SHORT, stream=True)
 
 
+@pytest.mark.slow
 async def test_who_waits_no_longer_is_told_what_is_left(path: MainPath) -> None:
     """And a signal sent meanwhile is the first one: it does not end the process before its work."""
     worker = await path.worker("llm-0", drain_grace_s=20, **_SLOW)

@@ -174,6 +174,7 @@ async def _none(count: Awaitable[int]) -> bool:
 # --- a link is cut ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["reset", "silent"])
 async def test_a_gateway_cut_off_from_the_bus_loses_no_stream(tmp_path: Path, how: str) -> None:
     async with ChaosPlatform(tmp_path, Setting(itl_s=0.02)) as platform:

@@ -269,6 +269,7 @@ async def test_a_frozen_worker_is_taken_over_and_what_it_says_later_is_ignored(p
     await path.settled()
 
 
+@pytest.mark.slow
 async def test_what_a_killed_gateway_asked_for_is_dropped(path: MainPath) -> None:
     await path.worker("llm-0", simulator_itl_s=SLOW_S)
     gateway = await path.gateway()

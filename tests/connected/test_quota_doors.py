@@ -151,10 +151,12 @@ async def test_what_bounds_refuse_costs_nothing(tmp_path: Path) -> None:
         assert served == 2, "the stream and two more"
 
 
-async def test_a_chat_without_a_bound_ends_where_it_was_reserved(path: MainPath) -> None:
-    await set_limits(path.nats, "org.dev", tokens_per_minute=1_000_000)
-    await path.gateway()
-    async with httpx.AsyncClient() as http:
-        answer = await post(http, path.url, path.key, max_tokens=None)
+async def test_a_chat_without_a_bound_ends_where_it_was_reserved(tmp_path: Path) -> None:
+    async with MainPath(tmp_path) as path:
+        await path.worker()  # at full speed
+        await set_limits(path.nats, "org.dev", tokens_per_minute=1_000_000)
+        await path.gateway()
+        async with httpx.AsyncClient() as http:
+            answer = await post(http, path.url, path.key, max_tokens=None)
     assert answer.status_code == 200
     assert answer.json()["usage"]["completion_tokens"] == 4096

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import pytest
 from tests.main_path import MODEL, MainPath
 
 from inferbus import routes
@@ -18,6 +19,7 @@ async def readiness(address: str) -> tuple[int, str]:
         return answer.status_code, answer.text
 
 
+@pytest.mark.slow
 async def test_not_ready_without_streams_and_ready_with_them_again(tmp_path: Path) -> None:
     async with MainPath(tmp_path) as path:
         await path.gateway()
@@ -26,11 +28,13 @@ async def test_not_ready_without_streams_and_ready_with_them_again(tmp_path: Pat
         work = routes.stream_infer("local", "llm", routes.INTERACTIVE)
         operator = await path.nats.connect("operator")
         try:
-            for address, stream, named in (
+            needs = (
                 (path.url, routes.STREAM_REQUEST, "stream REQUEST"), (worker, work, f"queue {MODEL}_0 of {work}"),
-            ):  # fmt: skip
+            )  # fmt: skip
+            for address, stream, _ in needs:
                 assert (await readiness(address))[0] == 200
                 await operator.request(f"$JS.API.STREAM.DELETE.{stream}", timeout_s=10.0)
+            for address, _, named in needs:
 
                 async def says_what_is_missing(address: str = address, named: str = named) -> bool:
                     status, text = await readiness(address)

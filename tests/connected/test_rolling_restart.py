@@ -81,6 +81,7 @@ async def under_load(platform: RunningPlatform, *names: str) -> tuple[Load, str]
         return load, printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 1])
 async def test_a_rolling_restart_fails_no_request(tmp_path: Path, count: int) -> None:
     """With two of each role they are drained in turn; a lone one is relieved before it is drained."""

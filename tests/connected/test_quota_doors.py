@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,9 +12,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from nats.aio.msg import Msg
 from tests.connected.test_quota import set_limits
 from tests.main_path import HELLO, MODEL, MainPath, ask
 
+from inferbus import routes
+from inferbus.contracts import door
 from inferbus.contracts.models import Limits, ModelEntry
 from inferbus.errors import RateLimited
 from inferbus.testing import eventually
@@ -36,7 +40,7 @@ async def early_in_a_minute(seconds: float = 10.0) -> None:
 
 async def post(http: httpx.AsyncClient, url: str, key: str, **body: Any) -> httpx.Response:
     headers = {"Authorization": f"Bearer {key}"}
-    return await http.post(f"{url}/v1/chat/completions", json=BODY | body, headers=headers, timeout=30)
+    return await http.post(f"{url}/v1/chat/completions", json=BODY | body, headers=headers, timeout=120)
 
 
 async def test_two_gateways_refuse_at_the_limit_and_say_how_it_stands(path: MainPath) -> None:
@@ -66,6 +70,51 @@ async def test_two_gateways_refuse_at_the_limit_and_say_how_it_stands(path: Main
     async with httpx.AsyncClient() as http:
         metrics = (await http.get(f"{path.url}/metrics")).text
     assert 'inferbus_gateway_rate_limited_total{limit="requests_per_minute",scope="org"}' in metrics
+
+
+async def test_durable_answers_say_how_limits_stand_where_they_were_taken(path: MainPath) -> None:
+    await set_limits(path.nats, "org.dev", requests_per_minute=5, tokens_per_minute=100_000)
+    await path.gateway()
+    await early_in_a_minute()
+    url = f"{path.url}/v1/chat/completions"
+    for streamed in (False, True):
+        headers = {"Authorization": f"Bearer {path.key}", "Idempotency-Key": f"k-{streamed}"}
+        async with httpx.AsyncClient(timeout=60) as http:
+            first, again = [await http.post(url, json=BODY | {"stream": streamed}, headers=headers) for _ in range(2)]
+        assert (first.status_code, again.status_code) == (200, 200)
+        assert first.headers["x-ratelimit-limit-requests"] == "5"
+        assert first.headers["x-ratelimit-limit-tokens"] == "100000"
+        assert 0 <= int(first.headers["x-ratelimit-remaining-requests"]) <= 4
+        assert again.headers["x-inferbus-replayed"] == "true"
+        assert "x-ratelimit-limit-requests" not in again.headers, "nothing was taken for it"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("kept", [False, True])
+async def test_producers_are_told_how_limits_stand(path: MainPath, streamed: bool, kept: bool) -> None:
+    await set_limits(path.nats, "org.dev", requests_per_minute=50, tokens_per_minute=100_000)
+    await path.gateway()
+    await early_in_a_minute()
+    bus = await path.nats.connect("dev")
+    parts: list[Msg] = []
+
+    async def on_part(message: Msg) -> None:
+        parts.append(message)
+
+    try:
+        await bus.subscribe("reply.dev.me", on_part)
+        headers = {door.REPLY_TO: "reply.dev.me"} | ({door.DELIVERY: "results"} if kept else {})
+        subject = routes.request("dev", MODEL, routes.INTERACTIVE)
+        await bus.accept(subject, json.dumps(BODY | {"stream": streamed}).encode(), headers, msg_id="one")
+        await eventually(lambda: any(door.END in part.headers for part in parts), within_s=30)
+    finally:
+        await bus.close()
+    first, *others = parts
+    assert (first.headers[door.LIMIT_REQUESTS], first.headers[door.LIMIT_TOKENS]) == ("50", "100000")
+    assert 0 <= int(first.headers[door.REMAINING_REQUESTS]) < 50
+    assert first.headers[door.RESET_TOKENS].endswith("s")
+    assert len(others) > 0 or not streamed
+    assert not any(door.LIMIT_REQUESTS in part.headers for part in others), "said once, as a head does"
 
 
 async def test_what_engines_spent_is_what_counts(path: MainPath) -> None:
@@ -114,10 +163,13 @@ async def test_producers_wait_for_a_minute_s_limit_and_are_told_of_a_day_s(path:
             try:
                 await producer.chat(MODEL, HELLO, max_tokens=60)
             except RateLimited as error:
+                told.append(error)
                 return "this request alone may need" in error.message
             return False
 
-        await eventually(hopeless, within_s=10)
+        told: list[RateLimited] = []
+        await eventually(hopeless, within_s=30)
+        assert dict(told[-1].headers)["x-ratelimit-limit-tokens"] == "50", "the SDK's error has what the door said"
         await set_limits(path.nats, "org.dev", tokens_per_day=1)
 
         async def refused() -> bool:
@@ -127,7 +179,7 @@ async def test_producers_wait_for_a_minute_s_limit_and_are_told_of_a_day_s(path:
                 return "tokens per day" in error.message
             return False
 
-        await eventually(refused, within_s=10)
+        await eventually(refused, within_s=30)
 
 
 async def test_what_bounds_refuse_costs_nothing(tmp_path: Path) -> None:

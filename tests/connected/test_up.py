@@ -84,6 +84,16 @@ def test_the_printed_line_works_when_pasted(platform: RunningPlatform) -> None:
     assert answer.rstrip().endswith("data: [DONE]")
 
 
+def test_what_it_serves_is_in_the_audit_and_its_workers_may_follow_weights(platform: RunningPlatform) -> None:
+    """With NKeys and a pool's own rights, narrower than those of the role as other tests have it."""
+    events = msgspec.json.decode(platform.command("audit", "--json").stdout)
+    applied = [event for event in events if event["action"] == "model_applied"]
+    assert [(event["actor"], event["target"]) for event in applied] == [("cli:inferbus up", "simulator")]
+    platform.command("orgs", "create", "acme", "--weight", "3")
+    for process in ("llm-0", "gateway-0", "topology-0", "ledger-0"):
+        assert "bus_permission_refused" not in platform.layout.log_of(process).read_text()
+
+
 def test_second_start_says_that_one_is_running(platform: RunningPlatform) -> None:
     for options in ((), ("--detach",)):
         second = platform.command("up", "--simulator", "--port", "0", "--bus-port", "0", *options, check=False)

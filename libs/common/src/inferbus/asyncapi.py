@@ -90,12 +90,20 @@ def _content_type(route: Route) -> str:
     return _MSGPACK if array_like else _JSON
 
 
+_DOOR_HEADERS = {
+    "request": {"REPLY_TO", "PATH", "REQUEST_ID", "DEADLINE_MS"},
+    "reply": {
+        "STATUS", "SEQ", "END", "RETRY_AFTER", "LIMIT_REQUESTS", "REMAINING_REQUESTS", "RESET_REQUESTS", "LIMIT_TOKENS",
+        "REMAINING_TOKENS", "RESET_TOKENS",
+    },
+}  # fmt: skip
+
+
 def _headers(route: Route) -> Json | None:
     if route.headers is Envelope:
         return _envelope_headers()
     if route.name in ("request", "reply"):
-        names = {"request": {"REPLY_TO", "PATH", "REQUEST_ID", "DEADLINE_MS"}, "reply": {"STATUS", "SEQ", "END"}}
-        return _constants(door, names[route.name])
+        return _constants(door, _DOOR_HEADERS[route.name])
     return _constants(dead_letter) if route.name == "dlq" else None
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
@@ -40,6 +40,8 @@ from inferbus.errors import (
     InferbusError,
     InvalidRequest,
     NotFound,
+    RateLimited,
+    Transient,
     error_from,
 )
 from inferbus.settings import BusSettings
@@ -55,13 +57,14 @@ Json = dict[str, Any]
 
 class Reply(msgspec.Struct, frozen=True):
     """One message of an answer: the HTTP status it would have had, the JSON, whether it is the last, and of a
-    kept answer the event id, and the request's (another's, where an idempotency key was known)."""
+    kept answer the event id, and the request's (another's, where an idempotency key was known). `headers` are all of the message's."""
 
     status: int
     data: bytes
     end: bool
     event_id: str = ""
     request_id: str = ""
+    headers: Mapping[str, str] = {}
 
 
 class KeptEvent(msgspec.Struct, frozen=True):
@@ -280,7 +283,8 @@ class Client:
         if queue is None or door.STATUS not in headers:
             return
         status, ended = int(headers[door.STATUS]), headers.get(door.END) == "1"
-        reply = Reply(status, message.data, ended, headers.get(door.EVENT, ""), headers.get(door.REQUEST_ID, ""))
+        event_id, request_id = headers.get(door.EVENT, ""), headers.get(door.REQUEST_ID, "")
+        reply = Reply(status, message.data, ended, event_id, request_id, headers)
         queue.put_nowait((int(headers.get(door.SEQ, "0")), reply))
 
     def _connection(self) -> Bus:
@@ -344,6 +348,11 @@ def _error_of(reply: Reply) -> InferbusError:
         return InferbusError(reply.data.decode(errors="replace")[:500])
     error = error_from(_code_of(detail.code, reply.status), detail.message)
     error.param = detail.param
+    if isinstance(error, Transient):
+        error.retry_after_s = float(reply.headers.get(door.RETRY_AFTER, error.retry_after_s))
+    if isinstance(error, RateLimited):
+        found = ((name, reply.headers.get(ours)) for name, ours in door.OF_HTTP.items())
+        error.headers = tuple((name, value) for name, value in found if value is not None)
     return error
 
 

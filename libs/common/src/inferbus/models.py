@@ -11,7 +11,7 @@ import structlog
 from inferbus import routes
 from inferbus.admission.audit import PROGRAM, Actor, AuditedStore, Change
 from inferbus.bus import Bus
-from inferbus.bus.watch import KvWatch
+from inferbus.bus.local_copy import LocalCopy
 from inferbus.contracts.models import TASKS, ModelEntry
 from inferbus.errors import InvalidRequest
 from inferbus.queue.buckets import check_buckets
@@ -20,7 +20,7 @@ from inferbus.routes import token_safe
 log = structlog.get_logger()
 
 
-class ModelRegistry:
+class ModelRegistry(LocalCopy):
     """Resolve model names and aliases without asking anybody. A model exists because it was applied, not because a
     worker happens to live."""
 
@@ -29,22 +29,8 @@ class ModelRegistry:
         self._changed = on_change
         self._entries: dict[str, ModelEntry] = {}
         self._names: dict[str, ModelEntry] = {}
-        self._watch = KvWatch(bus, routes.KV_MODELS, self._on_change)
+        super().__init__(bus, routes.KV_MODELS)
         self.version = 0
-
-    async def start(self) -> None:
-        """Begin following; returns once the watch is set up (`ready` tells when everything is loaded)."""
-        await self._watch.start()
-
-    async def loaded(self) -> None:
-        await self._watch.ready.wait()
-
-    @property
-    def ready(self) -> bool:
-        return self._watch.ready.is_set()
-
-    async def stop(self) -> None:
-        await self._watch.stop()
 
     def resolve(self, name: str) -> ModelEntry | None:
         """Find a model by its name, an alias, or the token-safe form of either."""

@@ -234,6 +234,7 @@ class BusDoor:
             await self._serve_durable(delivery, tenant, ask, writer, record)
             return
         exchange = await self._admission.admit(self._identify(tenant), ask)
+        writer.rate_headers = exchange.rate_headers
         self._open[tenant, request_id] = exchange
         try:
             await _relay(exchange, writer, record)
@@ -252,6 +253,7 @@ class BusDoor:
         """Begin or join a durable request: it is the work stream's from then on, and its answer is kept."""
         opened = await self._durable.open(self._identify(tenant), ask)
         record.request_id = opened.record.request_id
+        writer.rate_headers = opened.rate_headers
         await delivery.ack_surely()
         if not writer.wanted:
             record.status = _ACCEPTED

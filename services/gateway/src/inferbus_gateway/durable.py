@@ -47,10 +47,12 @@ log = structlog.get_logger()
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """A durable request that is there now. `replayed`: it was there before."""
+    """A durable request that is there now. `replayed`: it was there before. `rate_headers` say how the limits stand that it
+    was taken from; none where it was not, now and here."""
 
     record: DurableRequest
     replayed: bool
+    rate_headers: tuple[tuple[str, str], ...] = ()
 
 
 class RequestStatus(msgspec.Struct, frozen=True):
@@ -111,7 +113,7 @@ class DurableRequests:
             await self._forget(tenant, request_id, ask.idempotency_key)
             raise
         self._keep(exchange)
-        return Opened(existing or record, existing is not None)
+        return Opened(existing or record, existing is not None, exchange.rate_headers)
 
     async def refuse(self, tenant: str, request_id: str, error: InferbusError) -> None:
         """Keep why a request was not accepted, for a producer that will ask; not over another request of that id."""

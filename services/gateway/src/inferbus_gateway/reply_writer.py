@@ -10,24 +10,34 @@ import msgspec
 from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.contracts import door
-from inferbus.errors import Forbidden, InferbusError, InvalidRequest, openai_body
+from inferbus.errors import Forbidden, InferbusError, InvalidRequest, RateLimited, openai_body, retry_after_of
 
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")  # no wildcards
 _EVENT, _DONE, _ID = b"data: ", b"[DONE]", b"id: "
 
 
+_NO_MORE: Mapping[str, str] = {}
+
+RateHeaders = tuple[tuple[str, str], ...]
+
+
 class ReplyWriter:
     """Writes the parts of one answer to its reply subject, numbered, the last one marked; where it is kept, each says
-    under which request id. Without a subject nobody wants to hear."""
+    under which request id. Without a subject nobody wants to hear. `rate_headers` (as HTTP has them) go with the first."""
 
     def __init__(self, bus: Bus, subject: str) -> None:
         self._bus = bus
         self._subject = subject
         self._seq = 0
         self.kept_id = ""
+        self.rate_headers: RateHeaders = ()
 
-    async def part(self, status: int, data: bytes, *, end: bool = False, event_id: str = "") -> None:
-        headers = {door.STATUS: str(status), door.SEQ: str(self._seq)}
+    async def part(
+        self, status: int, data: bytes, *, end: bool = False, event_id: str = "", more: Mapping[str, str] = _NO_MORE
+    ) -> None:
+        headers = {door.STATUS: str(status), door.SEQ: str(self._seq), **more}
+        if not self._seq:
+            headers |= _door_headers(self.rate_headers)
         if end:
             headers[door.END] = "1"
         if self.kept_id:
@@ -54,7 +64,15 @@ class ReplyWriter:
                 await self.part(200, body, event_id=event_id)
 
     async def error(self, error: InferbusError) -> None:
-        await self.part(error.row.http_status, msgspec.json.encode(openai_body(error)), end=True)
+        retry_after = retry_after_of(error)
+        more = {} if retry_after is None else {door.RETRY_AFTER: retry_after}
+        if isinstance(error, RateLimited):
+            more |= _door_headers(error.headers)
+        await self.part(error.row.http_status, msgspec.json.encode(openai_body(error)), end=True, more=more)
+
+
+def _door_headers(headers: RateHeaders) -> dict[str, str]:
+    return {door.OF_HTTP[name]: value for name, value in headers}
 
 
 def reply_subject(tenant: str, headers: Mapping[str, str]) -> str:

@@ -10,12 +10,11 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from inferbus import routes
 from inferbus.admission.audit import Actor
 from inferbus.bus import Bus
-from inferbus.cli.administration import who
+from inferbus.cli.administration import say_json, say_table, who
 from inferbus.cli.connection import connected
 from inferbus.contracts.models import ModelEntry
 from inferbus.errors import InvalidRequest, NotFound
@@ -82,15 +81,16 @@ def list_(*, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fa
 
     entries = asyncio.run(work())
     if json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(entries), indent=2).decode())
+        say_json(entries)
         return
-    table = Table("name", "aliases", "pool", "runtime", "tasks", "buckets", box=None, header_style="bold")
+    rows = []
     for entry in entries:
         buckets = f"{entry.buckets.count} by {entry.buckets.by}"
         if entry.buckets.pinned:
             buckets += f", {len(entry.buckets.pinned)} pinned"
-        table.add_row(entry.name, ", ".join(entry.aliases), entry.pool, entry.runtime, ", ".join(entry.tasks), buckets)
-    Console().print(table)
+        aliases, tasks = ", ".join(entry.aliases), ", ".join(entry.tasks)
+        rows.append((entry.name, aliases, entry.pool, entry.runtime, tasks, buckets))
+    say_table(("name", "aliases", "pool", "runtime", "tasks", "buckets"), rows)
 
 
 @app.command()

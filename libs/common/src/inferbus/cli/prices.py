@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from inferbus.admission.audit import Actor
-from inferbus.cli.administration import who
+from inferbus.cli.administration import say_json, say_table, who
 from inferbus.cli.connection import connected
 from inferbus.cli.money import micro_units, money
 from inferbus.contracts.prices import Price, check_price
@@ -55,10 +52,10 @@ def list_(*, json: Annotated[bool, typer.Option("--json", help="As JSON, in micr
 
     prices = asyncio.run(work())
     if json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(prices), indent=2).decode())
+        say_json(prices)
         return
-    table = Table("model", "input", "output", "cached", "version", box=None, header_style="bold")
+    rows = []
     for price in prices:
         cached = price.input if price.cached is None else price.cached
-        table.add_row(price.model, money(price.input), money(price.output), money(cached), price.version)
-    Console().print(table)
+        rows.append((price.model, money(price.input), money(price.output), money(cached), price.version))
+    say_table(("model", "input", "output", "cached", "version"), rows)

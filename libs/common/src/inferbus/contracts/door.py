@@ -35,3 +35,34 @@ END = "Ib-End"
 EVENT = "Ib-Event"
 """On parts of a durable stream: the event's id. A part without it, without body and without `Ib-End` says only that the
 request goes on."""
+
+RETRY_AFTER = "Ib-Retry-After"
+"""On refusals that may be none later: in how many seconds."""
+
+LIMIT_REQUESTS = "Ib-Ratelimit-Limit-Requests"
+"""On the first part of an answer under a limit, and on refusals over one: the tightest limit of requests."""
+
+REMAINING_REQUESTS = "Ib-Ratelimit-Remaining-Requests"
+"""Beside it: about how much of it is left."""
+
+RESET_REQUESTS = "Ib-Ratelimit-Reset-Requests"
+"""Beside it: until its window ends, such as `12.5s`."""
+
+LIMIT_TOKENS = "Ib-Ratelimit-Limit-Tokens"
+"""As of requests: the tightest limit of tokens."""
+
+REMAINING_TOKENS = "Ib-Ratelimit-Remaining-Tokens"
+"""Beside it: about how much of it is left."""
+
+RESET_TOKENS = "Ib-Ratelimit-Reset-Tokens"
+"""Beside it: until its window ends."""
+
+OF_HTTP = {
+    "x-ratelimit-limit-requests": LIMIT_REQUESTS,
+    "x-ratelimit-remaining-requests": REMAINING_REQUESTS,
+    "x-ratelimit-reset-requests": RESET_REQUESTS,
+    "x-ratelimit-limit-tokens": LIMIT_TOKENS,
+    "x-ratelimit-remaining-tokens": REMAINING_TOKENS,
+    "x-ratelimit-reset-tokens": RESET_TOKENS,
+}
+"""What HTTP calls the same."""

@@ -14,7 +14,7 @@ import structlog
 from inferbus import routes
 from inferbus.admission.audit import PROGRAM, Actor, AuditedStore, Change
 from inferbus.bus import Bus
-from inferbus.bus.watch import KvWatch
+from inferbus.bus.local_copy import LocalCopy
 from inferbus.codec import to_json
 from inferbus.contracts.prices import Price, check_price
 from inferbus.errors import InvalidRequest
@@ -23,21 +23,12 @@ from inferbus.routes import token_safe
 log = structlog.get_logger()
 
 
-class PriceBook:
+class PriceBook(LocalCopy):
     """Prices without asking anybody. What has no price costs nothing."""
 
     def __init__(self, bus: Bus) -> None:
         self._prices: dict[str, Price] = {}
-        self._watch = KvWatch(bus, routes.KV_PRICES, self._on_change)
-
-    async def start(self) -> None:
-        await self._watch.start()
-
-    async def loaded(self) -> None:
-        await self._watch.ready.wait()
-
-    async def stop(self) -> None:
-        await self._watch.stop()
+        super().__init__(bus, routes.KV_PRICES)
 
     def price_of(self, model: str, version: str = "") -> Price | None:
         """Find a model's price: that of a version, where it is known, else the one of today."""

@@ -9,30 +9,24 @@ import structlog
 
 from inferbus import routes
 from inferbus.bus import Bus
-from inferbus.bus.watch import KvWatch
+from inferbus.bus.local_copy import LocalCopy
 from inferbus.contracts.directory import ORGANISATIONS, Organisation
 
 log = structlog.get_logger()
 
 
-class TenantWeights:
+class TenantWeights(LocalCopy):
     """Nothing waits for it: until it is loaded every tenant weighs the same, which delays somebody by a turn."""
 
     def __init__(self, bus: Bus) -> None:
         self._weights: Mapping[str, int] = {}
-        self._watch = KvWatch(bus, routes.KV_DIRECTORY, self.on_entry, below=ORGANISATIONS)
-
-    async def start(self) -> None:
-        await self._watch.start()
-
-    async def stop(self) -> None:
-        await self._watch.stop()
+        super().__init__(bus, routes.KV_DIRECTORY, below=ORGANISATIONS)
 
     def all(self) -> Mapping[str, int]:
         """Give the weights that are not 1, by tenant; another mapping when one has changed."""
         return self._weights
 
-    def on_entry(self, key: str, value: bytes | None) -> None:
+    def _on_change(self, key: str, value: bytes | None) -> None:
         """Take in what the bucket says of one organisation."""
         tenant, weight = key.removeprefix(ORGANISATIONS), 1
         if value is not None:

@@ -46,6 +46,7 @@ async def answer_durable(
     record.request_id = opened.record.request_id
     if opened.replayed:
         response.extra.append(_REPLAYED)
+    response.tell(opened.rate_headers)
 
     async def look() -> None:
         await durable.open(

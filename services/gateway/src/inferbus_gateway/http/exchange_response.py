@@ -38,6 +38,10 @@ class HttpResponse:
         self.extra: list[tuple[bytes, bytes]] = []
         """Headers of this response, whatever it will be."""
 
+    def tell(self, headers: tuple[tuple[str, str], ...]) -> None:
+        """Send these along, such as how limits stand."""
+        self.extra += [(name.encode(), value.encode()) for name, value in headers]
+
     async def whole(
         self, status: int, body: bytes, content_type: bytes = JSON, extra: list[tuple[bytes, bytes]] | None = None
     ) -> None:

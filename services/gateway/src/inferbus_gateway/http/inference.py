@@ -146,8 +146,7 @@ class InferenceEndpoint:
             await answer_durable(deps.durable, identity, ask, headers, receive, response, record, settings)
             return
         exchange = await deps.admitter.admit(identity, ask)
-        if exchange.rate_headers:
-            response.extra += [(name.encode(), value.encode()) for name, value in exchange.rate_headers]
+        response.tell(exchange.rate_headers)
         if connection is not None and record.streamed:
             _hang_up_if_slow(exchange, connection.abort)
         await self._answer(exchange, receive, response, record, connection)

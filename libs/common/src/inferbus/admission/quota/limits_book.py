@@ -9,34 +9,21 @@ import structlog
 
 from inferbus import routes
 from inferbus.bus import Bus
-from inferbus.bus.watch import KvWatch
+from inferbus.bus.local_copy import LocalCopy
 from inferbus.contracts.limits import LimitSet, limits_from
 from inferbus.errors import InvalidRequest
 
 log = structlog.get_logger()
 
 
-class LimitsBook:
+class LimitsBook(LocalCopy):
     """Knows the limits of every scope by its key (`contracts.limits.limit_key`)."""
 
     def __init__(self, bus: Bus, on_change: Callable[[str], None] = lambda _: None) -> None:
         """`on_change` is called with the key that changed."""
         self._changed = on_change
         self._limits: dict[str, LimitSet] = {}
-        self._watch = KvWatch(bus, routes.KV_LIMITS, self._on_change)
-
-    async def start(self) -> None:
-        await self._watch.start()
-
-    async def loaded(self) -> None:
-        await self._watch.ready.wait()
-
-    @property
-    def ready(self) -> bool:
-        return self._watch.ready.is_set()
-
-    async def stop(self) -> None:
-        await self._watch.stop()
+        super().__init__(bus, routes.KV_LIMITS)
 
     def find(self, key: str) -> LimitSet | None:
         return self._limits.get(key)

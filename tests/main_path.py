@@ -82,6 +82,8 @@ class MainPath:
         self._services: list[Service] = []
         self._libc = ctypes.CDLL(None)
         self.start_s = START_S
+        self.env: dict[str, str] = {}
+        """What every process has in its environment besides."""
 
     async def __aenter__(self) -> Self:
         await self.nats.start()
@@ -144,6 +146,7 @@ class MainPath:
         env |= {
             f"INFERBUS_{section}_{key.upper()}": str(value) for key, value in ({"process": name} | settings).items()
         }
+        env |= self.env
         with (self._folder / f"{name}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *(self.python_of(module), "-m", module),

@@ -83,6 +83,8 @@ class MainPath:
         self._services: list[Service] = []
         self._libc = ctypes.CDLL(None)
         self.start_s = START_S
+        self.env: dict[str, str] = {}
+        """What every process has in its environment besides."""
 
     async def __aenter__(self) -> Self:
         await self.nats.start()
@@ -145,6 +147,7 @@ class MainPath:
         env |= {
             f"INFERBUS_{section}_{key.upper()}": str(value) for key, value in ({"process": name} | settings).items()
         }
+        env |= self.env
         service = Service(await self._run(module, env, self._folder / f"{name}.log"), name)
         self._services.append(service)
         await eventually(lambda: self._is_ready(service), within_s=self.start_s)

@@ -21,6 +21,8 @@ EVENT = UsageEvent(
     lane="interactive", prompt_tokens=3, completion_tokens=4, cached_tokens=0, queue_s=0.0, engine_s=0.0, cost=11,
     price_version="", outcome=FINISHED, trace_id="", at=0.0,
 )  # fmt: skip
+which = st.integers(0, 1)
+parts = st.lists(st.integers(1, 20), min_size=1, max_size=4)
 
 
 class Holder:
@@ -55,77 +57,89 @@ class Holders(RuleBasedStateMachine):
         super().__init__()
         self.limit, self.counter, self.made = 100, 0, 0
         self.holders: list[Holder] = []
-        for _ in range(3):
+        for _ in range(2):
             self.make()
 
     def make(self) -> None:
         self.made += 1
         self.holders.append(Holder(f"h{self.made}", self.limit))
+        self.grant(self.holders[-1], 20)
+        self.store(self.holders[-1], stored=True, heard=True)
 
     def pick(self, n: int, *, dead: bool = False) -> Holder | None:
         found = [one for one in self.holders if one.is_dead == dead and not one.is_claimed]
         return found[n % len(found)] if found else None
 
-    @rule(n=st.integers(0, 9), need=st.integers(1, 60))
+    @rule(n=which, need=st.integers(1, 60))
     def lease(self, n: int, need: int) -> None:
         if (one := self.pick(n)) is not None:
-            asked = one.share.ask(need, 3)
-            self.counter += asked
-            self.counter -= one.share.granted(asked, self.counter)
+            self.grant(one, need)
 
-    @rule(n=st.integers(0, 9), amount=st.integers(1, 40))
+    def grant(self, one: Holder, need: int) -> None:
+        asked = one.share.ask(need, 2)
+        self.counter += asked
+        self.counter -= one.share.granted(asked, self.counter)
+
+    @rule(n=which, amount=st.integers(1, 40))
     def reserve(self, n: int, amount: int) -> None:
-        if (one := self.pick(n)) is not None and one.share.take(amount):
+        if (one := self.pick(n)) is not None:
+            self.take(one, amount)
+
+    def take(self, one: Holder, amount: int) -> None:
+        if one.share.take(amount):
             one.out[one.next_tag] = amount
             one.next_tag += 1
 
-    @rule(n=st.integers(0, 9), which=st.integers(0, 9), part=st.integers(0, 40), more=st.integers(0, 9))
-    def settle(self, n: int, which: int, part: int, more: int) -> None:
+    @rule(n=which, nth=st.integers(0, 9), part=st.integers(0, 40), more=st.integers(0, 9))
+    def settle(self, n: int, nth: int, part: int, more: int) -> None:
         """The ledger says what was spent; a gateway may charge more, where it cannot know."""
         if (one := self.pick(n)) is None or not one.out:
             return
-        tag = sorted(one.out)[which % len(one.out)]
+        tag = sorted(one.out)[nth % len(one.out)]
         amount = one.out.pop(tag)
         one.spent[tag] = min(part, amount)
         charge = min(amount, one.spent[tag] + more)
         one.charged += charge
         one.share.put(amount - charge)
 
-    @rule(n=st.integers(0, 9))
-    def tick(self, n: int) -> None:
+    @rule(n=which, counted=st.booleans())
+    def give_free(self, n: int, counted: bool) -> None:
+        """Part with what was not needed; the subtraction of what may go at once arrives, or is lost for ever."""
         if (one := self.pick(n)) is not None:
             one.parting += one.share.tick()
-
-    @rule(n=st.integers(0, 9), counted=st.booleans())
-    def subtract(self, n: int, counted: bool) -> None:
-        if (one := self.pick(n)) is not None:
             amount = releasable(one.parting, one.outstanding, one.recorded)
             one.parting -= amount
             self.counter -= amount if counted else 0
 
-    @rule(n=st.integers(0, 9), stored=st.booleans(), heard=st.booleans())
+    @rule(n=which, stored=st.sampled_from([True, True, True, False]), heard=st.booleans())
     def write(self, n: int, stored: bool, heard: bool) -> None:
-        if (one := self.pick(n)) is None:
-            return
+        if (one := self.pick(n)) is not None:
+            self.store(one, stored=stored, heard=heard)
+
+    def store(self, one: Holder, *, stored: bool, heard: bool) -> None:
         said = one.outstanding
         one.recorded = max(one.recorded, said)
         if stored:
             one.record = Outstanding(next_tag=one.next_tag, open=list(one.out), shares={COUNTER: said})
             one.recorded = said if heard else one.recorded
 
-    @rule(n=st.integers(0, 9))
-    def die(self, n: int) -> None:
+    @rule(n=which, last=parts, parts=parts, counted=st.booleans(), at_once=st.booleans())
+    def die(self, n: int, last: list[int], parts: list[int], counted: bool, at_once: bool) -> None:
         if (one := self.pick(n)) is not None:
+            for amount in last:
+                self.take(one, amount)
             one.is_dead = True
             self.make()
+            if at_once:
+                self.give_back(0, parts, counted)
 
-    @rule(n=st.integers(0, 9), parts=st.lists(st.integers(0, 40), max_size=6), counted=st.booleans())
+    @rule(n=which, parts=parts, counted=st.booleans())
     def give_back(self, n: int, parts: list[int], counted: bool) -> None:
         """Its work is over, and the ledger has all of it."""
         if (one := self.pick(n, dead=True)) is None:
             return
         for i, (tag, amount) in enumerate(sorted(one.out.items())):
-            one.spent[tag] = min(amount, parts[i % len(parts)]) if parts else 0
+            one.spent[tag] = min(amount, parts[i % len(parts)])
         one.out.clear()
         one.is_claimed = True
         if one.record is None:
@@ -145,7 +159,7 @@ class Holders(RuleBasedStateMachine):
 
 
 TestHolders = Holders.TestCase
-TestHolders.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+TestHolders.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
 
 
 def test_names_lead_to_requests() -> None:

@@ -41,7 +41,8 @@ from inferbus_bench.others import OtherPrograms, heading
 from inferbus_bench.report import grid
 
 CONFIG = Path(__file__).parents[1] / "deploy/nats/nats.conf"
-DEV = Identity(tenant="dev", key_id="k1")
+ALONE, CROWDED = Identity(tenant="alone", key_id="k1"), Identity(tenant="crowded", key_id="k2")
+"""Of two organisations: what the one has used in a minute must not be missing in the other's."""
 _MANY = 10**12
 COSTS = {
     "none": LimitSet(),
@@ -89,7 +90,7 @@ async def hold(url: str, password: str, path: Path, callers: int, gateways: int,
         while not stopping.is_set():
             prompt, completion = random.randint(100, 400), random.randint(50, 800)
             try:
-                reservation = await quota.reserve(DEV, "m", lambda: Estimate(prompt, completion))  # noqa: B023 - called at once
+                reservation = await quota.reserve(CROWDED, "m", lambda: Estimate(prompt, completion))  # noqa: B023 - called at once
             except (RateLimited, DependencyDown):
                 await asyncio.sleep(_REFUSED_S * (1 + random.random()))
                 continue
@@ -153,11 +154,16 @@ def window_table(totals: dict[int, int], limit: int) -> str:
     return grid(["window", "given out", "over the limit", "under it"], rows)
 
 
+async def limit(server: NatsServer, who: Identity, limits: LimitSet) -> None:
+    """Set the limits of an organisation."""
+    operator = await server.connect("operator")
+    await operator.kv_put(routes.KV_LIMITS, f"org.{who.tenant}", msgspec.json.encode(limits))
+    await operator.close()
+
+
 async def cost(server: NatsServer, limits: LimitSet, name: str, callers: int) -> list[str]:
     """Measure what one reservation and its settling cost in this process."""
-    operator = await server.connect("operator")
-    await operator.kv_put(routes.KV_LIMITS, "org.dev", msgspec.json.encode(limits))
-    await operator.close()
+    await limit(server, ALONE, limits)
     bus = await server.connect("gateway")
     quota = Quota(bus, QuotaSettings(), gateways=lambda: 8)
     await quota.start()
@@ -169,7 +175,7 @@ async def cost(server: NatsServer, limits: LimitSet, name: str, callers: int) ->
     async def call(rounds: int) -> None:
         for _ in range(rounds):
             began = time.perf_counter()
-            reservation = await quota.reserve(DEV, "m", estimate)
+            reservation = await quota.reserve(ALONE, "m", estimate)
             took.append(time.perf_counter() - began)
             reservation.settle(used)
             await asyncio.sleep(0)
@@ -209,10 +215,7 @@ async def main(args: argparse.Namespace) -> int:
             async with NatsServer(Path(folder), CONFIG) as server:
                 await server.reconcile()
                 costs = [await cost(server, limits, name, args.callers) for name, limits in COSTS.items()]
-                operator = await server.connect("operator")
-                limits = LimitSet(tokens_per_minute=args.limit)
-                await operator.kv_put(routes.KV_LIMITS, "org.dev", msgspec.json.encode(limits))
-                await operator.close()
+                await limit(server, CROWDED, LimitSet(tokens_per_minute=args.limit))
                 crowded, fine = await crowd(server, Path(folder), args)
     head = ["limits", "CPU us a reservation", "p50 us", "p99 us", "counter calls a reservation"]
     print(f"\n{heading(others.cores, 'admission.py')}\n\n{grid(head, costs)}\n\n{crowded}")

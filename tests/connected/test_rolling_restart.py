@@ -15,8 +15,8 @@ from tests.running_platform import RunningPlatform
 
 from inferbus_llm_worker.adapters.simulated_words import simulated_answer
 
-_TOKENS, _ITL_S = 50, 0.02
-_STREAMS, _WHOLES = 8, 4
+_TOKENS, _ITL_S = 50, 0.03
+_STREAMS, _WHOLES = 4, 2
 _RESTART_S = 55.0
 
 

@@ -1,10 +1,10 @@
-"""Service processes without the second of CPU that importing them takes: one process has imported all, and forks.
+"""Processes of ours without the second of CPU that importing them takes: one process has imported all, and forks.
 
-What it forks is a process as any other, with an environment, a log, a process id and an end of its own, and runs what
+What it forks is a process as any other, with an environment, output, a process id and an end of its own, and runs what
 `python -m <module>` would run. Starting as a user does is what the tests of `inferbus up` are for.
 
-Who asks sends the module, the environment and two descriptors: the log, and a socket that is told the process id, and
-the exit status when the process has ended. The nursery ends with whoever started it, and takes its children along.
+Who asks sends the module, its arguments, the environment and three descriptors: where its output and its errors go, and
+a socket that is told the process id, and the exit status when the process has ended. The nursery ends with whoever started it, and takes its children along.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 
+ROOT = Path(__file__).parents[1]
+CLI = "inferbus.cli.main"
 MODULES = ("inferbus_gateway.main", "inferbus_llm_worker.main", "inferbus.ledger.main", "inferbus.topology.main")
 _REQUEST_BYTES = 128 * 1024
 _PR_SET_PDEATHSIG = 1
@@ -36,6 +39,7 @@ _PR_SET_PDEATHSIG = 1
 
 class _Birth(msgspec.Struct, frozen=True):
     module: str
+    arguments: list[str]
     env: dict[str, str]
 
 
@@ -45,14 +49,15 @@ class _Birth(msgspec.Struct, frozen=True):
 def main() -> None:
     """Serve until nobody can ask any more; in a child, run what it was made for."""
     libc, nursery = ctypes.CDLL(None), os.getpid()
-    for module in MODULES:
+    for module in (*MODULES, CLI):
         importlib.import_module(module)
     gc.freeze()
     birth = _serve(int(sys.argv[1]))
     if birth is not None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == nursery:
-            sys.argv = [birth.module]
+            sys.argv = [birth.module, *birth.arguments]
+            sys.modules.pop(birth.module, None)  # it is run anew; what it imports is there
             runpy.run_module(birth.module, run_name="__main__", alter_sys=True)
 
 
@@ -74,28 +79,30 @@ def _serve(descriptor: int) -> _Birth | None:
                     _tell(report, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
                     report.close()
                     continue
-                request, fds, _, _ = socket.recv_fds(asked, _REQUEST_BYTES, 2)
+                request, fds, _, _ = socket.recv_fds(asked, _REQUEST_BYTES, 3)
                 if not request:
                     return None
-                report = socket.socket(fileno=fds[1])
+                report = socket.socket(fileno=fds[2])
                 birth = msgspec.json.decode(request, type=_Birth)
                 if not (pid := os.fork()):
                     report.close()
-                    _settle(birth, fds[0])
+                    _settle(birth, fds[0], fds[1])
                     return birth
                 os.close(fds[0])
+                os.close(fds[1])
                 pidfd = os.pidfd_open(pid)
                 children[pidfd] = (pid, report)
                 waiting.register(pidfd, selectors.EVENT_READ)
                 _tell(report, pid)
 
 
-def _settle(birth: _Birth, log: int) -> None:
+def _settle(birth: _Birth, output: int, errors: int) -> None:
     os.environ.clear()
     os.environ.update(birth.env)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
+    os.close(output)
+    os.close(errors)
 
 
 def _tell(report: socket.socket, number: int) -> None:
@@ -141,11 +148,32 @@ async def _number(report: socket.socket) -> int:
 
 async def fork(module: str, env: dict[str, str], log: Path) -> Forked:
     """Run a module in a process that starts in milliseconds; `log` gets what it writes, behind what is there."""
+    with log.open("ab") as file:
+        report = _ask(_Birth(module, [], env), file.fileno(), file.fileno())
+    report.setblocking(False)
+    return Forked(await _number(report), report)
+
+
+def command(*arguments: str, env: dict[str, str], timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """Run `inferbus <arguments>` to its end.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        with _ask(_Birth(CLI, list(arguments), env), output.fileno(), errors.fileno()) as report:
+            report.settimeout(timeout_s)
+            report.recv(8)  # its process id
+            (status,) = array.array("q", report.recv(8))
+        texts = [os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode() for file in (output, errors)]
+    return subprocess.CompletedProcess(["inferbus", *arguments], status, *texts)
+
+
+def _ask(birth: _Birth, output: int, errors: int) -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setblocking(False)
-    with log.open("ab") as file, theirs:
-        socket.send_fds(_nursery(), [msgspec.json.encode(_Birth(module, env))], [file.fileno(), theirs.fileno()])
-    return Forked(await _number(ours), ours)
+    with theirs:
+        socket.send_fds(_nursery(), [msgspec.json.encode(birth)], [output, errors, theirs.fileno()])
+    return ours
 
 
 @functools.cache
@@ -154,7 +182,7 @@ def _nursery() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         argv = [sys.executable, "-m", "tests.nursery", str(theirs.fileno())]
-        process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(argv, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
 
     def end() -> None:
         ours.close()

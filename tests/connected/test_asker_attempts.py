@@ -140,7 +140,7 @@ class TestAnswers:
         gateway, worker = await rig.gateway(), await rig.worker()
         worker.engine.answer = lambda call: call.end(b"x" * (8 * 1024 * 1024))
         with pytest.raises(TooLarge):
-            await read(await gateway.admit(streamed=False), within_s=3)
+            await read(await gateway.admit(streamed=False))
         await eventually(rig.queue_is_empty)
         assert worker.bus.reconnects == 0
 
@@ -374,7 +374,7 @@ class TestDeaths:
         begun = time.monotonic()
         await first.proxy.refuse()
         call_2 = await one_call(second)
-        assert time.monotonic() - begun < 3, "not the 20 s of its lease"
+        assert time.monotonic() - begun < 10, "not the 20 s of its lease"
         call_2.say(b"second")
         call_2.end()
         assert await read(exchange) == b"second"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 import pytest
+from tests import nursery
 
 from inferbus import routes
 from inferbus.admission.audit import Actor, read_audit
@@ -44,13 +44,8 @@ def inferbus(server: NatsServer) -> Run:
     }
 
     async def run(*args: str, **more: str) -> tuple[int, str, str]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "inferbus.cli.main", *args,
-            env=env | more, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, err = await asyncio.wait_for(process.communicate(), 30)
-        assert process.returncode is not None
-        return process.returncode, out.decode(), err.decode()
+        done = await asyncio.to_thread(nursery.command, *args, env=env | more, timeout_s=30)
+        return done.returncode, done.stdout, done.stderr
 
     return run
 

@@ -147,7 +147,7 @@ async def test_a_worker_ends_it_on_time_by_its_own(
     await _publish(server, 1, 900)
     await _call(worker)
     await eventually(lambda: worker.engine.calls[0].aborted)
-    assert 0.7 < time.monotonic() - began < 2
+    assert 0.7 < time.monotonic() - began < 3, "before its asker has been silent for too long"
     # Its asker is given up when it has been silent for 3 s, looked at every second, and 1 s to confirm an end.
     await eventually(rig.queue_is_empty, within_s=12)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
 from openai import AsyncOpenAI
+from tests import nursery
 from tests.main_path import HELLO, MODEL, MainPath, Service, answer_of, ask
 
 from inferbus.contracts.presence import DRAINING
@@ -37,13 +37,8 @@ async def inferbus_drain(path: MainPath, process: str, *options: str) -> tuple[i
         "INFERBUS_BUS_USER": "admin",
         "INFERBUS_BUS_PASSWORD": path.nats.passwords["admin"],
     }
-    command = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "inferbus.cli.main", "drain", process, *options),
-        env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    out, _ = await asyncio.wait_for(command.communicate(), 30)
-    assert command.returncode is not None
-    return command.returncode, out.decode()
+    done = await asyncio.to_thread(nursery.command, "drain", process, *options, env=env, timeout_s=30)
+    return done.returncode, done.stderr + done.stdout
 
 
 async def begun(path: MainPath, client: AsyncOpenAI, worker: str, streams: int, wholes: int) -> list[asyncio.Task[str]]:

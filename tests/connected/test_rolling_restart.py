@@ -18,8 +18,8 @@ from inferbus import routes
 from inferbus.local.identities import users_folder
 from inferbus_llm_worker.adapters.simulated_words import simulated_answer
 
-_TOKENS, _ITL_S = 50, 0.02
-_STREAMS, _WHOLES = 8, 4
+_TOKENS, _ITL_S = 50, 0.03
+_STREAMS, _WHOLES = 4, 2
 _RESTART_S = 55.0
 
 

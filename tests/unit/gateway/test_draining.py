@@ -54,7 +54,7 @@ async def test_a_request_on_an_idle_connection_is_answered_and_told_to_go() -> N
         writer.write(LIVE)  # it was idle when the drain began: a client may not know better
         assert b"connection: close" in await answer(reader)
         assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
-        await asyncio.wait_for(stopping, 1.0)  # nobody is left to linger for
+        await asyncio.wait_for(stopping, PATIENCE_S / 2)  # nobody is left to linger for
 
 
 async def test_an_answer_that_has_not_begun_says_that_it_is_the_last() -> None:
@@ -83,7 +83,7 @@ async def test_a_client_that_was_promised_its_connection_may_send_on() -> None:
         await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), PATIENCE_S)
         writer.write(LIVE)
         assert b"connection: close" in await answer(reader)
-        await asyncio.wait_for(stopping, 1.0)
+        await asyncio.wait_for(stopping, PATIENCE_S / 2)
 
 
 async def test_idle_connections_do_not_keep_it() -> None:

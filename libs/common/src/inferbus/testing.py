@@ -136,8 +136,9 @@ def _client_port(folder: Path) -> int:
     return 0
 
 
-async def eventually(condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = 5.0) -> None:
-    """Wait until `condition` holds.
+async def eventually(condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = 10.0) -> None:
+    """Wait until `condition` holds. The default tells hanging from being slow on a busy machine, and is less than a lease:
+    what is promised sooner is asserted by a bound of its own.
 
     Raises:
         AssertionError: it did not within `within_s` seconds.

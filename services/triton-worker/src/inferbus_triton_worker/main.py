@@ -1,0 +1,15 @@
+"""Composition root of the Triton worker."""
+
+from __future__ import annotations
+
+from inferbus.process import runtime
+from inferbus.settings import from_env
+from inferbus.worker.service import run_worker
+from inferbus_triton_worker.engines import make_engine
+from inferbus_triton_worker.settings import TritonSettings
+
+
+async def main(process: runtime.Runtime) -> None:
+    settings = from_env(TritonSettings, "triton_worker")
+    engine = make_engine(settings)
+    await run_worker(process, "triton-worker", settings, engine, parts=lambda shared: [ServedNames(engine, shared)])

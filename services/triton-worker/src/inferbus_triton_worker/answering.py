@@ -36,7 +36,6 @@ from inferbus_triton_worker.ports import (
     InferResult,
     InputTensor,
     Refused,
-    ServerError,
     TimedOut,
     WantedOutput,
 )
@@ -139,7 +138,7 @@ class Answering:
                 if result.outputs:
                     call.delta([(0, [sent])], _event(plain, model, result, request))
                     sent += 1
-        except (ServerError, InferbusError) as error:
+        except Refused as error:
             if not sent:
                 raise
             call.delta([(0, [sent])], generate.event_of(error_body(work.path, InferbusError(error.message))))

@@ -123,8 +123,8 @@ class TritonEngine:
     async def _until_ready(self, server: TritonServer, address: str) -> None:
         try:
             async with asyncio.timeout(self._settings.start_timeout_s):
-                while not await server.ready(_READY_S):
-                    await asyncio.sleep(_ASK_AGAIN_S)  # noqa: ASYNC110  # nothing tells: it is another process
+                while not await server.ready(_READY_S):  # noqa: ASYNC110  # nothing tells: it is another process
+                    await asyncio.sleep(_ASK_AGAIN_S)
         except TimeoutError:
             raise EngineDead(f"Triton at {address} was not ready in {self._settings.start_timeout_s:g} s") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 
 import structlog
 
@@ -69,9 +70,16 @@ class Prober:
         """Ask a model once. One that is dead is healed by the asking; one that answers nobody is loaded anew."""
         begun, seen = time.monotonic(), self._caller.heals
         try:
-            call = probe_of(await self._catalog.signature(model, ""))
-            if call is not None:
+            signature = await self._catalog.signature(model, "")
+            call = probe_of(signature)
+            if call is None:
+                return
+            if not signature.decoupled:
                 await self._caller.infer(call, self._timeout_s)
+                return
+            async with aclosing(self._caller.stream(call, self._timeout_s)) as results:
+                async for _ in results:
+                    return  # it answers
         except TimedOut:
             if self._caller.answered.get(model, 0.0) < begun:
                 log.error("model_hangs", model=model, seconds=self._timeout_s)

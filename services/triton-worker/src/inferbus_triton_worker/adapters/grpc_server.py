@@ -37,11 +37,7 @@ class GrpcTriton:
 
     async def infer(self, call: InferCall, timeout_s: float) -> InferResult:
         return result_of(
-            await _answer(
-                self._stub.ModelInfer(
-                    request_of(call), timeout=timeout_s or None, metadata=_metadata(call)
-                )
-            )
+            await _answer(self._stub.ModelInfer(request_of(call), timeout=timeout_s or None, metadata=_metadata(call)))
         )
 
     async def stream(self, call: InferCall, timeout_s: float) -> AsyncIterator[InferResult]:
@@ -62,9 +58,7 @@ class GrpcTriton:
             rpc.cancel()  # says nothing where it has ended
 
     async def signature(self, model: str, version: str) -> Signature:
-        metadata = await self._ask(
-            "ModelMetadata", service_pb2.ModelMetadataRequest(name=model, version=version)
-        )
+        metadata = await self._ask("ModelMetadata", service_pb2.ModelMetadataRequest(name=model, version=version))
         config = await self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model, version=version))
         return signature_of(metadata, config.config)
 

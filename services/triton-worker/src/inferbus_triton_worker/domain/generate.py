@@ -83,5 +83,6 @@ def _tensor(signature: Signature, spec: TensorSpec, value: Any) -> Tensor:
     dims = [size if size != -1 else len(data) for size in spec.dims]
     shape = [1, *dims] if signature.max_rows else dims
     nested = [data] if signature.max_rows and len(shape) > 1 and data and isinstance(data[0], list) else data
-    return Tensor(name=spec.name, datatype=spec.datatype, shape=shape, data=flat(spec.name, spec.datatype, shape, nested))
-
+    return Tensor(
+        name=spec.name, datatype=spec.datatype, shape=shape, data=flat(spec.name, spec.datatype, shape, nested)
+    )

@@ -10,8 +10,8 @@ _LENGTH_BYTES = 4
 
 
 def probe_of(signature: Signature) -> InferCall | None:
-    """Make it; None where a model cannot be asked without a meaning (streams, sequences)."""
-    if signature.decoupled or signature.sequential:
+    """Make it; None where a model cannot be asked without a meaning (sequences)."""
+    if signature.sequential:
         return None
     inputs = []
     for spec in signature.inputs:

@@ -36,8 +36,8 @@ class Home(Protocol):
 
     async def stop(self) -> None: ...
 
-    async def died(self) -> object:
-        """Wait for its end, where that can be seen."""
+    async def died(self) -> str:
+        """Wait for its end, where that can be seen; says how."""
         ...
 
 
@@ -129,8 +129,7 @@ class TritonEngine:
             raise EngineDead(f"Triton at {address} was not ready in {self._settings.start_timeout_s:g} s") from None
 
     async def _watch(self) -> None:
-        await self._home.died()
-        self._on_death("its process ended")
+        self._on_death(await self._home.died())
 
     def _on_death(self, why: str) -> None:
         if self._up is None or self._death is None or self._death.done():  # stopped, or known already

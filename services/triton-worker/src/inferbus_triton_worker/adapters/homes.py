@@ -17,5 +17,6 @@ class ExternalTriton:
     async def stop(self) -> None:
         """It is not ours to stop."""
 
-    async def died(self) -> object:
-        return await asyncio.Event().wait()
+    async def died(self) -> str:
+        await asyncio.Event().wait()
+        return ""

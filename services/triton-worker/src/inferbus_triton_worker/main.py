@@ -8,6 +8,7 @@ from inferbus.worker.service import Part, Shared, run_worker
 from inferbus_triton_worker.engine import TritonEngine
 from inferbus_triton_worker.engines import make_engine
 from inferbus_triton_worker.names import PoolNames
+from inferbus_triton_worker.operating import Operating
 from inferbus_triton_worker.settings import TritonSettings
 
 
@@ -21,4 +22,4 @@ async def main(process: runtime.Runtime) -> None:
 
 def _join(engine: TritonEngine, settings: TritonSettings, shared: Shared) -> list[Part]:
     engine.server_name = PoolNames(shared.models, runtime=settings.runtime, pool=settings.pool)
-    return []
+    return [Operating(shared.bus, settings.process, engine)]

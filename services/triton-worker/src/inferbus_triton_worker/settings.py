@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from inferbus.worker.settings import PoolSettings
 
 
@@ -23,7 +25,7 @@ class TritonSettings(PoolSettings, frozen=True, kw_only=True, forbid_unknown_fie
     repository: str = ""
     environment: str = ".venv-triton"
     state: str = ""
-    models: list[str] = ["*"]
+    models: list[str] = msgspec.field(default_factory=lambda: ["*"])
     slots: int = 64
     micro_batch: bool = True
     probe_every_s: float = 5.0

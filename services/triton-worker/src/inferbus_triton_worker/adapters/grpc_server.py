@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import grpc
-from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from inferbus_triton_worker.adapters.messages import error_from, error_of, request_of, result_of, signature_of
+from inferbus_triton_worker.adapters.plain import plain
 from inferbus_triton_worker.domain.signature import Signature
 from inferbus_triton_worker.ports import InferCall, InferResult, ModelState, ServerError
 
@@ -86,20 +86,29 @@ class GrpcTriton:
             request.parameters["config"].string_param = config
         await self._ask("RepositoryModelLoad", request, _LOAD_S)
 
-    async def unload(self, model: str) -> None:
-        await self._ask("RepositoryModelUnload", service_pb2.RepositoryModelUnloadRequest(model_name=model), _LOAD_S)
+    async def unload(self, model: str, *, dependents: bool = False) -> None:
+        request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
+        request.parameters["unload_dependents"].bool_param = dependents
+        await self._ask("RepositoryModelUnload", request, _LOAD_S)
+
+    async def model_ready(self, model: str, version: str) -> bool:
+        answer = await self._ask("ModelReady", service_pb2.ModelReadyRequest(name=model, version=version))
+        return bool(answer.ready)
+
+    async def about(self) -> dict[str, Any]:
+        return plain(await self._ask("ServerMetadata", service_pb2.ServerMetadataRequest()), defaults=True)
 
     async def metadata(self, model: str, version: str) -> dict[str, Any]:
-        return _dict(await self._ask("ModelMetadata", service_pb2.ModelMetadataRequest(name=model, version=version)))
+        request = service_pb2.ModelMetadataRequest(name=model, version=version)
+        return plain(await self._ask("ModelMetadata", request), defaults=True)
 
     async def config(self, model: str, version: str) -> dict[str, Any]:
         answer = await self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model, version=version))
-        return _dict(answer.config)
+        return plain(answer.config, defaults=True)
 
     async def statistics(self, model: str, version: str) -> dict[str, Any]:
-        return _dict(
-            await self._ask("ModelStatistics", service_pb2.ModelStatisticsRequest(name=model, version=version))
-        )
+        request = service_pb2.ModelStatisticsRequest(name=model, version=version)
+        return plain(await self._ask("ModelStatistics", request), defaults=True)
 
     async def close(self) -> None:
         await self._channel.close()
@@ -122,8 +131,3 @@ async def _only(request: Any) -> AsyncIterator[Any]:
 def _metadata(call: InferCall) -> tuple[tuple[str, str], ...] | None:
     return (("traceparent", call.traceparent),) if call.traceparent else None
 
-
-def _dict(message: Any) -> dict[str, Any]:
-    """Give a message as JSON has it; 64-bit numbers are text there."""
-    found: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
-    return found

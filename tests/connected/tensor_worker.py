@@ -1,6 +1,6 @@
 """A worker of tensors in the test's own process: on the real bus, with an engine that computes with lists.
 
-It doubles FP32 inputs, turns BYTES around, and answers operators; what a model server says of models it makes up.
+It doubles FP32 inputs, writes BYTES in capitals, and answers operators; what a model server says of models it makes up.
 """
 
 from __future__ import annotations
@@ -38,11 +38,18 @@ class TensorWorker:
         self.asked: list[TritonAsk] = []
         self.versions = ["1"]
         self.answering = True
+        self._stopped = False
         side.engine.answer = self._answer
 
     async def start(self) -> None:
         await self.side.start()
         await self.side.bus.subscribe(routes.control_of(self.side.process, TRITON), self._on_ask)
+
+    async def stop(self) -> None:
+        """Go, once."""
+        if not self._stopped:
+            self._stopped = True
+            await self.side.stop()
 
     def _answer(self, call: Call) -> None:
         work, sink = call.work, call.sink
@@ -103,7 +110,7 @@ async def tensor_worker(server: NatsServer, *, pool: str, process: str = "triton
     try:
         yield worker
     finally:
-        await worker.side.stop()
+        await worker.stop()
 
 
 def _outputs(request: InferRequest) -> list[OutputTensor]:
@@ -118,5 +125,5 @@ def _made(tensor: Tensor) -> OutputTensor:
     if tensor.datatype == "FP32":
         raw = struct.pack(f"<{count}f", *[2 * value for value in values_of("FP32", tensor.shape, raw)])
     elif tensor.datatype == "BYTES":
-        raw = bytes_raw([value[::-1] for value in values_of("BYTES", tensor.shape, raw)])
+        raw = bytes_raw([value.upper() for value in values_of("BYTES", tensor.shape, raw)])
     return OutputTensor(name=f"{tensor.name}_out", datatype=tensor.datatype, shape=tensor.shape, raw=raw)

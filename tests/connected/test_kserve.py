@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from tests.connected.tensor_worker import TensorWorker, tensor_worker
@@ -15,6 +18,7 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from inferbus.contracts.models import Limits, ModelEntry
+from inferbus.testing import eventually
 
 ENTRY = ModelEntry(
     name="ranker", pool="rank", runtime="triton", aliases=["r"], tasks=("infer", "embeddings"),
@@ -36,14 +40,23 @@ async def worker(path: MainPath) -> AsyncIterator[TensorWorker]:
 
 
 class Vendor:
-    """The vendor's client in a thread, since it blocks; it knows the gateway's address and a key, and nothing else."""
+    """The vendor's client in a thread of its own, which it must not leave; it knows the gateway's address and a key."""
 
     def __init__(self, path: MainPath) -> None:
-        self._client = InferenceServerClient(path.url.removeprefix("http://"), network_timeout=30.0)
+        self._thread = ThreadPoolExecutor(1)
+        self._url = path.url.removeprefix("http://")
+        self._client: InferenceServerClient | None = None
         self._headers = {"Authorization": f"Bearer {path.key}"}
 
     async def __call__(self, name: str, *args: Any, **options: Any) -> Any:
-        return await asyncio.to_thread(getattr(self._client, name), *args, headers=self._headers, **options)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, lambda: self._call(name, *args, **options)
+        )
+
+    def _call(self, name: str, *args: Any, **options: Any) -> Any:
+        if self._client is None:
+            self._client = InferenceServerClient(self._url, network_timeout=30.0)
+        return getattr(self._client, name)(*args, headers=dict(self._headers), **options)  # it writes into them
 
 
 def tensor(values: np.ndarray, datatype: str = "FP32", *, binary: bool = True, name: str = "x") -> InferInput:
@@ -66,20 +79,79 @@ async def test_the_vendor_s_client_works_unchanged(path: MainPath, worker: Tenso
         await vendor("get_model_metadata", "ranker", "9")
 
 
-@pytest.mark.parametrize("model", ["ranker", "r"])
-@pytest.mark.parametrize("binary_in", [True, False])
-@pytest.mark.parametrize("binary_out", [True, False])
-async def test_tensors_go_in_and_come_out(
-    path: MainPath, worker: TensorWorker, model: str, binary_in: bool, binary_out: bool
-) -> None:
+WAYS = list(itertools.product(["ranker", "r"], [True, False], [True, False]))
+
+
+async def test_tensors_go_in_and_come_out(path: MainPath, worker: TensorWorker) -> None:
     values = np.array([[0.5, -1.0], [3.25, 1e30]], np.float32)
-    words = np.array(["häß", ""], np.object_)
-    answer = await Vendor(path)(
-        "infer", model, [tensor(values, binary=binary_in), tensor(words, "BYTES", binary=binary_in, name="w")],
-        outputs=[InferRequestedOutput(name, binary_data=binary_out) for name in ("x_out", "w_out")], request_id="7",
-    )  # fmt: skip
-    np.testing.assert_array_equal(answer.as_numpy("x_out"), 2 * values)
-    if binary_in == binary_out:  # turned around byte by byte, it is text only where nothing has two
-        assert [word[::-1].decode() for word in answer.as_numpy("w_out")][1] == ""
-    assert answer.get_response()["id"] == "7"
-    assert answer.get_response()["model_name"] == "ranker"
+    words = np.array(["häß".encode(), b""], np.object_)
+    vendor = Vendor(path)
+    for model, binary_in, binary_out in WAYS:
+        answer = await vendor(
+            "infer", model, [tensor(values, binary=binary_in), tensor(words, "BYTES", binary=binary_in, name="w")],
+            outputs=[InferRequestedOutput(name, binary_data=binary_out) for name in ("x_out", "w_out")], request_id="7",
+        )  # fmt: skip
+        np.testing.assert_array_equal(answer.as_numpy("x_out"), 2 * values)
+        found = [word if isinstance(word, bytes) else word.encode() for word in answer.as_numpy("w_out")]
+        assert found == ["Häß".encode(), b""]
+        assert (answer.get_response()["id"], answer.get_response()["model_name"]) == ("7", "ranker")
+    assert all(call.work.model == "ranker" for call in worker.side.engine.calls)
+
+
+async def test_twenty_megabytes_each_way(path: MainPath, worker: TensorWorker) -> None:
+    """In by ticket, out by ticket."""
+    values = np.arange(5_000_000, dtype=np.uint32).reshape(1, -1)
+    answer = await Vendor(path)("infer", "ranker", [tensor(values, "UINT32")])
+    np.testing.assert_array_equal(answer.as_numpy("x_out"), values)
+
+
+async def test_bad_input_is_named_and_costs_nobody_a_worker(path: MainPath, worker: TensorWorker) -> None:
+    vendor = Vendor(path)
+    wrong = tensor(np.zeros((1, 2), np.float32))
+    wrong._shape = [1, 3]
+    with pytest.raises(InferenceServerException, match=r"tensor `x`: FP32 of shape \[1,3\] is 12 bytes, got 8"):
+        await vendor("infer", "ranker", [wrong])
+    with pytest.raises(InferenceServerException, match="unknown version"):
+        await vendor("infer", "ranker", [tensor(np.zeros((1, 2), np.float32))], model_version="9")
+    with pytest.raises(InferenceServerException, match="does not exist"):
+        await vendor("infer", "unknown", [tensor(np.zeros((1, 2), np.float32))])
+    answer = await vendor("infer", "ranker", [tensor(np.ones((1, 2), np.float32))])
+    assert answer.as_numpy("x_out").tolist() == [[2.0, 2.0]]
+
+    async def is_empty() -> bool:
+        return await path.stored() == 0
+
+    await eventually(is_empty)
+
+
+async def test_streams_and_embeddings_pass_through(path: MainPath, worker: TensorWorker) -> None:
+    headers = {"Authorization": f"Bearer {path.key}"}
+    async with httpx.AsyncClient(base_url=path.url, headers=headers, timeout=30) as client:
+        events = await client.post("/v2/models/ranker/generate_stream", json={"text_input": "x"})
+        assert events.headers["content-type"].startswith("text/event-stream")
+        assert [line for line in events.text.split("\n\n") if line] == [
+            f'data: {{"model_name":"m","n":{number}}}' for number in range(3)
+        ]
+        embedded = await client.post("/v1/embeddings", json={"model": "r", "input": ["a"]})
+        assert embedded.json() == {"object": "list", "data": [], "model": "ranker"}
+        gone = await client.post("/v2/models/ranker/infer", content=b"{}", headers={"Authorization": "Bearer ib-x-y"})
+        assert (gone.status_code, list(gone.json())) == (401, ["error"])
+
+
+async def test_metadata_outlives_the_workers(path: MainPath, worker: TensorWorker) -> None:
+    """A pool scaled to zero still has its models; a version that is loaded shows within moments."""
+    vendor = Vendor(path)
+    assert (await vendor("get_model_metadata", "ranker"))["versions"] == ["1"]
+    worker.versions.append("2")
+
+    async def shows() -> bool:
+        return bool((await vendor("get_model_metadata", "ranker"))["versions"] == ["1", "2"])
+
+    await eventually(shows, within_s=20)
+    await worker.stop()
+
+    async def is_gone() -> bool:
+        return not await vendor("is_model_ready", "ranker")
+
+    await eventually(is_gone, within_s=20)
+    assert (await vendor("get_model_metadata", "ranker"))["versions"] == ["1", "2"]

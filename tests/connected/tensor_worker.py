@@ -1,6 +1,6 @@
 """A worker of tensors in the test's own process: on the real bus, with an engine that computes with lists.
 
-It doubles FP32 inputs, writes BYTES in capitals, and answers operators; what a model server says of models it makes up.
+It doubles FP32 inputs, writes BYTES in capitals, both `repeat` times, and answers operators; what a model server says of models it makes up.
 """
 
 from __future__ import annotations
@@ -115,15 +115,17 @@ async def tensor_worker(server: NatsServer, *, pool: str, process: str = "triton
 
 def _outputs(request: InferRequest) -> list[OutputTensor]:
     names = [output.name for output in request.outputs]
-    made = [_made(tensor) for tensor in request.inputs]
+    times = int(request.parameters.get("repeat", 1))
+    made = [_made(tensor, times) for tensor in request.inputs]
     return [output for output in made if not names or output.name in names]
 
 
-def _made(tensor: Tensor) -> OutputTensor:
+def _made(tensor: Tensor, times: int) -> OutputTensor:
     raw = raw_of(tensor)
     count = elements_of(tensor.shape)
     if tensor.datatype == "FP32":
         raw = struct.pack(f"<{count}f", *[2 * value for value in values_of("FP32", tensor.shape, raw)])
     elif tensor.datatype == "BYTES":
         raw = bytes_raw([value.upper() for value in values_of("BYTES", tensor.shape, raw)])
-    return OutputTensor(name=f"{tensor.name}_out", datatype=tensor.datatype, shape=tensor.shape, raw=raw)
+    shape = [times * tensor.shape[0], *tensor.shape[1:]]
+    return OutputTensor(name=f"{tensor.name}_out", datatype=tensor.datatype, shape=shape, raw=bytes(raw) * times)

@@ -18,6 +18,7 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from inferbus.contracts.models import Limits, ModelEntry
+from inferbus.errors import InvalidRequest, NotFound
 from inferbus.testing import eventually
 
 ENTRY = ModelEntry(
@@ -155,3 +156,29 @@ async def test_metadata_outlives_the_workers(path: MainPath, worker: TensorWorke
 
     await eventually(is_gone, within_s=20)
     assert (await vendor("get_model_metadata", "ranker"))["versions"] == ["1", "2"]
+
+
+async def test_the_sdk_infers_over_the_bus(path: MainPath, worker: TensorWorker) -> None:
+    rows = np.arange(200, dtype=np.float32).reshape(100, 2)
+    async with path.producer() as client:
+        answer = await client.infer("ranker", {"x": rows, "w": ["häß"] * 100}, request_id="r1")
+        assert set(answer) == {"x_out", "w_out"}
+        np.testing.assert_array_equal(answer["x_out"], 2 * rows)
+        assert answer["w_out"].tolist() == ["Häß".encode()] * 100
+        assert list(await client.infer("r", {"x": rows, "w": ["a"]}, outputs=["w_out"])) == ["w_out"]
+        kept = await client.infer("ranker", {"x": rows}, deliver="results", idempotency_key="k")
+        again = await client.infer("ranker", {"x": rows}, deliver="results", idempotency_key="k")
+        np.testing.assert_array_equal(kept["x_out"], again["x_out"])
+        wide = np.ones((1_500_000, 1), np.float32)  # 6 MB in one message, 24 MB back in several
+        large = await client.infer("ranker", {"x": wide}, parameters={"repeat": 4})
+        assert large["x_out"].shape == (6_000_000, 1)
+        assert float(large["x_out"].sum()) == 12_000_000.0
+        with pytest.raises(NotFound, match="unknown version"):
+            await client.infer("ranker", {"x": rows}, version="9")
+        with pytest.raises(NotFound, match="does not exist"):
+            await client.infer("unknown", {"x": rows})
+        with pytest.raises(InvalidRequest, match="complex128 has no tensor type"):
+            await client.infer("ranker", {"x": np.ones(2, np.complex128)})
+        with pytest.raises(InvalidRequest, match="unknown options"):
+            await client.infer("ranker", {"x": rows}, max_tokens=5)
+    assert sum(call.work.path.endswith("/infer") for call in worker.side.engine.calls) == 5  # the kept one ran once

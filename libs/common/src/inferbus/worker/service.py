@@ -46,6 +46,7 @@ class Shared(msgspec.Struct, frozen=True):
 
     bus: Bus
     models: ModelRegistry
+    attempts: Attempts
 
 
 async def run_worker(
@@ -101,7 +102,7 @@ async def run_worker(
     beacon = Beacon(bus, lambda: worker.describe(about))
     for part in (presence, attempts, models, prices, usage_log, beacon, streams):
         await part.start()
-    own = own_parts(Shared(bus, models))
+    own = own_parts(Shared(bus, models, attempts))
     for each in own:
         await each.start()
     await listen_for_drain(bus, settings.process, process.stopping)

@@ -27,6 +27,7 @@ from inferbus.contracts.presence import EngineStats, Presence
 from inferbus.contracts.prices import Price
 from inferbus.contracts.slots import SlotShares
 from inferbus.contracts.step import Answer, Ask, Delta, Failed, Finished, Frame, Started, Usage
+from inferbus.contracts.triton import TritonAsk, TritonReply
 from inferbus.contracts.usage import Figures, LedgerPlace, Total, UsageEvent
 
 RUN = 0x12345678
@@ -126,7 +127,7 @@ JSON: list[tuple[Any, bytes]] = [
             b'{"name":"org/m","pool":"m","runtime":"llm","aliases":["chat"],"tasks":["chat","completions"],'
             b'"buckets":{"count":2,"by":"tenant","pinned":{"acme":1},"weights":{"acme":3}},"limits":{"max_pending":9,"max_pending_per_tenant":1024,'
             b'"max_body_bytes":33554432,"default_deadline_s":600.0,"default_deadline_batch_s":86400.0},'
-            b'"created":0,"owned_by":"inferbus","tags":[]}'
+            b'"created":0,"owned_by":"inferbus","tags":[],"delivery":"durable","server_name":""}'
         ),
     ),
     (
@@ -209,6 +210,14 @@ JSON: list[tuple[Any, bytes]] = [
         ),
     ),
     (
+        TritonAsk(op="load", model="m", config="{}"),
+        b'{"type":"triton.ask.v1","op":"load","model":"m","config":"{}"}',
+    ),
+    (
+        TritonReply(status=400, error="no such file"),
+        b'{"type":"triton.reply.v1","status":400,"error":"no such file"}',
+    ),
+    (
         SlotShares(holders={"a1": (3, 1763750000.5)}),
         b'{"type":"quota.slots.v1","holders":{"a1":[3,1763750000.5]}}',
     ),
@@ -255,6 +264,7 @@ ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
             user="ann",
             priority=-5,
             bound=4096,
+            json_bytes=81,
         ),
         {
             "Ib-Version": "1",
@@ -276,6 +286,7 @@ ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
             "Ib-User": "ann",
             "Ib-Priority": "-5",
             "Ib-Bound": "4096",
+            "Ib-Json-Bytes": "81",
         },
     ),
 ]

@@ -22,7 +22,7 @@ from inferbus.answers.exchange import Exchange, Stored
 from inferbus.bus import Bus
 from inferbus.bus.tickets import INLINE_BYTES, store_payload
 from inferbus.contracts.envelope import REPLY, RESULTS, Envelope, headers_of
-from inferbus.contracts.models import ModelEntry
+from inferbus.contracts.models import LLM, ModelEntry
 from inferbus.contracts.prices import Price
 from inferbus.errors import InvalidRequest, NotFound, Overloaded, TenantOverloaded, TooLarge, Unsupported
 from inferbus.models import ModelRegistry
@@ -53,6 +53,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str = ""
     bound: int = 0
     """A length of the answer that was written into the body, which named none."""
+    json_bytes: int = 0
+    """The length of the JSON in front of binary tensors; 0: all of the body."""
 
 
 class Admission:
@@ -129,7 +131,9 @@ class Admission:
         if self._quota is None:
             return UNLIMITED
         estimator = self._estimator
-        return await self._quota.reserve(identity, entry.name, lambda: estimator.estimate(ask.task, ask.body))
+        return await self._quota.reserve(
+            identity, entry.name, lambda: estimator.estimate(ask.task, ask.body, ask.json_bytes)
+        )
 
     def _on_closed(self, exchange: Exchange, reservation: Reservation) -> None:
         reservation.close(exchange)
@@ -182,12 +186,13 @@ class Admission:
                 ticket=ticket,
                 delivery=ask.delivery,
                 idempotency_key=ask.idempotency_key,
-                model=entry.name if ask.model != entry.name else "",
+                model=_named(ask, entry),
                 price_version=self._price_version(entry.name),
                 team=identity.team,
                 user=identity.user,
                 priority=identity.priority,
                 bound=ask.bound,
+                json_bytes=ask.json_bytes,
             )
             sequence = await self._bus.accept(
                 subject,
@@ -223,6 +228,12 @@ class Admission:
             "messaging.message.body.size": len(ask.body),
         }
         return self._tracing.begin(f"publish {entry.pool}", ask.traceparent, SpanKind.PRODUCER, attributes)
+
+
+def _named(ask: Ask, entry: ModelEntry) -> str:
+    """Name the model for the worker, where the body does not, or not by the name that counts. A pool that is not an LLM's
+    may serve several."""
+    return entry.name if ask.model != entry.name or entry.runtime != LLM else ""
 
 
 def _msg_id(tenant: str, exchange: Exchange, asker: str) -> str:

@@ -23,7 +23,7 @@ from inferbus.answers.frames import FrameSender
 from inferbus.bus import Bus
 from inferbus.bus.sizes import MAX_PAYLOAD_BYTES
 from inferbus.codec import unpacker
-from inferbus.contracts.control import CANCEL, CONFIRM, DROP, EXPIRE, RESEND, STALE, Control, ControlItem
+from inferbus.contracts.control import CANCEL, CONFIRM, DROP, EXPIRE, RESEND, STALE, VERBS, Control, ControlItem
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.step import Cached, Delta, Done, Failed, Finished, Frame, Ids, Started, Usage
 from inferbus.process.presence import PresenceTable
@@ -231,6 +231,8 @@ class Attempts:
         return itertools.chain.from_iterable(list(self._open.values()))
 
     def _on_control(self, message: Msg) -> None:
+        if routes.verb_of(message.subject) not in VERBS:
+            return  # somebody else's in this process
         try:
             control: Control = self._decode(message.data)
         except msgspec.DecodeError as exc:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from inferbus.answers.attempts import Attempts
@@ -29,8 +33,31 @@ from inferbus.worker.settings import PoolSettings
 from inferbus.worker.worker import Worker
 
 
-async def run_worker(process: runtime.Runtime, service: str, settings: PoolSettings, engine: Engine) -> None:
-    """Serve one pool with one engine until the process is asked to stop. `service` is its name in traces and facts."""
+class Part(Protocol):
+    """Something of a service's own that lives as long as its worker does."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Shared(msgspec.Struct, frozen=True):
+    """What a worker has that a service's own parts may use."""
+
+    bus: Bus
+    models: ModelRegistry
+
+
+async def run_worker(
+    process: runtime.Runtime,
+    service: str,
+    settings: PoolSettings,
+    engine: Engine,
+    *,
+    own_parts: Callable[[Shared], Sequence[Part]] = lambda _: (),
+) -> None:
+    """Serve one pool with one engine until the process is asked to stop. `service` is its name in traces and facts;
+    `own_parts` makes what the service has besides, which is started before the engine."""
     telemetry = from_env(TelemetrySettings, "telemetry")
     logs.configure(settings.process, telemetry.log_level)
     bus = await Bus.connect(from_env(BusSettings, "bus"), name=settings.process)
@@ -48,7 +75,12 @@ async def run_worker(process: runtime.Runtime, service: str, settings: PoolSetti
     )  # fmt: skip
     models = ModelRegistry(bus)
     queues = Queues(bus, models, pool=settings.pool, runtime=settings.runtime, handle=serving.on_delivery)
-    worker = Worker(bus, settings, engine, queues, metrics, prices.loaded)
+
+    async def known() -> None:
+        await prices.loaded()
+        await models.loaded()
+
+    worker = Worker(bus, settings, engine, queues, metrics, known)
     registry.register(EngineCollector(settings.pool, worker.stats, lambda: queues.pending))
     registry.register(RefusalCollector(bus.refusals))
     streams = StreamCheck(bus, worker_needs(region=bus.region, runtime=settings.runtime, pool=settings.pool))
@@ -69,10 +101,15 @@ async def run_worker(process: runtime.Runtime, service: str, settings: PoolSetti
     beacon = Beacon(bus, lambda: worker.describe(about))
     for part in (presence, attempts, models, prices, usage_log, beacon, streams):
         await part.start()
+    own = own_parts(Shared(bus, models))
+    for each in own:
+        await each.start()
     await listen_for_drain(bus, settings.process, process.stopping)
     try:
         await worker.run(process.stopping)
     finally:
+        for each in reversed(own):
+            await each.stop()
         for ended in (streams, attempts, errands, usage_log, beacon, models, prices, presence):
             await ended.stop()
         await health.stop()

@@ -203,6 +203,8 @@ class Serving:
             model=envelope.model,
             resume=resume,
             bound=envelope.bound,
+            json_bytes=envelope.json_bytes,
+            left_s=max(0.001, expires_at - asyncio.get_running_loop().time()),
         )
         if attempt.over.done():  # cancelled while its body was fetched
             return Cancelled("stopped before it began")

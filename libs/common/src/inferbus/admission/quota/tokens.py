@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from inferbus.kserve.request import rows_of
+
 _PER_MESSAGE = 16
 _PREAMBLE = 64
 _PER_MEDIA = 4096
@@ -44,7 +46,7 @@ class Estimate(msgspec.Struct, frozen=True):
 class TokenEstimator(Protocol):
     """Says what a request may cost at most. A tokenizer in the gateway can stand in."""
 
-    def estimate(self, task: str | None, body: bytes) -> Estimate: ...
+    def estimate(self, task: str | None, body: bytes, json_bytes: int = 0) -> Estimate: ...
 
 
 class _View(msgspec.Struct):
@@ -68,8 +70,11 @@ class BodyEstimator:
     def __init__(self, *, default_completion: int = 4096) -> None:
         self._default = default_completion
 
-    def estimate(self, task: str | None, body: bytes) -> Estimate:
-        """Bound a request's tokens. `task` None: as for a chat."""
+    def estimate(self, task: str | None, body: bytes, json_bytes: int = 0) -> Estimate:
+        """Bound a request's tokens. `task` None: as for a chat. Those of an inference are its rows; `json_bytes` is the length
+        of its JSON, 0 where all of the body is."""
+        if task == "infer":
+            return Estimate(rows_of(body, json_bytes), 0)
         prompt = len(body) + _PREAMBLE + _PER_MESSAGE * body.count(_ROLE)
         prompt += _PER_MEDIA * (body.count(_URL) + body.count(_AUDIO))
         if task == "embeddings":

@@ -280,9 +280,9 @@ async def _relay(exchange: Exchange, writer: ReplyWriter, record: RequestRecord)
                 record.phase = DECODE
                 record.first_chunk = record.first_chunk or time.monotonic()
                 await writer.events(data)
-            case Ended(status, usage, data, _):
+            case Ended(status, usage, data, content_type):
                 record.status, record.usage, record.phase = status, usage, DONE
-                await writer.part(status, data, end=True)
+                await writer.whole(status, data, content_type)
                 return
             case None:
                 continue

@@ -18,6 +18,7 @@ from inferbus.admission.quota.reservation import UNLIMITED, Reservation
 from inferbus.admission.quota.tokens import BodyEstimator, TokenEstimator, with_bound
 from inferbus.admission.withdrawals import Withdrawals
 from inferbus.answers.asker import Asker
+from inferbus.answers.by_ticket import load_answer
 from inferbus.answers.exchange import Exchange, Stored
 from inferbus.bus import Bus
 from inferbus.bus.tickets import INLINE_BYTES, store_payload
@@ -119,6 +120,7 @@ class Admission:
         exchange.durable = ask.delivery == RESULTS
         exchange.estimated_tokens = len(ask.body) // _BYTES_PER_TOKEN
         exchange.rate_headers = reservation.headers()
+        exchange.load = lambda ticket: load_answer(self._payload_bus, identity.tenant, ticket)
         exchange.on_closed(lambda: self._on_closed(exchange, reservation))
         try:
             await self._publish(identity, ask, entry, exchange, deadline_s)

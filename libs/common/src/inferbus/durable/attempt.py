@@ -144,6 +144,7 @@ class DurableAttempt(Attempt):
         if self._ending is not None:
             self._ending.cancel()
             await asyncio.gather(self._ending, return_exceptions=True)
+        await super().closed()
         await self._writer.stop()
 
     # --- the end --------------------------------------------------------------------------------------------------

@@ -23,6 +23,9 @@ from inferbus_gateway.http.completions import CompletionRequest, build_completio
 from inferbus_gateway.http.embeddings import EmbeddingRequest, build_embeddings
 from inferbus_gateway.http.health import build_health
 from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint
+from inferbus_gateway.http.kserve import build_kserve
+from inferbus_gateway.http.kserve_infer import KServeEndpoint, inference_path
+from inferbus_gateway.http.kserve_operations import SHAPES
 from inferbus_gateway.http.models import build_models
 from inferbus_gateway.http.openapi import add_schemas, openapi_config
 from inferbus_gateway.http.problems import on_exception, on_http_exception, on_inferbus_error
@@ -32,11 +35,11 @@ from inferbus_gateway.http.usage import build_usage
 from inferbus_gateway.observer import ADMISSION, DONE, Observer, RequestRecord
 
 UNMATCHED = "unmatched"
-_UNOBSERVED = ("/health/", "/metrics", "/docs")  # probes and pages: no line, no count
+_UNOBSERVED = ("/health/", "/v2/health/", "/metrics", "/docs")  # probes and pages: no line, no count
 
 _TYPES: Sequence[type[msgspec.Struct]] = [
     ChatRequest, ChatCompletion, ChatCompletionChunk, CompletionRequest, Completion, EmbeddingRequest, EmbeddingList,
-    NewOrganisation, NewMember, MemberChange, NewKey, KeyChange, Rotation, LimitSet,
+    *SHAPES, NewOrganisation, NewMember, MemberChange, NewKey, KeyChange, Rotation, LimitSet,
 ]  # fmt: skip
 
 
@@ -48,9 +51,12 @@ class HttpDoor:
     paths, wrong methods, errors, documentation. No middleware: each would cost every token.
     """
 
-    def __init__(self, site: Litestar, endpoints: Sequence[InferenceEndpoint], observer: Observer) -> None:
+    def __init__(
+        self, site: Litestar, endpoints: Sequence[InferenceEndpoint], kserve: KServeEndpoint, observer: Observer
+    ) -> None:
         self.site = site
         self._endpoints = {endpoint.path: endpoint for endpoint in endpoints}
+        self._kserve = kserve
         self._observer = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,6 +64,8 @@ class HttpDoor:
         if method == "POST":
             path = scope["path"]
             endpoint = self._endpoints.get(path) or self._endpoints.get(normalize_path(path))
+            if endpoint is None and inference_path(path) is not None:
+                endpoint = self._kserve
             if endpoint is not None:
                 await endpoint(scope, receive, send)
                 return
@@ -89,11 +97,13 @@ class HttpDoor:
 
 def build_app(deps: HttpDeps) -> HttpDoor:
     """Make the door: inference, models, health, documentation, errors in OpenAI's form."""
+    kserve = KServeEndpoint(deps)
     inference = [build_chat(deps), build_completions(deps), build_embeddings(deps)]
     site = Litestar(
         route_handlers=[
             *(route.handler for route in inference),
             *build_models(deps),
+            *build_kserve(deps, kserve),
             *build_requests(deps),
             *build_cancel(deps),
             *build_usage(deps),
@@ -113,4 +123,4 @@ def build_app(deps: HttpDeps) -> HttpDoor:
         logging_config=None,
     )
     add_schemas(site, _TYPES)
-    return HttpDoor(site, [route.endpoint for route in inference], deps.observer)
+    return HttpDoor(site, [route.endpoint for route in inference], kserve, deps.observer)

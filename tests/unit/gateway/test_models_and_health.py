@@ -54,6 +54,11 @@ async def test_the_documentation_is_served(door: Door) -> None:
         "/v1/requests/{request_id}/cancel",
         "/v1/requests/{request_id}/events",
         "/v1/usage",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/{rest}",
+        "/v2/repository/index",
         "/health/live",
         "/health/ready",
     }

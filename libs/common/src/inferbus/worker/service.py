@@ -25,6 +25,7 @@ from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
 from inferbus.topology.stream_check import StreamCheck, worker_needs
 from inferbus.worker.billing import Billing
+from inferbus.worker.direct import DirectDoor
 from inferbus.worker.metrics import EngineCollector, WorkerMetrics
 from inferbus.worker.ports import Engine
 from inferbus.worker.queues import Queues
@@ -75,7 +76,10 @@ async def run_worker(
         billing=Billing(usage_log, prices, model=settings.served_name),
     )  # fmt: skip
     models = ModelRegistry(bus)
-    queues = Queues(bus, models, pool=settings.pool, runtime=settings.runtime, handle=serving.on_delivery)
+    direct = DirectDoor(bus, attempts, runtime=settings.runtime, pool=settings.pool, handle=serving.on_direct)
+    queues = Queues(
+        bus, models, pool=settings.pool, runtime=settings.runtime, handle=serving.on_delivery, direct=direct
+    )
 
     async def known() -> None:
         await prices.loaded()

@@ -130,4 +130,3 @@ async def _only(request: Any) -> AsyncIterator[Any]:
 
 def _metadata(call: InferCall) -> tuple[tuple[str, str], ...] | None:
     return (("traceparent", call.traceparent),) if call.traceparent else None
-

@@ -75,7 +75,7 @@ install: $(PLATFORM) $(LLM) $(TRITON_SERVER) ## make or update .venv, .venv-llm 
 
 # --- the platform -----------------------------------------------------------------------------------------------------
 UP = --port $(PORT) --bus-port $(BUS_PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(filter-out 0,$(EMBED)),--embed) \
-	$(if $(filter-out 0,$(SIMULATOR)),--simulator) $(if $(filter-out 0,$(TRITON)),--triton) $(if $(WORKERS),--workers $(WORKERS)) \
+	$(if $(filter-out 0,$(SIMULATOR)),--simulator) $(if $(filter-out 0,$(TRITON)),--triton $(TRITON)) $(if $(WORKERS),--workers $(WORKERS)) \
 	$(if $(GATEWAYS),--gateways $(GATEWAYS)) $(ARGS)
 
 up: $(PLATFORM) $(if $(filter-out 0,$(SIMULATOR)),,$(LLM)) $(if $(filter-out 0,$(TRITON)),$(TRITON_SERVER)) ## install what is missing and run the platform here; Ctrl-C stops it

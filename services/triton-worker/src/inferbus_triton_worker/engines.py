@@ -30,8 +30,15 @@ def make_engine(settings: TritonSettings) -> TritonEngine:
     options = ServerOptions(
         environment=Path(settings.environment).absolute(),
         repository=Path(settings.repository).absolute(),
-        state=Path(settings.state or tempfile.mkdtemp(prefix=f"{settings.process}-")).absolute(),
+        state=_state_of(settings),
         models=tuple(settings.models),
         start_within_s=settings.start_timeout_s,
     )
     return TritonEngine(settings, ManagedServer(options, os.environ), GrpcTriton)
+
+
+def _state_of(settings: TritonSettings) -> Path:
+    """A folder for each process: two of one server would take each other's models for leftovers."""
+    if settings.state:
+        return Path(settings.state).absolute() / settings.process
+    return Path(tempfile.mkdtemp(prefix=f"{settings.process}-"))

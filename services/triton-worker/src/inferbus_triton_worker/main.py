@@ -22,4 +22,4 @@ async def main(process: runtime.Runtime) -> None:
 
 def _join(engine: TritonEngine, settings: TritonSettings, shared: Shared) -> list[Part]:
     engine.server_name = PoolNames(shared.models, runtime=settings.runtime, pool=settings.pool)
-    return [Operating(shared.bus, settings.process, engine)]
+    return [Operating(shared.bus, shared.attempts, engine)]

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from nats.aio.msg import Msg
 
-from inferbus import routes
+from inferbus.answers.attempts import Attempts
 from inferbus.bus import Bus
 from inferbus.contracts import triton
 from inferbus.contracts.control import TRITON
@@ -27,14 +27,14 @@ _decode = msgspec.json.Decoder(TritonAsk).decode
 class Operating:
     """A part of the worker; every request is a task of its own, since a model may take a minute to load."""
 
-    def __init__(self, bus: Bus, process: str, engine: TritonEngine) -> None:
+    def __init__(self, bus: Bus, attempts: Attempts, engine: TritonEngine) -> None:
         self._bus = bus
-        self._process = process
+        self._attempts = attempts
         self._engine = engine
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        await self._bus.listen(routes.control_of(self._process, TRITON), self._on_ask)
+        self._attempts.on_control(TRITON, self._on_ask)
 
     async def stop(self) -> None:
         tasks = list(self._tasks)

@@ -9,7 +9,7 @@ from inferbus.worker.settings import PoolSettings
 
 class TritonSettings(PoolSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`address` is host:port of a Triton's gRPC; empty, the worker starts one itself, from `environment`, with the `models` of
-    `repository` (`*`: all), and keeps its links and log in `state` (empty: a temporary folder). `repository` beside an
+    `repository` (`*`: all), and keeps its links and log in a folder of its name in `state` (empty: a temporary one). `repository` beside an
     address says where that Triton's models lie, if this process can write there: a dead model is then healed by touching
     its files, which changes nothing in its configuration.
 

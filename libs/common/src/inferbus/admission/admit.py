@@ -25,6 +25,7 @@ from inferbus.bus.tickets import INLINE_BYTES, store_payload
 from inferbus.contracts.envelope import REPLY, RESULTS, Envelope, headers_of
 from inferbus.contracts.models import LLM, ModelEntry
 from inferbus.contracts.prices import Price
+from inferbus.direct import DEADLINE_S, DirectCall, goes_directly
 from inferbus.errors import InvalidRequest, NotFound, Overloaded, TenantOverloaded, TooLarge, Unsupported
 from inferbus.models import ModelRegistry
 from inferbus.process.presence import PresenceTable
@@ -112,6 +113,8 @@ class Admission:
             reservation.refund()
             raise
         deadline_s = min(ask.deadline_s or entry.limits.deadline_s(ask.lane), _MAX_DEADLINE_S)
+        if ask.deadline_s is None and goes_directly(entry, lane=ask.lane, streamed=ask.streamed, delivery=ask.delivery):
+            deadline_s = min(deadline_s, DEADLINE_S)
         request_id = ask.request_id or secrets.token_hex(16)
         exchange = self._asker.open(
             request_id=request_id, tenant=identity.tenant, pool=entry.pool, deadline_s=deadline_s, lane=ask.lane,
@@ -196,6 +199,13 @@ class Admission:
                 bound=ask.bound,
                 json_bytes=ask.json_bytes,
             )
+            if goes_directly(entry, lane=ask.lane, streamed=ask.streamed, delivery=ask.delivery):
+                direct = routes.direct(
+                    region=self._bus.region, runtime=entry.runtime, pool=entry.pool, tenant=identity.tenant
+                )
+                DirectCall(self._bus, exchange, direct, body, envelope).begin()
+                end_span(span, {})
+                return
             sequence = await self._bus.accept(
                 subject,
                 body,

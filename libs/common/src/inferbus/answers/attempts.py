@@ -197,12 +197,18 @@ class Attempts:
         self._task: asyncio.Task[None] | None = None
         self._asker_seen: dict[str, float] = {}
         self._runs = itertools.count(secrets.randbits(32))
+        self._others: dict[str, Callable[[Msg], None]] = {}
 
     async def start(self) -> None:
         await self._bus.listen(routes.control_all(self.process), self._on_control)
         await self._bus.subscribe(routes.CANCEL_ALL, self._on_cancel)
         self._bus.on_reconnect(self._send_again)
         self._task = asyncio.create_task(self._repeat(), name="attempts-repeat")
+
+    def on_control(self, verb: str, handler: Callable[[Msg], None]) -> None:
+        """Have another verb's messages handled. Not by a subscription of its own: the server would deliver a request to both,
+        and the second delivery takes away the right to answer the first."""
+        self._others[verb] = handler
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -249,14 +255,15 @@ class Attempts:
         return itertools.chain.from_iterable(list(self._open.values()))
 
     def _on_control(self, message: Msg) -> None:
-        if routes.verb_of(message.subject) not in VERBS:
-            return  # somebody else's in this process
+        if (verb := routes.verb_of(message.subject)) not in VERBS:
+            if (handler := self._others.get(verb)) is not None:
+                handler(message)
+            return
         try:
             control: Control = self._decode(message.data)
         except msgspec.DecodeError as exc:
             log.warning("control_unreadable", subject=message.subject, error=str(exc))
             return
-        verb = routes.verb_of(message.subject)
         for item in control.items:
             for attempt in self._matching(control.asker, item):
                 self._obey(attempt, verb, item)

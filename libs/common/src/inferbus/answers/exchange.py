@@ -198,6 +198,10 @@ class Exchange:
         self.stored = stored
         self.accepted_s = time.monotonic() - self.opened
 
+    def handed_over(self) -> None:
+        """It is with a worker, whichever: delivered directly."""
+        self._begun = True
+
     def begin(self, frame: Started) -> None:
         """Accept an attempt: from now on only its frames count."""
         self.fence = Fence(frame.worker, frame.incarnation, frame.attempt, frame.ack_subject, frame.run)

@@ -25,6 +25,7 @@ from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
 from inferbus.topology.stream_check import StreamCheck, worker_needs
 from inferbus.worker.billing import Billing
+from inferbus.worker.direct import DirectDoor
 from inferbus.worker.metrics import EngineCollector, WorkerMetrics
 from inferbus.worker.ports import Engine
 from inferbus.worker.queues import Queues
@@ -46,6 +47,7 @@ class Shared(msgspec.Struct, frozen=True):
 
     bus: Bus
     models: ModelRegistry
+    attempts: Attempts
 
 
 async def run_worker(
@@ -74,7 +76,10 @@ async def run_worker(
         billing=Billing(usage_log, prices, model=settings.served_name),
     )  # fmt: skip
     models = ModelRegistry(bus)
-    queues = Queues(bus, models, pool=settings.pool, runtime=settings.runtime, handle=serving.on_delivery)
+    direct = DirectDoor(bus, attempts, runtime=settings.runtime, pool=settings.pool, handle=serving.on_direct)
+    queues = Queues(
+        bus, models, pool=settings.pool, runtime=settings.runtime, handle=serving.on_delivery, direct=direct
+    )
 
     async def known() -> None:
         await prices.loaded()
@@ -101,7 +106,7 @@ async def run_worker(
     beacon = Beacon(bus, lambda: worker.describe(about))
     for part in (presence, attempts, models, prices, usage_log, beacon, streams):
         await part.start()
-    own = own_parts(Shared(bus, models))
+    own = own_parts(Shared(bus, models, attempts))
     for each in own:
         await each.start()
     await listen_for_drain(bus, settings.process, process.stopping)

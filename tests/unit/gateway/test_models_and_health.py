@@ -63,5 +63,5 @@ async def test_the_documentation_is_served(door: Door) -> None:
         "/health/ready",
     }
     assert {path.split("/")[3] for path in paths if path.startswith("/admin/v1/")} == {
-        "audit", "keys", "limits", "organisations", "teams", "users",
+        "audit", "keys", "limits", "organisations", "teams", "triton", "users",
     }  # fmt: skip

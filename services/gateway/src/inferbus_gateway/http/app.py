@@ -16,6 +16,7 @@ from inferbus.errors import InferbusError
 from inferbus_gateway.http.admin_keys import build_keys
 from inferbus_gateway.http.admin_limits import build_audit, build_limits
 from inferbus_gateway.http.admin_members import build_organisations, build_teams_and_users
+from inferbus_gateway.http.admin_triton import TritonChange, build_triton
 from inferbus_gateway.http.answers import ChatCompletion, ChatCompletionChunk, Completion, EmbeddingList
 from inferbus_gateway.http.cancel import build_cancel
 from inferbus_gateway.http.chat import ChatRequest, build_chat
@@ -39,7 +40,7 @@ _UNOBSERVED = ("/health/", "/v2/health/", "/metrics", "/docs")  # probes and pag
 
 _TYPES: Sequence[type[msgspec.Struct]] = [
     ChatRequest, ChatCompletion, ChatCompletionChunk, CompletionRequest, Completion, EmbeddingRequest, EmbeddingList,
-    *SHAPES, NewOrganisation, NewMember, MemberChange, NewKey, KeyChange, Rotation, LimitSet,
+    *SHAPES, NewOrganisation, NewMember, MemberChange, NewKey, KeyChange, Rotation, LimitSet, TritonChange,
 ]  # fmt: skip
 
 
@@ -113,6 +114,7 @@ def build_app(deps: HttpDeps) -> HttpDoor:
             *build_keys(deps),
             *build_limits(deps),
             *build_audit(deps),
+            *build_triton(deps),
         ],
         exception_handlers={
             InferbusError: on_inferbus_error,

@@ -4,7 +4,6 @@ load; a model's process, Triton and a worker killed under load, and no durable r
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
@@ -25,10 +24,8 @@ from tests.process_tree import descendants
 from tests.running_platform import RunningPlatform
 from tritonclient.utils import InferenceServerException
 
-from inferbus import routes
 from inferbus.cli.progress import Progress
-from inferbus.contracts.control import TRITON
-from inferbus.contracts.triton import LOAD, TritonAsk, TritonReply
+from inferbus.local.triton import POOL
 
 WORKERS = ("triton-0", "triton-1")
 CALLERS, CANDIDATES, FEATURES, LISTS = 8, 20, 32, 64
@@ -244,20 +241,17 @@ def mistakes(show: Show, clients: Clients) -> None:
     client.close()
 
 
-def rolled_back(show: Show, platform: RunningPlatform, clients: Clients, load: Load) -> None:
+def rolled_back(show: Show, platform: RunningPlatform, load: Load) -> None:
     show.section(
         "A version rolled back, and forth again, under load",
         f"{CALLERS} callers rank lists; `inferbus triton load ranker` with another version policy, on both workers",
     )
-    client = clients.new()
-    config = client.get_model_config("ranker", headers=clients.headers)
-    client.close()
     with load:
         load.until_more(BETWEEN)
         switched: dict[str, float] = {}
         for policy, version in (({"specific": {"versions": [1]}}, "1"), ({"all": {}}, "2")):
             began = time.monotonic()
-            load_ranker(platform, config, policy)
+            load_ranker(platform, policy)
             load.until(lambda version=version: set(load.answers.versions[-2 * CALLERS :]) == {version}, RECOVER_S)  # type: ignore[misc]  # bound now
             switched[version] = time.monotonic() - began
             load.until_more(BETWEEN)
@@ -271,29 +265,12 @@ def rolled_back(show: Show, platform: RunningPlatform, clients: Clients, load: L
     )
 
 
-def load_ranker(platform: RunningPlatform, config: dict[str, object], version_policy: dict[str, object]) -> None:
-    """Load the ranker on every worker, with its own configuration but for the version policy.
-
-    Raises:
-        AssertionError: a worker refused.
-    """
-    ask = TritonAsk(
-        op=LOAD,
-        model="ranker",
-        config=msgspec.json.encode(config | {"version_policy": version_policy}).decode(),
-        timeout_s=RECOVER_S,
-    )
-
-    async def work() -> None:
-        async with platform.bus("admin") as bus:
-            for name in WORKERS:
-                answer = await bus.request(
-                    routes.control_of(name, TRITON), msgspec.json.encode(ask), timeout_s=ask.timeout_s + 5
-                )
-                reply = msgspec.json.decode(answer.data, type=TritonReply)
-                assert reply.status == 200, reply.error
-
-    asyncio.run(work())
+def load_ranker(platform: RunningPlatform, version_policy: dict[str, object]) -> None:
+    """Load the ranker on every worker, with its own configuration but for the version policy."""
+    said = msgspec.json.decode(platform.command("triton", "config", POOL, "ranker").stdout)
+    file = platform.home / "ranker.json"
+    file.write_bytes(msgspec.json.encode(said[0]["data"] | {"version_policy": version_policy}))
+    platform.command("triton", "load", POOL, "ranker", "--config", str(file))
 
 
 def killed(show: Show, platform: RunningPlatform, load: Load) -> None:
@@ -325,10 +302,15 @@ def killed(show: Show, platform: RunningPlatform, load: Load) -> None:
 
 
 def is_back(platform: RunningPlatform, name: str, mark: str) -> bool:
-    """Say whether a worker serves again, and has what was killed below it."""
+    """Say whether a worker is ready, by its own word, and has what was killed below it."""
     pid = platform.pid(name)
-    ready = next(one.state for one in platform.state.processes if one.name == name) == "ready"
-    return bool(pid) and ready and any((mark or "/ranker/2/model.py") in one.command for one in descendants(pid))
+    if not pid or not any((mark or "bin/tritonserver") in one.command for one in descendants(pid)):
+        return False
+    try:
+        port = platform.port(name)
+        return httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=TIMEOUT_S).status_code == 200
+    except (KeyError, httpx.HTTPError):  # not yet there
+        return False
 
 
 def the_same_ledger(show: Show, platform: RunningPlatform) -> None:
@@ -355,7 +337,7 @@ def act(show: Show, platform: RunningPlatform) -> None:
     streamed(show, clients, platform)
     mistakes(show, clients)
     lists = Lists(clients)
-    rolled_back(show, platform, clients, Load(clients, lists, durable=False))
+    rolled_back(show, platform, Load(clients, lists, durable=False))
     killed(show, platform, Load(clients, lists, durable=True))
     the_same_ledger(show, platform)
 

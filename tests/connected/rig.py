@@ -95,11 +95,22 @@ class StringEngine:
 
 
 class WorkerSide:
-    """A worker process's parts in this one, behind a proxy of its own."""
+    """A worker process's parts in this one, mostly behind a proxy of its own."""
 
-    def __init__(self, bus: Bus, proxy: Proxy, process: str, *, ack_wait_s: float, old_message_s: float) -> None:
+    proxy: Proxy
+
+    def __init__(
+        self,
+        bus: Bus,
+        process: str,
+        *,
+        ack_wait_s: float = ACK_WAIT_S,
+        old_message_s: float = 5.0,
+        pool: str = "m",
+        runtime: str = "llm",
+    ) -> None:
         self.bus = bus
-        self.proxy = proxy
+        self._pool = pool
         self.process = process
         self.incarnation = f"{process}-1"
         self.engine = StringEngine()
@@ -112,14 +123,14 @@ class WorkerSide:
             self.attempts,
             self.engine,
             Tracing("worker", TelemetrySettings()),
-            WorkerMetrics(registry, "m"),
+            WorkerMetrics(registry, pool),
             old_message_s=old_message_s,
-            billing=Billing(self.usage_log, self.prices, model="m"),
+            billing=Billing(self.usage_log, self.prices, model=pool),
         )
         self.beacon = Beacon(bus, self._describe)
         settings = IntakeSettings(
-            stream=routes.stream_infer(bus.region, "llm", routes.INTERACTIVE),
-            consumer=routes.durable_worker("m", 0),
+            stream=routes.stream_infer(bus.region, runtime, routes.INTERACTIVE),
+            consumer=routes.durable_worker(pool, 0),
             lane=routes.INTERACTIVE,
             ack_wait_s=ack_wait_s,
         )
@@ -132,7 +143,7 @@ class WorkerSide:
             incarnation=self.incarnation,
             region=self.bus.region,
             state=READY,
-            pools=["m"],
+            pools=[self._pool],
         )
 
     async def start(self) -> None:
@@ -209,7 +220,8 @@ class Rig:
         self, process: str = "worker-0", *, ack_wait_s: float = ACK_WAIT_S, old_message_s: float = 5.0
     ) -> WorkerSide:
         bus, proxy = await self._connect("worker", process)
-        worker = WorkerSide(bus, proxy, process, ack_wait_s=ack_wait_s, old_message_s=old_message_s)
+        worker = WorkerSide(bus, process, ack_wait_s=ack_wait_s, old_message_s=old_message_s)
+        worker.proxy = proxy
         await worker.start()
         self._stack.push_async_callback(worker.stop)
         return worker

@@ -366,3 +366,22 @@ async def test_what_a_worker_asks_of_the_directory_is_what_its_subject_says(
     answer = await worker.nc.request(f"{_DIRECTORY}.x.$KV.directory.org.>", json.dumps(request).encode(), timeout=2)
     assert ("error" in json.loads(answer.data)) == (filters != {"filter_subject": "$KV.directory.org.>"})
     assert worker.violations == []
+
+
+@pytest.mark.parametrize("asker", ["gateway", "admin"])
+async def test_a_worker_answers_who_asks_about_its_server_and_nobody_else(roles: dict[str, Role], asker: str) -> None:
+    """Though a second subscription of its own takes the same messages, as every worker has one."""
+    worker = roles["worker"]
+    await worker.subscribe("control.triton-0.*")
+
+    async def answer(message: Msg) -> None:
+        await worker.nc.publish(message.reply, b"here")
+
+    await worker.nc.subscribe("control.triton-0.triton", cb=answer)
+    await worker.nc.flush()
+    await worker.nc.flush()
+    for _ in range(3):
+        assert (await roles[asker].nc.request("control.triton-0.triton", b"{}", timeout=2)).data == b"here"
+    assert worker.violations == []
+    await worker.publish(f"_INBOX_{asker}.somebody")
+    await worker.told_of(f'publish to "_inbox_{asker}.somebody"')

@@ -9,13 +9,13 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+from inferbus.admission.quota.clock import ServerClock
 from openai import APIError, AsyncOpenAI, RateLimitError
 from tests.connected.test_quota import set_limits
 from tests.connected.test_usage_events import events
 from tests.main_path import HELLO, MODEL, MainPath
 
 from inferbus import routes
-from inferbus.admission.quota.clock import ServerClock
 from inferbus.admission.quota.windows import DAY, window_of
 from inferbus.bus import Bus
 from inferbus.bus.stored import read_stored

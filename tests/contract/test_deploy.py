@@ -20,6 +20,7 @@ from inferbus.local.layout import Layout
 from inferbus.local.processes import Platform, gateway_spec, ledger_spec, nats_spec, topology_spec, worker_specs
 from inferbus.local.secrets import Secrets
 from inferbus.local.serving import UpOptions, served_models
+from inferbus.local.triton import triton_entries
 from inferbus.settings import BusSettings, HealthSettings, from_env
 from inferbus.topology.configs import TopologySettings
 from inferbus_gateway.settings import GatewaySettings
@@ -139,6 +140,7 @@ def test_models_applied_are_those_of_up(tmp_path: Path) -> None:
     served = served_models(UpOptions(embed=True), Layout(root=ROOT, home=tmp_path))
     for one in served:
         assert read_models(ROOT / f"deploy/models/{one.entry.name}.toml") == [one.entry]
+    assert read_models(ROOT / "deploy/models/triton.toml") == list(triton_entries())
 
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.stem)

@@ -28,6 +28,7 @@ from inferbus.contracts.presence import EngineStats, Presence
 from inferbus.contracts.prices import Price
 from inferbus.contracts.slots import SlotShares
 from inferbus.contracts.step import Answer, Ask, Delta, Failed, Finished, Frame, Started, Usage
+from inferbus.contracts.triton import TritonAsk, TritonReply
 from inferbus.contracts.usage import Figures, LedgerPlace, Total, UsageEvent
 
 RUN = 0x12345678
@@ -48,11 +49,11 @@ FRAMES: list[tuple[Frame, str]] = [
     ),
     (
         Finished(7, 2, 2, 200, Usage(12, 300, 4), b"", "text/event-stream", RUN),
-        "99 02 07 02 02 ccc8 93 0c cd012c 04 c400 b1 746578742f6576656e742d73747265616d ce12345678",
+        "9a 02 07 02 02 ccc8 93 0c cd012c 04 c400 b1 746578742f6576656e742d73747265616d ce12345678 a0",
     ),
     (
         Finished(7, 1, 1, 400, Usage(), b"{}"),
-        "99 02 07 01 01 cd0190 93 00 00 00 c402 7b7d b0 6170706c69636174696f6e2f6a736f6e 00",
+        "9a 02 07 01 01 cd0190 93 00 00 00 c402 7b7d b0 6170706c69636174696f6e2f6a736f6e 00 a0",
     ),
     (
         Failed(70000, 1, 1, "engine_dead", "boom", False, 9),
@@ -127,7 +128,7 @@ JSON: list[tuple[Any, bytes]] = [
             b'{"name":"org/m","pool":"m","runtime":"llm","aliases":["chat"],"tasks":["chat","completions"],'
             b'"buckets":{"count":2,"by":"tenant","pinned":{"acme":1},"weights":{"acme":3}},"limits":{"max_pending":9,"max_pending_per_tenant":1024,'
             b'"max_body_bytes":33554432,"default_deadline_s":600.0,"default_deadline_batch_s":86400.0},'
-            b'"created":0,"owned_by":"inferbus","tags":[]}'
+            b'"created":0,"owned_by":"inferbus","tags":[],"delivery":"durable","server_name":""}'
         ),
     ),
     (
@@ -224,6 +225,14 @@ JSON: list[tuple[Any, bytes]] = [
         ),
     ),
     (
+        TritonAsk(op="load", model="m", config="{}"),
+        b'{"type":"triton.ask.v1","op":"load","model":"m","config":"{}"}',
+    ),
+    (
+        TritonReply(status=400, error="no such file"),
+        b'{"type":"triton.reply.v1","status":400,"error":"no such file"}',
+    ),
+    (
         SlotShares(holders={"a1": (3, 1763750000.5)}),
         b'{"type":"quota.slots.v1","holders":{"a1":[3,1763750000.5]}}',
     ),
@@ -270,6 +279,7 @@ ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
             user="ann",
             priority=-5,
             bound=4096,
+            json_bytes=81,
         ),
         {
             "Ib-Version": "1",
@@ -291,6 +301,7 @@ ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
             "Ib-User": "ann",
             "Ib-Priority": "-5",
             "Ib-Bound": "4096",
+            "Ib-Json-Bytes": "81",
         },
     ),
 ]
@@ -335,6 +346,11 @@ def test_a_field_of_tomorrow_at_the_end_is_ignored(value: msgspec.Struct, type_:
         (Frame, "97 00 07 02 00 a1 78 a1 77 a1 69", Started(7, 2, 0, "x", "w", "i")),
         (Frame, "96 01 07 02 01 91 92 00 91 0b c401 78", Delta(7, 2, 1, [(0, [11])], b"x")),
         (Frame, "97 02 07 01 01 cd0190 93 00 00 00 c402 7b7d", Finished(7, 1, 1, 400, Usage(), b"{}")),
+        (
+            Frame,
+            "99 02 07 01 01 cd0190 93 00 00 00 c402 7b7d b0 6170706c69636174696f6e2f6a736f6e 09",
+            Finished(7, 1, 1, 400, Usage(), b"{}", run=9),
+        ),
         (Frame, "97 02 07 01 01 cd0190 91 05 c402 7b7d", Finished(7, 1, 1, 400, Usage(5), b"{}")),
         (Frame, "96 03 07 01 01 a1 78 a1 79", Failed(7, 1, 1, "x", "y")),
         (Answer, "91 a4 676f6e65", Answer("gone")),

@@ -240,13 +240,16 @@ class TestLimits:
         assert (frames[1].code, frames[1].final) == ("too_large", True)
         assert stopped == ["stopped"]
 
-    async def test_a_body_over_the_bus_s_limit_fails_instead_of_never_arriving(self, side: Side) -> None:
+    async def test_an_answer_over_the_limit_fails_instead_of_never_arriving(
+        self, side: Side, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(attempts_module, "MAX_ANSWER_BYTES", 10)
         attempt = side.open()
-        attempt.finished(200, Usage(), b"x" * (attempts_module.MAX_BODY_BYTES + 1), "application/json")
+        attempt.finished(200, Usage(), b"x" * 11, "application/json")
         (frame,) = await side.sent()
         assert isinstance(frame, Failed)
         assert frame.code == "too_large"
-        assert str(attempts_module.MAX_BODY_BYTES) in frame.message
+        assert frame.message == "the answer has 11 bytes, the limit is 10"
 
     async def test_many_frames_go_in_several_messages(self, side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(frames_module, "_MAX_MESSAGE_BYTES", 100)

@@ -8,7 +8,8 @@ import time
 import msgspec
 import pytest
 
-from inferbus.client import Client, Reply, _error_of, _part
+from inferbus import replies
+from inferbus.client import Client
 from inferbus.errors import (
     ERROR_TABLE,
     DeadlineWhileQueued,
@@ -30,7 +31,7 @@ def test_our_own_errors_come_back_as_themselves(code: str) -> None:
     error = error_from(code, "why")
     error.param = "model"
     body = msgspec.json.encode(openai_body(error))
-    back = _error_of(Reply(error.row.http_status, body, end=True))
+    back = replies.error_of(replies.Reply(error.row.http_status, body, end=True))
     assert (type(back), back.message, back.param) == (type(error), "why", "model")
 
 
@@ -50,19 +51,19 @@ def test_our_own_errors_come_back_as_themselves(code: str) -> None:
     ],
 )
 def test_an_engine_s_errors_are_known_by_their_status(status: int, body: bytes, cls: type[InferbusError]) -> None:
-    assert type(_error_of(Reply(status, body, end=True))) is cls
+    assert type(replies.error_of(replies.Reply(status, body, end=True))) is cls
 
 
-def part(seq: int, data: bytes = b"{}") -> tuple[int, Reply]:
-    return seq, Reply(200, data, end=False)
+def part(seq: int, data: bytes = b"{}") -> tuple[int, replies.Reply]:
+    return seq, replies.Reply(200, data, end=False)
 
 
 class TestParts:
-    async def got(self, *parts: tuple[int, Reply], expected: int, within_s: float = 5.0) -> Reply:
-        queue: asyncio.Queue[tuple[int, Reply]] = asyncio.Queue()
+    async def got(self, *parts: tuple[int, replies.Reply], expected: int, within_s: float = 5.0) -> replies.Reply:
+        queue: asyncio.Queue[tuple[int, replies.Reply]] = asyncio.Queue()
         for one in parts:
             queue.put_nowait(one)
-        return await _part(queue, expected, time.monotonic() + within_s)
+        return await replies.part(queue, expected, time.monotonic() + within_s)
 
     async def test_in_order(self) -> None:
         assert (await self.got(part(3, b"x"), expected=3)).data == b"x"

@@ -120,6 +120,12 @@ def test_embeddings_generate_nothing_and_pictures_count() -> None:
     assert estimator.estimate("chat", b'{"messages":[{"type":"image_url"}]}').prompt > 4096
 
 
+def test_an_inference_costs_its_rows() -> None:
+    head = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[100,2],"parameters":{"binary_data_size":800}}]}'
+    assert BodyEstimator().estimate("infer", head + bytes(800), len(head)) == Estimate(100, 0)
+    assert BodyEstimator().estimate("infer", b"nonsense") == Estimate(1, 0)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "found"),
     [(0, 79, []), (79, 80, [80]), (80, 81, []), (0, 200, [80, 100]), (99, 100, [100]), (100, 500, [])],

@@ -14,11 +14,12 @@ from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
 from inferbus.answers.exchange import Exchange
 from inferbus.contracts.models import ModelEntry
+from inferbus.contracts.presence import Presence
 from inferbus.contracts.step import Delta, Failed, Finished, Started, Usage
 from inferbus.contracts.usage import Total
 from inferbus.durable.event_ids import EventId
 from inferbus.durable.reader import DurableReader
-from inferbus.errors import Conflict, InferbusError, NotFound, Unauthenticated
+from inferbus.errors import Conflict, DependencyDown, InferbusError, NotFound, Unauthenticated
 from inferbus.settings import TelemetrySettings
 from inferbus.telemetry.tracing import Tracing
 from inferbus_gateway.durable import Opened, RequestStatus
@@ -150,6 +151,24 @@ class FakeTotals:
         return [row for row in self.all if row.tenant == tenant]
 
 
+class FakeServers:
+    """Says what a test gives it, of models by operation and version; without workers nobody says anything."""
+
+    def __init__(self) -> None:
+        self.said: dict[tuple[str, str, str], bytes] = {}
+        self.ready: list[Presence] = []
+
+    def workers(self, pool: str) -> list[Presence]:
+        return [beat for beat in self.ready if pool in beat.pools]
+
+    async def say(self, entry: ModelEntry, op: str, version: str = "") -> bytes:
+        if not self.workers(entry.pool):
+            raise DependencyDown(f"no worker of the pool {entry.pool} is ready to say")
+        if (entry.name, op, version) not in self.said:
+            raise NotFound(f"no version {version!r}")
+        return self.said[entry.name, op, version]
+
+
 class FakeDurable:
     """Keeps nothing: notes what is asked for, and says that it is not there."""
 
@@ -180,6 +199,7 @@ class Door:
         self.places = FakePlaces()
         self.canceller = FakeCanceller()
         self.totals = FakeTotals()
+        self.servers = FakeServers()
         self.not_ready: str | None = None
         self.registry = CollectorRegistry()
         self.deps = HttpDeps(
@@ -195,6 +215,7 @@ class Door:
             places=self.places,
             canceller=self.canceller,
             totals=self.totals,
+            servers=self.servers,
         )
         self.app: Any = build_app(self.deps)
 

@@ -54,9 +54,14 @@ async def test_the_documentation_is_served(door: Door) -> None:
         "/v1/requests/{request_id}/cancel",
         "/v1/requests/{request_id}/events",
         "/v1/usage",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/{rest}",
+        "/v2/repository/index",
         "/health/live",
         "/health/ready",
     }
     assert {path.split("/")[3] for path in paths if path.startswith("/admin/v1/")} == {
-        "audit", "keys", "limits", "organisations", "teams", "users",
+        "audit", "keys", "limits", "organisations", "teams", "triton", "users",
     }  # fmt: skip

@@ -20,7 +20,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import structlog
@@ -33,38 +33,27 @@ from inferbus.bus_users.user import producer_login
 from inferbus.contracts import door
 from inferbus.contracts.envelope import REPLY, RESULTS
 from inferbus.errors import (
-    ERROR_TABLE,
-    DeadlineWhileQueued,
-    EngineDead,
     Forbidden,
     InferbusError,
     InvalidRequest,
     NotFound,
-    RateLimited,
-    Transient,
-    error_from,
 )
+from inferbus.kserve import arrays
+from inferbus.kserve.content_type import json_bytes_of
+from inferbus.kserve.paths import path_of
+from inferbus.replies import Reply, error_of, joined, part, part_or_none
 from inferbus.settings import BusSettings
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
 _DEFAULT_TIMEOUT_S = 600.0
 _GRACE_S = 5.0
-_SILENT_S = 10.0
 _AGAIN_S = 0.5
+_OURS = ("timeout_s", "lane", "request_id", "deliver", "idempotency_key")
 log = structlog.get_logger()
 
 Json = dict[str, Any]
-
-
-class Reply(msgspec.Struct, frozen=True):
-    """One message of an answer: the HTTP status it would have had, the JSON, whether it is the last, and of a
-    kept answer the event id, and the request's (another's, where an idempotency key was known). `headers` are all of the message's."""
-
-    status: int
-    data: bytes
-    end: bool
-    event_id: str = ""
-    request_id: str = ""
-    headers: Mapping[str, str] = {}
 
 
 class KeptEvent(msgspec.Struct, frozen=True):
@@ -72,16 +61,6 @@ class KeptEvent(msgspec.Struct, frozen=True):
 
     id: str
     data: Json
-
-
-class _ErrorDetail(msgspec.Struct):
-    message: str = ""
-    code: str | int | None = None
-    param: str | None = None
-
-
-class _ErrorBody(msgspec.Struct):
-    error: _ErrorDetail = msgspec.field(default_factory=_ErrorDetail)
 
 
 class Client:
@@ -144,7 +123,7 @@ class Client:
         """Ask for a chat completion and yield its chunks as they are made. Leaving the loop early cancels it (at once
         with `contextlib.aclosing`, else when the generator is collected)."""
         body = {"model": model, "messages": list(messages), "stream": True}
-        async with aclosing(self._ask("/v1/chat/completions", body, options)) as replies:
+        async with aclosing(self._ask_json("/v1/chat/completions", body, options)) as replies:
             async for reply in replies:
                 if reply.data:
                     yield msgspec.json.decode(reply.data)
@@ -155,6 +134,29 @@ class Client:
         body = await self._whole("/v1/embeddings", {"model": model, "input": texts_}, options)
         return [row["embedding"] for row in sorted(body["data"], key=lambda row: row["index"])]
 
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, ArrayLike],
+        *,
+        outputs: Sequence[str] = (),
+        version: str = "",
+        parameters: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> dict[str, NDArray[Any]]:
+        """Give numpy arrays to a model, get its outputs as arrays by name. A list of candidates is one request: an array with
+        a row for each. Strings and bytes are tensors of BYTES. `options` are ours, as in `chat`.
+
+        Raises:
+            InferbusError: by the error table; InvalidRequest names the input, what was expected and what it got.
+        """
+        if unknown := set(options) - set(_OURS):
+            raise InvalidRequest(f"unknown options {sorted(unknown)}; known: {', '.join(_OURS)}")
+        data, json_bytes = arrays.write(inputs, outputs=outputs, parameters=parameters)
+        more = {door.JSON_BYTES: str(json_bytes)}
+        reply = await joined(self._ask(path_of(model, version), model, data, options, more))
+        return arrays.read(reply.data, json_bytes_of(reply.content_type))
+
     async def result(self, request_id: str, *, timeout_s: float = _DEFAULT_TIMEOUT_S) -> Json:
         """Fetch the answer of a durable request that is not streamed, from whatever process asked for it.
 
@@ -162,12 +164,14 @@ class Client:
             NotFound: there is none of this id, or it is no longer kept. DeadlineWhileQueued: it did not end in time.
             InferbusError: what it ended in; InvalidRequest where its answer is a stream (`events`).
         """
+        parts: list[bytes] = []
         async with aclosing(self._follow(request_id, "", time.monotonic() + timeout_s)) as replies:
             async for reply in replies:
                 if reply.event_id:
                     raise InvalidRequest("its answer is streamed: use `events`")
+                parts.append(reply.data)
                 if reply.end:
-                    decoded: Json = msgspec.json.decode(reply.data)
+                    decoded: Json = msgspec.json.decode(b"".join(parts))
                     return decoded
         raise InferbusError("the answer ended without a body")
 
@@ -191,14 +195,17 @@ class Client:
     # --- how -----------------------------------------------------------------------------------------------------
 
     async def _whole(self, path: str, body: Json, options: Json) -> Json:
-        async with aclosing(self._ask(path, body, options)) as replies:
-            async for reply in replies:
-                if reply.end:
-                    decoded: Json = msgspec.json.decode(reply.data)
-                    return decoded
-        raise InferbusError("the answer ended without a body")
+        decoded: Json = msgspec.json.decode((await joined(self._ask_json(path, body, options))).data)
+        return decoded
 
-    async def _ask(self, path: str, body: Json, options: Json) -> AsyncGenerator[Reply, None]:
+    def _ask_json(self, path: str, body: Json, options: Json) -> AsyncGenerator[Reply, None]:
+        ours = {name: options.pop(name) for name in _OURS if name in options}
+        return self._ask(path, str(body["model"]), msgspec.json.encode(body | options), ours)
+
+    async def _ask(
+        self, path: str, model: str, data: bytes, options: Json, more: dict[str, str] | None = None
+    ) -> AsyncGenerator[Reply, None]:
+        """Publish a request and yield the parts of its answer; `options` are ours (`_OURS`), `more` are headers."""
         bus = self._connection()
         timeout_s = float(options.pop("timeout_s", self._timeout_s))
         lane = str(options.pop("lane", routes.INTERACTIVE))
@@ -210,20 +217,24 @@ class Client:
         queue: asyncio.Queue[tuple[int, Reply]] = asyncio.Queue()
         self._replies[request_id] = queue
         kept = _kept_headers(options)
-        headers = kept | {
-            door.REPLY_TO: f"{self._reply_to}.{request_id}",
-            door.REQUEST_ID: request_id,
-            door.PATH: path,
-            door.DEADLINE_MS: str(int(timeout_s * 1000)),
-        }
+        headers = (
+            kept
+            | (more or {})
+            | {
+                door.REPLY_TO: f"{self._reply_to}.{request_id}",
+                door.REQUEST_ID: request_id,
+                door.PATH: path,
+                door.DEADLINE_MS: str(int(timeout_s * 1000)),
+            }
+        )
         ended = False
         seq = 0
         give_up = time.monotonic() + timeout_s + _GRACE_S
         try:
             try:
                 await bus.accept(
-                    routes.request(self._tenant, str(body["model"]), lane),
-                    msgspec.json.encode(body | options),
+                    routes.request(self._tenant, model, lane),
+                    data,
                     headers,
                     msg_id=f"{self._tenant}:{request_id}",
                 )
@@ -234,10 +245,10 @@ class Client:
                     async for reply in replies:
                         yield reply
             while not ended and not kept:
-                reply = await _part(queue, seq, give_up)
+                reply = await part(queue, seq, give_up)
                 seq, ended = seq + 1, reply.end
                 if reply.status >= 400:
-                    raise _error_of(reply)
+                    raise error_of(reply)
                 yield reply
         finally:
             del self._replies[request_id]
@@ -260,10 +271,10 @@ class Client:
                 await self._connection().publish(routes.fetch(self._tenant, request_id), b"", headers)
             try:
                 expected = 0
-                while (part := await _part_or_none(queue, give_up)) is not None and part[0] == expected:
-                    expected, reply = expected + 1, part[1]
+                while (got := await part_or_none(queue, give_up)) is not None and got[0] == expected:
+                    expected, reply = expected + 1, got[1]
                     if reply.status >= 400:
-                        error = _error_of(reply)
+                        error = error_of(reply)
                         if not (began and isinstance(error, NotFound)):
                             raise error
                         break
@@ -283,49 +294,16 @@ class Client:
         if queue is None or door.STATUS not in headers:
             return
         status, ended = int(headers[door.STATUS]), headers.get(door.END) == "1"
-        event_id, request_id = headers.get(door.EVENT, ""), headers.get(door.REQUEST_ID, "")
-        reply = Reply(status, message.data, ended, event_id, request_id, headers)
+        reply = Reply(
+            status, message.data, ended, headers.get(door.EVENT, ""), headers.get(door.REQUEST_ID, ""),
+            headers.get(door.CONTENT_TYPE, ""), headers,
+        )  # fmt: skip
         queue.put_nowait((int(headers.get(door.SEQ, "0")), reply))
 
     def _connection(self) -> Bus:
         if self._bus is None:
             raise InferbusError("use the client as an async context manager: `async with inferbus.Client(...)`")
         return self._bus
-
-
-async def _part(queue: asyncio.Queue[tuple[int, Reply]], expected: int, give_up: float) -> Reply:
-    """Wait for the part number `expected` of an answer until `give_up` (monotonic seconds).
-
-    Raises:
-        DeadlineWhileQueued: it did not come. EngineDead: another gateway began the answer anew, and its text need not
-            go on from ours. InferbusError: a part was lost.
-    """
-    try:
-        async with asyncio.timeout(give_up - time.monotonic()):
-            seq, reply = await queue.get()
-    except TimeoutError:
-        raise DeadlineWhileQueued("no answer came before the deadline") from None
-    if seq < expected:
-        raise EngineDead("the gateway was lost in mid-stream; another one began the answer anew")
-    if seq > expected:
-        raise InferbusError("a part of the answer was lost on the way")
-    return reply
-
-
-async def _part_or_none(queue: asyncio.Queue[tuple[int, Reply]], give_up: float) -> tuple[int, Reply] | None:
-    """Wait for a part; None where its sender is silent for so long that it is gone.
-
-    Raises:
-        DeadlineWhileQueued: `give_up` (monotonic seconds) has come.
-    """
-    left_s = give_up - time.monotonic()
-    if left_s <= 0:
-        raise DeadlineWhileQueued("the answer did not end before the deadline")
-    try:
-        async with asyncio.timeout(min(left_s, _SILENT_S)):
-            return await queue.get()
-    except TimeoutError:
-        return None
 
 
 def _kept_headers(options: Json) -> dict[str, str]:
@@ -339,39 +317,3 @@ def _kept_headers(options: Json) -> dict[str, str]:
         raise InvalidRequest(f"deliver {deliver!r} is none of {REPLY}, {RESULTS}", param="deliver")
     headers = {door.DELIVERY: RESULTS} if deliver == RESULTS or key else {}
     return headers | ({door.IDEMPOTENCY_KEY: key} if key else {})
-
-
-def _error_of(reply: Reply) -> InferbusError:
-    try:
-        detail = msgspec.json.decode(reply.data, type=_ErrorBody).error
-    except msgspec.DecodeError:
-        return InferbusError(reply.data.decode(errors="replace")[:500])
-    error = error_from(_code_of(detail.code, reply.status), detail.message)
-    error.param = detail.param
-    if isinstance(error, Transient):
-        error.retry_after_s = float(reply.headers.get(door.RETRY_AFTER, error.retry_after_s))
-    if isinstance(error, RateLimited):
-        found = ((name, reply.headers.get(ours)) for name, ours in door.OF_HTTP.items())
-        error.headers = tuple((name, value) for name, value in found if value is not None)
-    return error
-
-
-_BY_STATUS = {
-    401: "unauthenticated",
-    403: "forbidden",
-    404: "not_found",
-    409: "conflict",
-    413: "too_large",
-    422: "unsupported",
-    429: "tenant_overloaded",
-    499: "cancelled",
-    503: "overloaded",
-    504: "deadline_running",
-}
-
-
-def _code_of(code: str | int | None, status: int) -> str:
-    """Give our code of an error body: its own, or where an engine wrote the body, what its status means."""
-    if isinstance(code, str) and code in ERROR_TABLE:
-        return code
-    return _BY_STATUS.get(status, "internal" if status >= 500 else "invalid_request")

@@ -236,6 +236,17 @@ def openai_body(error: InferbusError) -> OpenAIErrorBody:
     )
 
 
+class KServeErrorBody(msgspec.Struct, kw_only=True):
+    """The error body of KServe v2: `{"error": "..."}`."""
+
+    error: str
+
+
+def kserve_body(error: InferbusError) -> KServeErrorBody:
+    """Render an error as KServe v2's error body."""
+    return KServeErrorBody(error=error.message or error.row.meaning)
+
+
 def retry_after_of(error: InferbusError) -> str | None:
     """Give the `Retry-After` header (whole seconds, at least 1), or None where retrying is pointless."""
     if not error.row.retryable:

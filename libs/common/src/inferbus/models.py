@@ -12,7 +12,7 @@ from inferbus import routes
 from inferbus.admission.audit import PROGRAM, Actor, AuditedStore, Change
 from inferbus.bus import Bus
 from inferbus.bus.local_copy import LocalCopy
-from inferbus.contracts.models import TASKS, ModelEntry
+from inferbus.contracts.models import DIRECT, DURABLE, TASKS, ModelEntry
 from inferbus.errors import InvalidRequest
 from inferbus.queue.buckets import check_buckets
 from inferbus.routes import token_safe
@@ -78,6 +78,10 @@ def check_entry(entry: ModelEntry) -> ModelEntry:
             raise InvalidRequest(f"{field} {value!r} is not a subject token (letters, digits, _ and -)", param=field)
     if unknown := set(entry.tasks) - set(TASKS):
         raise InvalidRequest(f"unknown tasks {sorted(unknown)}; known: {', '.join(TASKS)}", param="tasks")
+    if entry.delivery not in (DURABLE, DIRECT):
+        raise InvalidRequest(f"delivery {entry.delivery!r} is none of {DURABLE}, {DIRECT}", param="delivery")
+    if not entry.server_name.isprintable() or "/" in entry.server_name:
+        raise InvalidRequest("server_name is printable and has no /", param="server_name")
     check_buckets(entry.buckets)
     if min(entry.limits.max_pending, entry.limits.max_pending_per_tenant, entry.limits.max_body_bytes) < 1:
         raise InvalidRequest("limits must be at least 1", param="limits")

@@ -108,6 +108,31 @@ def parse_infer(subject: str) -> InferSubject:
     return InferSubject(region, runtime, pool, lane, int(bucket), tenant)
 
 
+def direct(*, region: str, runtime: str, pool: str, tenant: str) -> str:
+    """Work that is in no stream; answered in its reply."""
+    return f"direct.{region}.{runtime}.{pool}.{tenant}"
+
+
+def direct_pool(*, region: str, runtime: str, pool: str) -> str:
+    """What a pool's workers take, as one queue group."""
+    return f"direct.{region}.{runtime}.{pool}.*"
+
+
+QUEUE_DIRECT = "workers"
+
+
+class DirectSubject(msgspec.Struct, frozen=True):
+    region: str
+    runtime: str
+    pool: str
+    tenant: str
+
+
+def parse_direct(subject: str) -> DirectSubject:
+    _, region, runtime, pool, tenant = subject.split(".")
+    return DirectSubject(region, runtime, pool, tenant)
+
+
 # --- between askers and workers --------------------------------------------------------------------------------------
 
 
@@ -332,8 +357,9 @@ ROUTES: tuple[Route, ...] = (
     Route(name="request", subject="request.{tenant}.{model}.{lane}", transport="jetstream", sender="producer", receiver="gateway", summary="A producer's request; the body is the API body, the headers are contracts.door's."),
     Route(name="reply", subject="reply.{tenant}.{client}", transport="core", sender="gateway", receiver="producer", summary="The answer: plain JSON with Ib-Status, Ib-Seq and Ib-End."),
     Route(name="infer", subject="infer.{region}.{runtime}.{pool}.{lane}.{bucket}.{tenant}", transport="jetstream", sender="gateway", receiver="worker", summary="Work; the body is raw, the envelope is in the headers.", headers=Envelope),
+    Route(name="direct", subject="direct.{region}.{runtime}.{pool}.{tenant}", transport="core", sender="gateway", receiver="worker", summary="Work for one of a pool's workers, at most once: as infer, but in no stream. The reply is an array of one frame, finished or error (msgpack); an error that is not final says that another may be asked.", headers=Envelope),
     Route(name="step", subject="step.{asker}", transport="core", sender="worker", receiver="gateway", summary="An array of step frames (msgpack), one message per tick.", payload=step.Frame),  # type: ignore[arg-type]  # a union, which msgspec takes
-    Route(name="control", subject="control.{worker}.{verb}", transport="core", sender="gateway, operator", receiver="worker, every process", summary="confirm, resend, stale, cancel, expire, drop to a worker; drain, an operator's, to any process (msgpack).", payload=control.Control),
+    Route(name="control", subject="control.{worker}.{verb}", transport="core", sender="gateway, operator", receiver="worker, every process", summary="confirm, resend, stale, cancel, expire, drop to a worker; drain, an operator's, to any process (msgpack). triton: a request to a worker, contracts.triton, answered (JSON).", payload=control.Control),
     Route(name="cancel", subject="cancel.{tenant}.{request}", transport="core", sender="producer, gateway", receiver="gateway", summary="Cancel a request; the gateway that owns it acts, and answers another gateway. No body."),
     Route(name="presence", subject="presence.{region}.{process}", transport="core", sender="every process", receiver="every process", summary="A beat every 0.5 s (JSON).", payload=Presence),
     Route(name="pay", subject="pay.{tenant}.{ticket}.{n}", transport="jetstream", sender="gateway", receiver="worker", summary="A chunk of a body over the inline limit; raw bytes, per-message TTL."),

@@ -11,7 +11,6 @@ import secrets
 import time
 from collections.abc import Callable
 
-import msgspec
 import structlog
 from opentelemetry.trace import SpanKind
 
@@ -20,7 +19,6 @@ from inferbus.admission.admit import Admission, Ask
 from inferbus.admission.identity import Identity
 from inferbus.answers.exchange import Begun, Chunk, Ended, Exchange
 from inferbus.bus import Bus
-from inferbus.codec import from_json
 from inferbus.contracts import door
 from inferbus.contracts.envelope import REPLY, RESULTS
 from inferbus.contracts.step import Usage
@@ -31,34 +29,28 @@ from inferbus.errors import (
     InvalidRequest,
     Permanent,
     RateLimited,
-    Unsupported,
 )
 from inferbus.queue.delivery import Delivery
 from inferbus.queue.intake import Intake, IntakeSettings
 from inferbus.queue.slots import Slots
 from inferbus.telemetry.tracing import Tracing, traceparent_of
+from inferbus.worker.tasks import INFER
+from inferbus_gateway.door_request import read_request
 from inferbus_gateway.fetch_door import relay_kept
 from inferbus_gateway.observer import DECODE, DONE, PREFILL, QUEUED, Observer, RequestRecord
 from inferbus_gateway.ports import DurableStore
 from inferbus_gateway.reply_writer import ReplyWriter, reply_subject
 
-_TASKS = {"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/embeddings": "embeddings"}
 _MAX_RETRIES = 50
 """How often a request that was refused for now (pool full, bus away) comes back before it is a dead letter."""
 _LONGEST_WAIT_S = 60.0
 """A request over a minute's limit waits in its queue; one over a day's is answered."""
 _PATIENCE_S = 0.5
 _MAX_CANCELLED = 4096
+_INFER_LABEL = "/v2/models/{model}/infer"  # one path for all models: labels stay few
 _DEFAULT_PATH = "/v1/chat/completions"
 _ACCEPTED = 202
 log = structlog.get_logger()
-
-
-class BodyView(msgspec.Struct):
-    """What the door reads from a body; all of it is passed on as it came."""
-
-    model: str
-    stream: bool = False
 
 
 def _tenant_alone(tenant: str) -> Identity:
@@ -178,16 +170,16 @@ class BusDoor:
     def _translate(
         self, delivery: Delivery, subject: routes.RequestSubject, request_id: str, record: RequestRecord
     ) -> Ask:
-        task = _TASKS.get(record.path)
-        if task is None:
-            raise Unsupported(f"{door.PATH} {record.path!r}: use one of {', '.join(_TASKS)}", param=door.PATH)
-        view = from_json(delivery.data, BodyView, what="body")
-        if routes.token_safe(view.model) != subject.model:
-            raise InvalidRequest(f"the subject names {subject.model}, the body {view.model}", param="model")
-        record.requested_model, record.streamed, record.phase = view.model, view.stream, QUEUED
+        path = record.path
+        wanted = read_request(path, delivery.headers, delivery.data)
+        if routes.token_safe(wanted.model) != subject.model:
+            raise InvalidRequest(f"the subject names {subject.model}, the request {wanted.model}", param="model")
+        if wanted.task == INFER:
+            record.path = _INFER_LABEL
+        record.requested_model, record.streamed, record.phase = wanted.model, wanted.streamed, QUEUED
         traceparent = delivery.headers.get("traceparent", "")
         record.span = self._tracing.begin(
-            f"{task} {subject.model}",
+            f"{wanted.task} {subject.model}",
             traceparent,
             SpanKind.CONSUMER,
             {
@@ -199,17 +191,18 @@ class BusDoor:
         )
         durable = _is_durable(delivery)
         return Ask(
-            model=view.model,
-            task=task,
-            path=record.path,
+            model=wanted.model,
+            task=wanted.task,
+            path=path,
             body=delivery.data,
             lane=subject.lane,
-            streamed=view.stream,
+            streamed=wanted.streamed,
             deadline_s=_deadline_s(delivery),
             request_id=request_id if durable or delivery.attempt == 1 else f"{request_id}.{delivery.attempt}",
             traceparent=traceparent_of(record.span, traceparent),
             delivery=RESULTS if durable else REPLY,
             idempotency_key=delivery.headers.get(door.IDEMPOTENCY_KEY, ""),
+            json_bytes=wanted.json_bytes,
         )
 
     async def _serve(
@@ -282,9 +275,9 @@ async def _relay(exchange: Exchange, writer: ReplyWriter, record: RequestRecord)
                 record.phase = DECODE
                 record.first_chunk = record.first_chunk or time.monotonic()
                 await writer.events(data)
-            case Ended(status, usage, data, _):
+            case Ended(status, usage, data, content_type):
                 record.status, record.usage, record.phase = status, usage, DONE
-                await writer.part(status, data, end=True)
+                await writer.whole(status, data, content_type)
                 return
             case None:
                 continue

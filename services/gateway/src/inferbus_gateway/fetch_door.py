@@ -83,7 +83,7 @@ async def relay_kept(
         while True:
             event = await reader.next(_BEAT_S)
             if isinstance(event, Ended):
-                await writer.part(event.status, event.data, end=True)
+                await writer.whole(event.status, event.data, event.content_type)
                 return event
             if isinstance(event, Chunk):
                 await writer.events(event.data)

@@ -45,6 +45,7 @@ from inferbus_gateway.queue_view import QueueView
 from inferbus_gateway.quota_metrics import QuotaCollector
 from inferbus_gateway.server import HttpServer
 from inferbus_gateway.settings import GatewaySettings
+from inferbus_gateway.triton_servers import TritonServers
 
 _DOOR_SLOTS = 1024
 _LOAD_S = 5.0
@@ -118,7 +119,7 @@ async def main(process: runtime.Runtime) -> None:
             settings=settings, authenticator=keys, admitter=admission, models=models, ready=why_not_ready,
             tracing=tracing, observer=observer, registry=registry, durable=durable,
             places=QueueView(lambda: asker.exchanges, presence, admission.bounds), canceller=cancelling,
-            totals=Totals(bus),
+            totals=Totals(bus), servers=TritonServers(bus, presence),
             admin=await _open_admin_door(settings, bus_settings, stack),
         )  # fmt: skip
         server = HttpServer(build_app(deps), settings)

@@ -11,6 +11,7 @@ from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
 from inferbus.answers.exchange import Exchange
 from inferbus.contracts.models import ModelEntry
+from inferbus.contracts.presence import Presence
 from inferbus.contracts.usage import Total
 from inferbus.durable.event_ids import EventId
 from inferbus.errors import InferbusError
@@ -80,6 +81,22 @@ class QueuePlaces(Protocol):
     """Knows about where waiting requests stand."""
 
     def place_of(self, exchange: Exchange) -> Place: ...
+
+
+class Servers(Protocol):
+    """What model servers behind workers say of their models (`inferbus_gateway.triton_servers`)."""
+
+    def workers(self, pool: str) -> list[Presence]:
+        """Give the workers of a pool that are ready."""
+        ...
+
+    async def say(self, entry: ModelEntry, op: str, version: str = "") -> bytes:
+        """Give what a server says of a model (contracts.triton), as JSON.
+
+        Raises:
+            NotFound, InvalidRequest: it knows no such model or version. DependencyDown: no worker says anything.
+        """
+        ...
 
 
 class Canceller(Protocol):

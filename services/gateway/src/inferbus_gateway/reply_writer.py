@@ -13,6 +13,8 @@ from inferbus.contracts import door
 from inferbus.errors import Forbidden, InferbusError, InvalidRequest, RateLimited, openai_body, retry_after_of
 
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")  # no wildcards
+_JSON = "application/json"
+_PIECE_BYTES = 4 * 1024 * 1024
 _EVENT, _DONE, _ID = b"data: ", b"[DONE]", b"id: "
 
 
@@ -32,9 +34,18 @@ class ReplyWriter:
         self.kept_id = ""
         self.rate_headers: RateHeaders = ()
 
+    async def whole(self, status: int, data: bytes, content_type: str) -> None:
+        """Write an answer that is not streamed, as its last part; one too large for a message in several before it."""
+        at = 0
+        while len(data) - at > _PIECE_BYTES:
+            await self.part(status, data[at : at + _PIECE_BYTES])
+            at += _PIECE_BYTES
+        await self.part(status, data[at:], end=True, content_type=content_type if data else "")
+
     async def part(
-        self, status: int, data: bytes, *, end: bool = False, event_id: str = "", more: Mapping[str, str] = _NO_MORE
-    ) -> None:
+        self, status: int, data: bytes, *, end: bool = False, event_id: str = "", content_type: str = "",
+        more: Mapping[str, str] = _NO_MORE,
+    ) -> None:  # fmt: skip
         headers = {door.STATUS: str(status), door.SEQ: str(self._seq), **more}
         if not self._seq:
             headers |= _door_headers(self.rate_headers)
@@ -42,6 +53,8 @@ class ReplyWriter:
             headers[door.END] = "1"
         if self.kept_id:
             headers[door.REQUEST_ID] = self.kept_id
+        if content_type and content_type != _JSON:
+            headers[door.CONTENT_TYPE] = content_type
         if event_id:
             headers[door.EVENT] = event_id
         self._seq += 1

@@ -8,6 +8,7 @@ from inferbus.admission.audit import Actor, AuditedStore
 from inferbus.admission.directory import Directory
 from inferbus.admission.key_book import KeyBook
 from inferbus.admission.limit_book import LimitBook
+from inferbus.admission.model_servers import ModelServers
 from inferbus.bus import Bus
 
 
@@ -17,6 +18,7 @@ class Administration(msgspec.Struct, frozen=True):
     directory: Directory
     keys: KeyBook
     limits: LimitBook
+    servers: ModelServers
 
 
 def open_administration(bus: Bus, pepper: bytes, actor: Actor) -> Administration:
@@ -24,4 +26,4 @@ def open_administration(bus: Bus, pepper: bytes, actor: Actor) -> Administration
     store = AuditedStore(bus, actor)
     directory = Directory(store)
     keys = KeyBook(store, directory, pepper)
-    return Administration(directory, keys, LimitBook(store, directory, keys))
+    return Administration(directory, keys, LimitBook(store, directory, keys), ModelServers(store))

@@ -18,12 +18,14 @@ from inferbus.admission.quota.reservation import UNLIMITED, Reservation
 from inferbus.admission.quota.tokens import BodyEstimator, TokenEstimator, bounded_as_reserved
 from inferbus.admission.withdrawals import Withdrawals
 from inferbus.answers.asker import Asker
+from inferbus.answers.by_ticket import load_answer
 from inferbus.answers.exchange import Exchange, Stored
 from inferbus.bus import Bus
 from inferbus.bus.tickets import INLINE_BYTES, store_payload
 from inferbus.contracts.envelope import REPLY, RESULTS, Envelope, headers_of
-from inferbus.contracts.models import ModelEntry
+from inferbus.contracts.models import LLM, ModelEntry
 from inferbus.contracts.prices import Price
+from inferbus.direct import DEADLINE_S, DirectCall, goes_directly
 from inferbus.errors import InvalidRequest, NotFound, Overloaded, TenantOverloaded, TooLarge, Unsupported
 from inferbus.models import ModelRegistry
 from inferbus.process.presence import PresenceTable
@@ -53,6 +55,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str = ""
     bound: int = 0
     """A length of the answer that was written into the body, which named none."""
+    json_bytes: int = 0
+    """The length of the JSON in front of binary tensors; 0: all of the body."""
 
 
 class Admission:
@@ -109,6 +113,8 @@ class Admission:
             reservation.refund()
             raise
         deadline_s = min(ask.deadline_s or entry.limits.deadline_s(ask.lane), _MAX_DEADLINE_S)
+        if ask.deadline_s is None and goes_directly(entry, lane=ask.lane, streamed=ask.streamed, delivery=ask.delivery):
+            deadline_s = min(deadline_s, DEADLINE_S)
         request_id = ask.request_id or secrets.token_hex(16)
         exchange = self._asker.open(
             request_id=request_id, tenant=identity.tenant, pool=entry.pool, deadline_s=deadline_s, lane=ask.lane,
@@ -117,6 +123,7 @@ class Admission:
         exchange.durable = ask.delivery == RESULTS
         exchange.estimated_tokens = len(ask.body) // _BYTES_PER_TOKEN
         exchange.rate_headers = reservation.headers()
+        exchange.load = lambda ticket: load_answer(self._payload_bus, identity.tenant, ticket)
         exchange.on_closed(lambda: self._on_closed(exchange, reservation))
         try:
             await self._publish(identity, ask, entry, exchange, deadline_s)
@@ -129,7 +136,9 @@ class Admission:
         if self._quota is None:
             return UNLIMITED
         estimator = self._estimator
-        return await self._quota.reserve(identity, entry.name, lambda: estimator.estimate(ask.task, ask.body))
+        return await self._quota.reserve(
+            identity, entry.name, lambda: estimator.estimate(ask.task, ask.body, ask.json_bytes)
+        )
 
     def _on_closed(self, exchange: Exchange, reservation: Reservation) -> None:
         reservation.close(exchange)
@@ -182,13 +191,21 @@ class Admission:
                 ticket=ticket,
                 delivery=ask.delivery,
                 idempotency_key=ask.idempotency_key,
-                model=entry.name if ask.model != entry.name else "",
+                model=_named(ask, entry),
                 price_version=self._price_version(entry.name),
                 team=identity.team,
                 user=identity.user,
                 priority=identity.priority,
                 bound=ask.bound,
+                json_bytes=ask.json_bytes,
             )
+            if goes_directly(entry, lane=ask.lane, streamed=ask.streamed, delivery=ask.delivery):
+                direct = routes.direct(
+                    region=self._bus.region, runtime=entry.runtime, pool=entry.pool, tenant=identity.tenant
+                )
+                DirectCall(self._bus, exchange, direct, body, envelope).begin()
+                end_span(span, {})
+                return
             sequence = await self._bus.accept(
                 subject,
                 body,
@@ -223,6 +240,12 @@ class Admission:
             "messaging.message.body.size": len(ask.body),
         }
         return self._tracing.begin(f"publish {entry.pool}", ask.traceparent, SpanKind.PRODUCER, attributes)
+
+
+def _named(ask: Ask, entry: ModelEntry) -> str:
+    """Name the model for the worker, where the body does not, or not by the name that counts. A pool that is not an LLM's
+    may serve several."""
+    return entry.name if ask.model != entry.name or entry.runtime != LLM else ""
 
 
 def _msg_id(tenant: str, exchange: Exchange, asker: str) -> str:

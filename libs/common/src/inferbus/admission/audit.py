@@ -87,6 +87,15 @@ class AuditedStore:
                                            target=change.key, tenant=change.tenant, void=event.id))  # fmt: skip
         raise Overloaded(f"{change.key} is being changed by others")
 
+    async def note(self, action: str, target: str, after: dict[str, Any]) -> None:
+        """Store the event of a change that is about to be made elsewhere than in a bucket.
+
+        Raises:
+            DependencyDown: the bus is away; the change must not be made.
+        """
+        await self._store(AdminChanged(id=_new_id(), at=time.time(), actor=self._actor.name, action=action, target=target,
+                                       request_id=self._actor.request_id, after=after))  # fmt: skip
+
     async def _tell(self, change: Change, before: dict[str, Any] | None, after: T | None) -> AdminChanged:
         event = AdminChanged(
             id=_new_id(),

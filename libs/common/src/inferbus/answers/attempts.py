@@ -19,13 +19,15 @@ import structlog
 from nats.aio.msg import Msg
 
 from inferbus import routes
+from inferbus.answers.by_ticket import MAX_ANSWER_BYTES, store_answer
 from inferbus.answers.frames import FrameSender
 from inferbus.bus import Bus
 from inferbus.bus.sizes import MAX_PAYLOAD_BYTES
 from inferbus.codec import unpacker
-from inferbus.contracts.control import CANCEL, CONFIRM, DROP, EXPIRE, RESEND, STALE, Control, ControlItem
+from inferbus.contracts.control import CANCEL, CONFIRM, DROP, EXPIRE, RESEND, STALE, VERBS, Control, ControlItem
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.step import Cached, Delta, Done, Failed, Finished, Frame, Ids, Started, Usage
+from inferbus.errors import InferbusError
 from inferbus.process.presence import PresenceTable
 from inferbus.queue.delivery import Delivery
 
@@ -33,7 +35,7 @@ REPEAT_S = 1.0
 ASKER_SILENT_S = 3.0
 MAX_KEPT_BYTES = 32 * 1024 * 1024
 MAX_BODY_BYTES = MAX_PAYLOAD_BYTES - 256 * 1024
-"""The largest answer that is not streamed: one frame in one message, relayed once more with headers."""
+"""The largest answer that is a frame; one that is not streamed goes by ticket above it."""
 
 ASKER_GONE = "asker_gone"
 log = structlog.get_logger()
@@ -53,6 +55,7 @@ class Attempt:
         self._sent: list[Frame] = []
         self._kept_bytes = 0
         self.deltas = 0
+        self._storing: asyncio.Task[None] | None = None
         self.end: Finished | Failed | None = None
         self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.on_stop: Callable[[], None] | None = None
@@ -102,12 +105,15 @@ class Attempt:
         self._send(Delta(self.envelope.tag_no, self.delivery.attempt, seq, ids, data, self.run, list(done), cached))
 
     def finished(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
-        if len(data) > MAX_BODY_BYTES:
-            self.failed("too_large", f"the answer has {len(data)} bytes, the limit is {MAX_BODY_BYTES}", final=True)
+        if len(data) > MAX_ANSWER_BYTES:
+            self.failed("too_large", f"the answer has {len(data)} bytes, the limit is {MAX_ANSWER_BYTES}", final=True)
             return
-        seq = len(self._sent)
         tag, attempt = self.envelope.tag_no, self.delivery.attempt
-        self._end(Finished(tag, attempt, seq, status, usage, data, content_type, self.run))
+        end = Finished(tag, attempt, len(self._sent), status, usage, data, content_type, self.run)
+        if len(data) > MAX_BODY_BYTES:
+            self._storing = asyncio.create_task(self._finish_by_ticket(end), name="large-answer")
+        else:
+            self._end(end)
 
     def failed(self, code: str, message: str, *, final: bool) -> None:
         """End in an error of the platform. Not `final`: the work goes back to the queue and no confirm is awaited."""
@@ -144,6 +150,18 @@ class Attempt:
 
     async def closed(self) -> None:
         """Be told that it was closed."""
+        if self._storing is not None:
+            self._storing.cancel()
+            await asyncio.gather(self._storing, return_exceptions=True)
+
+    async def _finish_by_ticket(self, end: Finished) -> None:
+        """Say the end once its body can be had."""
+        try:
+            ticket = await store_answer(self._owner.bus, self.delivery.subject, end.data)
+        except InferbusError as exc:
+            self.failed(exc.code, f"an answer of {len(end.data)} bytes could not be stored: {exc.message}", final=True)
+        else:
+            self._end(msgspec.structs.replace(end, data=b"", ticket=ticket))
 
     def _stop_engine(self) -> None:
         if self.on_stop is not None:
@@ -179,12 +197,18 @@ class Attempts:
         self._task: asyncio.Task[None] | None = None
         self._asker_seen: dict[str, float] = {}
         self._runs = itertools.count(secrets.randbits(32))
+        self._others: dict[str, Callable[[Msg], None]] = {}
 
     async def start(self) -> None:
         await self._bus.listen(routes.control_all(self.process), self._on_control)
         await self._bus.subscribe(routes.CANCEL_ALL, self._on_cancel)
         self._bus.on_reconnect(self._send_again)
         self._task = asyncio.create_task(self._repeat(), name="attempts-repeat")
+
+    def on_control(self, verb: str, handler: Callable[[Msg], None]) -> None:
+        """Have another verb's messages handled. Not by a subscription of its own: the server would deliver a request to both,
+        and the second delivery takes away the right to answer the first."""
+        self._others[verb] = handler
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -231,12 +255,15 @@ class Attempts:
         return itertools.chain.from_iterable(list(self._open.values()))
 
     def _on_control(self, message: Msg) -> None:
+        if (verb := routes.verb_of(message.subject)) not in VERBS:
+            if (handler := self._others.get(verb)) is not None:
+                handler(message)
+            return
         try:
             control: Control = self._decode(message.data)
         except msgspec.DecodeError as exc:
             log.warning("control_unreadable", subject=message.subject, error=str(exc))
             return
-        verb = routes.verb_of(message.subject)
         for item in control.items:
             for attempt in self._matching(control.asker, item):
                 self._obey(attempt, verb, item)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -98,6 +98,9 @@ class Exchange:
         self.accepted_s = 0.0
         self.estimated_tokens = 0
         self.durable = False
+        self.load: Callable[[str], Awaitable[bytes]] | None = None
+        """Fetches an answer that was too large for a frame, by its ticket."""
+        self._ticket = ""
         self.rate_headers: tuple[tuple[str, str], ...] = ()
         self.fence: Fence | None = None
         self.given_up: Fence | None = None
@@ -142,7 +145,7 @@ class Exchange:
                 self._buffered = 0
                 return Chunk(data)
             if self._end is not None:
-                return self._end
+                return await self._fetched(self._end) if self._ticket else self._end
             if self._error is not None:
                 raise self._error
             if not await self._wait(timeout_s):
@@ -195,6 +198,10 @@ class Exchange:
         self.stored = stored
         self.accepted_s = time.monotonic() - self.opened
 
+    def handed_over(self) -> None:
+        """It is with a worker, whichever: delivered directly."""
+        self._begun = True
+
     def begin(self, frame: Started) -> None:
         """Accept an attempt: from now on only its frames count."""
         self.fence = Fence(frame.worker, frame.incarnation, frame.attempt, frame.ack_subject, frame.run)
@@ -223,6 +230,7 @@ class Exchange:
         elif type(frame) is Finished:
             self.ended = self.finished = True
             self._end = Ended(frame.status, frame.usage, frame.data, frame.content_type)
+            self._ticket = frame.ticket
             self._timer.cancel()
             self._wake()
         elif type(frame) is Failed:
@@ -270,6 +278,13 @@ class Exchange:
     def _wake(self) -> None:
         if self._waiter is not None:
             _resolve(self._waiter, True)
+
+    async def _fetched(self, end: Ended) -> Ended:
+        if self.load is None:
+            raise InferbusError("an answer came by ticket, and nobody here can fetch it")
+        data = await self.load(self._ticket)
+        self._end, self._ticket = Ended(end.status, end.usage, data, end.content_type), ""
+        return self._end
 
     async def _wait(self, timeout_s: float | None) -> bool:
         """Wait for something to happen; False when `timeout_s` was over first."""

@@ -178,7 +178,7 @@ class Bus:
         except nats.errors.Error as exc:
             raise _translated(exc, subject) from exc
 
-    async def listen(self, subject: str, handler: Callable[[Msg], None]) -> Subscription:
+    async def listen(self, subject: str, handler: Callable[[Msg], None], *, queue: str = "") -> Subscription:
         """Call a plain function for every message, as it is read: for what comes with every request. What it raises is
         logged.
 
@@ -186,7 +186,7 @@ class Bus:
             DependencyDown: the connection is closed.
         """
         try:
-            return await self.nc.listen(subject, handler)
+            return await self.nc.listen(subject, handler, queue)
         except nats.errors.Error as exc:
             raise _translated(exc, subject) from exc
 

@@ -141,9 +141,9 @@ class Connection(Client):
 
     # --- receiving ----------------------------------------------------------------------------------------------------
 
-    async def listen(self, subject: str, handler: Callable[[Msg], None]) -> Subscription:
+    async def listen(self, subject: str, handler: Callable[[Msg], None], queue: str = "") -> Subscription:
         """Subscribe with a plain function, which is called while the messages are read. What it raises goes to `error_cb`."""
-        subscription = await self.subscribe(subject, cb=_never_called)
+        subscription = await self.subscribe(subject, queue=queue, cb=_never_called)
         self._handlers[subscription._id] = handler
         return subscription
 

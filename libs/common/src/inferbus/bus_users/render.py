@@ -12,6 +12,7 @@ from inferbus.bus_users.user import PRODUCER, WORKER, BusUser, Pool, check_user,
 
 _HEAD = "# Made by `inferbus bus-users` from the template: change that, or the users, not this file.\n"
 _MAX_BUCKETS = 64  # of one pool: check_entry
+_ANY_DIRECT = '"direct.>"'
 _ANY_NEXT, _ANY_ACK = '"$JS.API.CONSUMER.MSG.NEXT.*.*"', '"$JS.ACK.>"'
 
 
@@ -53,6 +54,7 @@ def _permissions(template: Template, user: BusUser) -> str:
         body = _replaced(body, _ANY_NEXT, _listed(subject for pool in user.pools for subject in _pulls(pool)))
         body = _replaced(body, _ANY_ACK, _listed(subject for pool in user.pools for subject in _acks(pool)))
         body = _replaced(body, f"_INBOX_{WORKER}.>", f"_INBOX_{user.login}.>")
+        body = _replaced(body, _ANY_DIRECT, _listed(_direct(pool) for pool in user.pools))
     return body
 
 
@@ -76,6 +78,10 @@ def _consumers(pool: Pool) -> list[tuple[str, str]]:
 
 def _pulls(pool: Pool) -> list[str]:
     return [f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}" for stream, durable in _consumers(pool)]
+
+
+def _direct(pool: Pool) -> str:
+    return routes.direct_pool(region=pool.region, runtime=pool.runtime, pool=pool.pool)
 
 
 def _acks(pool: Pool) -> list[str]:

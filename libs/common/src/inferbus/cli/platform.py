@@ -44,6 +44,9 @@ def up(
     bus_port: Annotated[int, typer.Option("--bus-port", min=0, max=65535, help="Bus; 0 = any free one.")] = 4222,
     workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Workers of the chat model.")] = 1,
     gateways: Annotated[int, typer.Option("--gateways", min=1, max=64, help="Gateways on the HTTP port.")] = 1,
+    triton: Annotated[
+        int, typer.Option("--triton", min=0, max=64, help="Workers of classic models, each with a Triton server.")
+    ] = 0,
     *,
     embed: Annotated[bool, typer.Option("--embed", help="Serve all-minilm-l6-v2 as well.")] = False,
     simulator: Annotated[
@@ -56,7 +59,7 @@ def up(
     """Start the platform: bus, topology, gateway and workers. Ctrl-C drains and stops everything."""
     options = UpOptions(
         model=model, embed=embed, host=host, port=port, bus_port=bus_port, simulator=simulator, workers=workers,
-        gateways=gateways,
+        gateways=gateways, triton=triton,
     )  # fmt: skip
     layout = find_layout()
     raise typer.Exit(up_detached(layout, options) if detach else up_foreground(layout, options))

@@ -26,6 +26,7 @@ from inferbus.local.secrets import load_secrets, provide_admin_key
 from inferbus.local.serving import CannotServe, Served, UpOptions, served_models
 from inferbus.local.state import FAILED, READY, PlatformState, read_state
 from inferbus.local.supervisor import Supervisor
+from inferbus.local.triton import served_by_triton
 
 _TAIL_LINES = 15
 _POLL_S = 0.1
@@ -43,7 +44,7 @@ def preflight(layout: Layout, options: UpOptions) -> list[Served]:
     holder = holder_of(layout.lock)
     if holder is not None:
         raise AlreadyRunning(holder)
-    served = served_models(options, layout)
+    served = served_models(options, layout) + served_by_triton(layout, options.triton)
     if options.port:
         check_free(options.host, options.port, what="HTTP", option=_PORT_OPTION)
     if options.bus_port:
@@ -156,7 +157,7 @@ def _arguments(options: UpOptions) -> list[str]:
     switches = [("--embed", options.embed), ("--simulator", options.simulator)]
     return [
         *("--port", str(options.port), "--bus-port", str(options.bus_port), "--host", options.host),
-        *("--workers", str(options.workers), "--gateways", str(options.gateways)),
+        *("--workers", str(options.workers), "--gateways", str(options.gateways), "--triton", str(options.triton)),
         *(("--model", options.model) if options.model else ()),
         *(switch for switch, on in switches if on),
     ]

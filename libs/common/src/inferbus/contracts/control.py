@@ -10,6 +10,9 @@ whose request is over, and all that was to be told of it has been.
 """
 
 DRAIN = "drain"
+TRITON = "triton"
+"""A request of its own (contracts.triton), to workers that have a Triton server."""
+
 VERBS = (CONFIRM, RESEND, STALE, CANCEL, EXPIRE, DROP, DRAIN)
 
 

@@ -26,11 +26,17 @@ AFTER = "Ib-After"
 STATUS = "Ib-Status"
 """On answers: the HTTP status the same request would have had."""
 
+CONTENT_TYPE = "Ib-Content-Type"
+"""On the last part of an answer that is no JSON: what it is. For binary tensors it has the length of the JSON in front."""
+
+JSON_BYTES = "Ib-Json-Bytes"
+"""On a request of inference with binary tensors: the length of the JSON in front of them."""
+
 SEQ = "Ib-Seq"
 """On answers: 0, 1, 2, ... within one request."""
 
 END = "Ib-End"
-"""On answers: `1` on the last one."""
+"""On answers: `1` on the last one. An answer over 4 MB that is not streamed comes in several: joined they are its body."""
 
 EVENT = "Ib-Event"
 """On parts of a durable stream: the event's id. A part without it, without body and without `Ib-End` says only that the

@@ -26,7 +26,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"
     where the body says an alias. `team` and `user` are the key's at that time: for the ledger. Work of a higher
     `priority` is served sooner by engines that have priorities, within its lane.
     `bound` is a length of the answer that the platform wrote into the body, since the client named none: an engine that has
-    less room takes what it has.
+    less room takes what it has. `json_bytes`: so long is the JSON in front of a body's binary tensors (KServe v2); 0: all
+    of the body.
     """
 
     request_id: str
@@ -47,6 +48,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"
     user: str = ""
     priority: int = 0
     bound: int = 0
+    json_bytes: int = 0
 
 
 HEADERS = {
@@ -68,12 +70,14 @@ HEADERS = {
     "Ib-User": "user",
     "Ib-Priority": "priority",
     "Ib-Bound": "bound",
+    "Ib-Json-Bytes": "json_bytes",
 }
 _DEFAULTS: dict[str, str | int] = {
     "Ib-Content-Type": "application/json",
     "Ib-Delivery": REPLY,
     "Ib-Priority": 0,
     "Ib-Bound": 0,
+    "Ib-Json-Bytes": 0,
 }
 
 
@@ -124,6 +128,7 @@ def envelope_from(headers: Mapping[str, str] | None) -> Envelope:
             user=headers.get("Ib-User", ""),
             priority=int(headers.get("Ib-Priority", "0")),
             bound=int(headers.get("Ib-Bound", "0")),
+            json_bytes=int(headers.get("Ib-Json-Bytes", "0")),
         )
     except KeyError as exc:
         raise InvalidRequest(f"work message without header {exc.args[0]}") from exc

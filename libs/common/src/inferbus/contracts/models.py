@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-TASKS = ("chat", "completions", "embeddings")
+TASKS = ("chat", "completions", "embeddings", "infer")
+DURABLE, DIRECT = "durable", "direct"
+"""How work reaches a pool: through its queue, or asked of a worker at once (at most once, nothing waits)."""
+LLM = "llm"
 
 
 class Buckets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,11 +42,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model: `name` and `aliases` are what clients ask for, `pool` is the deployment that answers. Entitlements may
-    name `tags` instead of models."""
+    name `tags` instead of models. `server_name`: what the model is called inside its server, where that is another name.
+    Several models of runtimes other than `llm` may share a pool."""
 
     name: str
     pool: str
-    runtime: str = "llm"
+    runtime: str = LLM
     aliases: list[str] = []
     tasks: tuple[str, ...] = ("chat", "completions")
     buckets: Buckets = Buckets()
@@ -51,3 +55,5 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     created: int = 0
     owned_by: str = "inferbus"
     tags: tuple[str, ...] = ()
+    delivery: str = DURABLE
+    server_name: str = ""

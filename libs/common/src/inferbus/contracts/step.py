@@ -64,7 +64,8 @@ class Delta(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """The end: HTTP status, usage and, where nothing was streamed, the whole body. Repeated until confirmed."""
+    """The end: HTTP status, usage and, where nothing was streamed, the whole body. Repeated until confirmed. With a `ticket`
+    the body is in the payload stream, since it is too large for a message."""
 
     tag: int
     attempt: int
@@ -74,6 +75,7 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=2):
     data: bytes
     content_type: str = "application/json"
     run: int = 0
+    ticket: str = ""
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=3):

@@ -15,6 +15,7 @@ import structlog
 
 from inferbus import routes
 from inferbus.answers.attempts import ASKER_GONE, MAX_BODY_BYTES, MAX_KEPT_BYTES, Attempt
+from inferbus.answers.by_ticket import MAX_ANSWER_BYTES
 from inferbus.contracts.control import CANCEL, DROP, EXPIRE, STALE
 from inferbus.contracts.durable import Outcome
 from inferbus.contracts.step import Cached, Done, Ids, Usage
@@ -91,8 +92,8 @@ class DurableAttempt(Attempt):
 
     def finished(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
         if not self.envelope.streamed or status != 200:
-            if len(data) > MAX_BODY_BYTES:
-                message = f"the answer has {len(data)} bytes, the limit is {MAX_BODY_BYTES}"
+            if len(data) > MAX_ANSWER_BYTES:
+                message = f"the answer has {len(data)} bytes, the limit is {MAX_ANSWER_BYTES}"
                 self.failed(TooLarge.code, message, final=True)
                 return
             outcome = Outcome(status=status, usage=usage, body=data, content_type=content_type)
@@ -144,6 +145,7 @@ class DurableAttempt(Attempt):
         if self._ending is not None:
             self._ending.cancel()
             await asyncio.gather(self._ending, return_exceptions=True)
+        await super().closed()
         await self._writer.stop()
 
     # --- the end --------------------------------------------------------------------------------------------------

@@ -93,6 +93,19 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     def llm_python(self) -> Path:
         return self.root / ".venv-llm/bin/python"
 
+    @property
+    def triton_environment(self) -> Path:
+        return self.root / ".venv-triton"
+
+    @property
+    def triton_models(self) -> Path:
+        return self.root / "services/triton-worker/models/repository"
+
+    @property
+    def triton(self) -> Path:
+        """What the Triton servers keep, a folder for each worker: links and logs."""
+        return self.home / "triton"
+
     def log_of(self, process: str) -> Path:
         return self.logs / f"{process}.log"
 

@@ -18,9 +18,13 @@ from inferbus.local.secrets import Secrets
 from inferbus.local.serving import CannotServe, Served, UpOptions, is_cpu_build
 
 NATS, TOPOLOGY, GATEWAY, WORKER, LEDGER = "nats", "topology", "gateway", "llm-worker", "ledger"
+TRITON_WORKER = "triton-worker"
+WORKERS = (WORKER, TRITON_WORKER)
 ADMIN_NAME = "local"
 """What audit events call whoever has the admin key that `inferbus up` made."""
 _HOST = "127.0.0.1"
+_NAMES = ("INFERBUS_GATEWAY_PROCESS", "INFERBUS_LLM_WORKER_PROCESS", "INFERBUS_TRITON_WORKER_PROCESS")
+_POOLS = {WORKER: "INFERBUS_LLM_WORKER_POOL", TRITON_WORKER: "INFERBUS_TRITON_WORKER_POOL"}
 _REAL_KV_BYTES = 1024**3
 _DRAIN_S, _HAND_OVER_S = 30.0, 10.0  # an engine takes seconds to let go of what it has
 
@@ -76,7 +80,7 @@ def nats_spec(platform: Platform, *, port: int) -> ProcessSpec:
 
 
 def topology_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
-    env = _service_env(platform, bus_url, "operator") | {
+    env = service_env(platform, bus_url, "operator") | {
         "INFERBUS_TOPOLOGY_PROCESS": "topology-0",
         "INFERBUS_TOPOLOGY_KNOWN_STREAMS": str(platform.layout.known_streams),
     }
@@ -86,7 +90,7 @@ def topology_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
 
 
 def ledger_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
-    env = _service_env(platform, bus_url, LEDGER) | {"INFERBUS_LEDGER_PROCESS": "ledger-0"}
+    env = service_env(platform, bus_url, LEDGER) | {"INFERBUS_LEDGER_PROCESS": "ledger-0"}
     return ProcessSpec(
         name="ledger-0", role=LEDGER, argv=[sys.executable, "-m", "inferbus.ledger"], env=env, grace_s=5.0
     )
@@ -96,7 +100,7 @@ def gateway_spec(
     platform: Platform, *, bus_url: str, port: int, name: str = "gateway-0", listen_fd: int = -1
 ) -> ProcessSpec:
     """Give a gateway: on a socket of its own, or on the listening one it inherits as `listen_fd`."""
-    env = _service_env(platform, bus_url, GATEWAY) | {
+    env = service_env(platform, bus_url, GATEWAY) | {
         "INFERBUS_GATEWAY_PROCESS": name,
         "INFERBUS_GATEWAY_HOST": platform.options.host,
         "INFERBUS_GATEWAY_PORT": str(port),
@@ -113,7 +117,7 @@ def gateway_spec(
         argv=[sys.executable, "-m", "inferbus_gateway"],
         env=env,
         port=port,
-        grace_s=_grace_s(env, "INFERBUS_GATEWAY_DRAIN_S"),
+        grace_s=grace_s(env, "INFERBUS_GATEWAY_DRAIN_S"),
         descriptors=(listen_fd,) if listen_fd >= 0 else (),
     )
 
@@ -122,7 +126,7 @@ def worker_specs(platform: Platform, served: Served, *, bus_url: str) -> list[Pr
     """Give the workers of one model: in `.venv-llm` with vLLM, beside everything else with the simulator."""
     options, layout = platform.options, platform.layout
     python = sys.executable if options.simulator else str(layout.llm_python)
-    env = _service_env(platform, bus_url, pool_user(served.entry.pool)) | {
+    env = service_env(platform, bus_url, pool_user(served.entry.pool)) | {
         "INFERBUS_LLM_WORKER_POOL": served.entry.pool,
         "INFERBUS_LLM_WORKER_RUNTIME": served.entry.runtime,
         "INFERBUS_LLM_WORKER_MODEL": served.source,
@@ -141,7 +145,7 @@ def worker_specs(platform: Platform, served: Served, *, bus_url: str) -> list[Pr
             role=WORKER,
             argv=[python, "-m", "inferbus_llm_worker"],
             env=env | {"INFERBUS_LLM_WORKER_PROCESS": name},
-            grace_s=_grace_s(env, "INFERBUS_LLM_WORKER_DRAIN_GRACE_S"),
+            grace_s=grace_s(env, "INFERBUS_LLM_WORKER_DRAIN_GRACE_S"),
         )
         for name in served.workers
     ]
@@ -149,7 +153,7 @@ def worker_specs(platform: Platform, served: Served, *, bus_url: str) -> list[Pr
 
 def renamed(spec: ProcessSpec, name: str) -> ProcessSpec:
     """Give the same process under another name: on the bus two that run at once must not share one."""
-    known = {key for key in ("INFERBUS_GATEWAY_PROCESS", "INFERBUS_LLM_WORKER_PROCESS") if key in spec.env}
+    known = {key for key in _NAMES if key in spec.env}
     return msgspec.structs.replace(spec, name=name, env=spec.env | dict.fromkeys(known, name))
 
 
@@ -161,10 +165,10 @@ def free_name(name: str, taken: set[str]) -> str:
 
 def pool_of(spec: ProcessSpec) -> str:
     """Say which pool a worker serves; empty for what is no worker."""
-    return spec.env.get("INFERBUS_LLM_WORKER_POOL", "") if spec.role == WORKER else ""
+    return spec.env.get(_POOLS[spec.role], "") if spec.role in _POOLS else ""
 
 
-def _grace_s(env: Mapping[str, str], drain: str) -> float:
+def grace_s(env: Mapping[str, str], drain: str) -> float:
     """Give a process its own drain time, and a moment more to hand over what is left."""
     return float(env.get(drain, _DRAIN_S)) + _HAND_OVER_S
 
@@ -179,7 +183,7 @@ def _room_for_a_real_model(env: Mapping[str, str]) -> dict[str, str]:
     return {"INFERBUS_LLM_WORKER_ARGS": args, "INFERBUS_LLM_WORKER_CPU_THREADS": threads}
 
 
-def _service_env(platform: Platform, bus_url: str, bus_user: str) -> dict[str, str]:
+def service_env(platform: Platform, bus_url: str, bus_user: str) -> dict[str, str]:
     """Give a service what it needs, and only its own secrets; settings of the caller's environment pass through."""
     bus = settings_of(platform.layout, bus_user, url=bus_url, region=platform.region)
     env = _base_env() | {

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from inferbus.contracts.presence import READY as SERVING
 from inferbus.local.child import Child
 from inferbus.local.crew import Crew, StartFailed
-from inferbus.local.processes import GATEWAY, LEDGER, NATS, TOPOLOGY, WORKER, free_name, pool_of, renamed
+from inferbus.local.processes import GATEWAY, LEDGER, NATS, TOPOLOGY, WORKERS, free_name, pool_of, renamed
 from inferbus.local.state import READY
 
-_ORDER = (NATS, TOPOLOGY, LEDGER, WORKER, GATEWAY)
+_ORDER = (NATS, TOPOLOGY, LEDGER, *WORKERS, GATEWAY)
 """What others wait for comes first: those of another release may need streams and buckets that only its topology makes, and
 permissions that the bus server reads when it starts."""
 _BACK_S = 30.0
@@ -70,12 +70,12 @@ class Rolling:
     async def _is_alone(self, child: Child) -> bool:
         """Whether nobody else would take new requests: nobody serves its pool, or the socket."""
         spec = child.spec
-        if spec.role not in (GATEWAY, WORKER):
+        if spec.role not in (GATEWAY, *WORKERS):
             return False
         others = [
             beat for name, beat in (await self._crew.beats()).items() if name != spec.name and beat.state == SERVING
         ]
-        if spec.role == WORKER:
+        if spec.role in WORKERS:
             return not any(pool_of(spec) in beat.pools for beat in others)
         gateways = {other.spec.name for other in self._crew.children if other.spec.role == GATEWAY}
         return not any(beat.process in gateways for beat in others)

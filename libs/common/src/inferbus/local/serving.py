@@ -20,7 +20,8 @@ class CannotServe(Exception):
 
 
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What `inferbus up` was asked for. Port 0: any free one. `workers`: of the chat model; `gateways` share one socket."""
+    """What `inferbus up` was asked for. Port 0: any free one. `workers`: of the chat model; `gateways` share one socket; `triton`:
+    how many workers serve classic models."""
 
     model: str = ""
     embed: bool = False
@@ -30,15 +31,22 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     simulator: bool = False
     workers: int = 1
     gateways: int = 1
+    triton: int = 0
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """One model of the platform: its entry, what the engine loads (folder or Hugging Face id), its workers' names."""
+    """One pool of the platform: its model's entry, what the engine loads (folder or Hugging Face id), its workers' names,
+    and the entries of `more` models of the same pool."""
 
     entry: ModelEntry
     source: str
     workers: list[str]
     embed: bool = False
+    more: tuple[ModelEntry, ...] = ()
+
+    @property
+    def entries(self) -> tuple[ModelEntry, ...]:
+        return (self.entry, *self.more)
 
 
 def served_models(options: UpOptions, layout: Layout) -> list[Served]:

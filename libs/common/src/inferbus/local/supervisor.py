@@ -25,10 +25,19 @@ from inferbus.local.bus_reload import ReloadFailed, reload_bus
 from inferbus.local.child import Patience
 from inferbus.local.command_socket import Command, CommandFailed, CommandSocket, Reload
 from inferbus.local.crew import Crew, StartFailed
-from inferbus.local.processes import Platform, gateway_spec, ledger_spec, nats_spec, topology_spec, worker_specs
+from inferbus.local.processes import (
+    Platform,
+    ProcessSpec,
+    gateway_spec,
+    ledger_spec,
+    nats_spec,
+    topology_spec,
+    worker_specs,
+)
 from inferbus.local.rolling import RestartFailed, Rolling
 from inferbus.local.serving import Served
 from inferbus.local.state import FAILED, READY, STARTING, STOPPED, STOPPING, PlatformState, read_state, write_state
+from inferbus.local.triton import triton_specs
 
 _BUS_START_S = 30.0
 _TOPOLOGY_START_S = 60.0
@@ -57,7 +66,10 @@ class Supervisor:
         former = read_state(self._layout)
         self._applied_before = former.applied if former else []
         self._state = PlatformState(
-            pid=os.getpid(), started=time.time(), region=platform.region, models=[one.entry.name for one in served]
+            pid=os.getpid(),
+            started=time.time(),
+            region=platform.region,
+            models=[entry.name for one in served for entry in one.entries],
         )
         self.dev_key = ""
 
@@ -99,7 +111,7 @@ class Supervisor:
         await self._provision()
         host, port = self._platform.options.host, self._listener.getsockname()[1]
         self._change(url=f"http://{_in_url(host)}:{port}")
-        serving = [spec for served in self._served for spec in worker_specs(self._platform, served, bus_url=bus_url)]
+        serving = [spec for served in self._served for spec in self._specs_of(served)]
         serving += [
             gateway_spec(
                 self._platform, bus_url=bus_url, port=port, name=f"gateway-{n}", listen_fd=self._listener.fileno()
@@ -108,6 +120,10 @@ class Supervisor:
         ]
         serving.append(ledger_spec(self._platform, bus_url=bus_url))
         await asyncio.gather(*(self._crew.until_ready(child) for child in [self._crew.add(spec) for spec in serving]))
+
+    def _specs_of(self, served: Served) -> list[ProcessSpec]:
+        specs = triton_specs if served.entry.runtime == "triton" else worker_specs
+        return specs(self._platform, served, bus_url=self._state.bus_url)
 
     async def _start_bus(self) -> None:
         crew = self._crew
@@ -131,7 +147,7 @@ class Supervisor:
         bus = await Bus.connect(self._crew.bus_settings(), name="inferbus-up")
         try:
             self.dev_key = await provision.provide_dev_key(bus, self._layout, self._platform.secrets)
-            entries = [one.entry for one in self._served]
+            entries = [entry for one in self._served for entry in one.entries]
             await provision.provide_models(bus, entries, self._applied_before)
         except DependencyDown as exc:
             raise StartFailed(f"keys and models could not be written: {exc.message}") from exc

@@ -32,6 +32,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     resume: Resume | None = None
     bound: int = 0
     """A length of the answer that is in the body and was not the client's wish: where there is less room, that is taken."""
+    json_bytes: int = 0
+    """How many bytes of the body are its JSON, where raw tensors follow it; 0: all of them."""
+    left_s: float = 0.0
+    """Seconds until its deadline, at submission; 0: not known. The worker aborts it then; an engine may tell others."""
 
 
 class Sink(Protocol):

@@ -15,12 +15,13 @@ import structlog
 
 from inferbus import routes
 from inferbus.bus import Bus
-from inferbus.contracts.models import ModelEntry
+from inferbus.contracts.models import DIRECT, ModelEntry
 from inferbus.models import ModelRegistry
 from inferbus.queue.buckets import weights_of
 from inferbus.queue.intake import Handler, Intake, IntakeSettings
 from inferbus.queue.slots import Slots
 from inferbus.queue.turns import Turns
+from inferbus.worker.direct import DirectDoor
 
 _LOOK_S = 0.5
 _NO_WEIGHTS: Mapping[str, int] = {}
@@ -42,6 +43,7 @@ class Queues:
         runtime: str,
         handle: Handler,
         tenant_weights: Callable[[], Mapping[str, int]] | None = None,
+        direct: DirectDoor | None = None,
     ) -> None:
         self._bus = bus
         self._models = models
@@ -50,6 +52,7 @@ class Queues:
         self._handle = handle
         self._tenant_weights = tenant_weights or (lambda: _NO_WEIGHTS)
         self._intakes: list[Intake] = []
+        self._direct = direct
         self._turns: dict[str, Turns] = {}
         self._buckets = 0
         self._paused = False
@@ -68,7 +71,11 @@ class Queues:
 
     @property
     def running(self) -> int:
-        return sum(intake.running for intake in self._intakes)
+        return sum(door.running for door in self._doors)
+
+    @property
+    def _doors(self) -> list[Intake | DirectDoor]:
+        return [*self._intakes, self._direct] if self._direct is not None else list(self._intakes)
 
     @property
     def pending(self) -> int:
@@ -82,22 +89,22 @@ class Queues:
 
     async def pause(self) -> None:
         self._paused = True
-        for intake in self._intakes:
-            await intake.pause()
+        for door in self._doors:
+            await door.pause()
 
     async def resume(self) -> None:
         self._paused = False
-        for intake in self._intakes:
-            await intake.resume()
+        for door in self._doors:
+            await door.resume()
 
     async def end(self, grace_s: float) -> bool:
         """Take nothing new, give what runs `grace_s` to end, hand the rest back. True if nothing had to be."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        ended = await asyncio.gather(*(intake.drain(grace_s) for intake in self._intakes))
-        for intake in self._intakes:
-            await intake.stop()
+        ended = await asyncio.gather(*(door.drain(grace_s) for door in self._doors))
+        for door in self._doors:
+            await door.stop()
         for turns in self._turns.values():
             turns.close()
         return all(ended)
@@ -111,6 +118,8 @@ class Queues:
                 entries = [entry for entry in self._models.all() if self._is_ours(entry)]
                 await self._grow(slots, max((entry.buckets.count for entry in entries), default=1))
                 self._weigh(entries, weights)
+                if self._direct is not None and any(entry.delivery == DIRECT for entry in entries):
+                    await self._direct.open(slots)
             await asyncio.sleep(_LOOK_S)
 
     def _is_ours(self, entry: ModelEntry) -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from inferbus.answers.attempts import Attempts
@@ -21,6 +25,7 @@ from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
 from inferbus.topology.stream_check import StreamCheck, worker_needs
 from inferbus.worker.billing import Billing
+from inferbus.worker.direct import DirectDoor
 from inferbus.worker.metrics import EngineCollector, WorkerMetrics
 from inferbus.worker.ports import Engine
 from inferbus.worker.queues import Queues
@@ -30,8 +35,32 @@ from inferbus.worker.tenant_weights import TenantWeights
 from inferbus.worker.worker import Worker
 
 
-async def run_worker(process: runtime.Runtime, service: str, settings: PoolSettings, engine: Engine) -> None:
-    """Serve one pool with one engine until the process is asked to stop. `service` is its name in traces and facts."""
+class Part(Protocol):
+    """Something of a service's own that lives as long as its worker does."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Shared(msgspec.Struct, frozen=True):
+    """What a worker has that a service's own parts may use."""
+
+    bus: Bus
+    models: ModelRegistry
+    attempts: Attempts
+
+
+async def run_worker(
+    process: runtime.Runtime,
+    service: str,
+    settings: PoolSettings,
+    engine: Engine,
+    *,
+    own_parts: Callable[[Shared], Sequence[Part]] = lambda _: (),
+) -> None:
+    """Serve one pool with one engine until the process is asked to stop. `service` is its name in traces and facts;
+    `own_parts` makes what the service has besides, which is started before the engine."""
     telemetry = from_env(TelemetrySettings, "telemetry")
     logs.configure(settings.process, telemetry.log_level)
     bus = await Bus.connect(from_env(BusSettings, "bus"), name=settings.process)
@@ -49,11 +78,17 @@ async def run_worker(process: runtime.Runtime, service: str, settings: PoolSetti
     )  # fmt: skip
     models = ModelRegistry(bus)
     weights = TenantWeights(bus)
+    direct = DirectDoor(bus, attempts, runtime=settings.runtime, pool=settings.pool, handle=serving.on_direct)
     queues = Queues(
         bus, models, pool=settings.pool, runtime=settings.runtime, handle=serving.on_delivery,
-        tenant_weights=weights.all,
+        tenant_weights=weights.all, direct=direct,
     )  # fmt: skip
-    worker = Worker(bus, settings, engine, queues, metrics, prices.loaded)
+
+    async def known() -> None:
+        await prices.loaded()
+        await models.loaded()
+
+    worker = Worker(bus, settings, engine, queues, metrics, known)
     registry.register(EngineCollector(settings.pool, worker.stats, lambda: queues.pending))
     registry.register(RefusalCollector(bus.refusals))
     streams = StreamCheck(bus, worker_needs(region=bus.region, runtime=settings.runtime, pool=settings.pool))
@@ -74,10 +109,15 @@ async def run_worker(process: runtime.Runtime, service: str, settings: PoolSetti
     beacon = Beacon(bus, lambda: worker.describe(about))
     for part in (presence, attempts, models, weights, prices, usage_log, beacon, streams):
         await part.start()
+    own = own_parts(Shared(bus, models, attempts))
+    for each in own:
+        await each.start()
     await listen_for_drain(bus, settings.process, process.stopping)
     try:
         await worker.run(process.stopping)
     finally:
+        for each in reversed(own):
+            await each.stop()
         for ended in (streams, attempts, errands, usage_log, beacon, weights, models, prices, presence):
             await ended.stop()
         await health.stop()

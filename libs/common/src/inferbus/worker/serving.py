@@ -19,7 +19,7 @@ from inferbus.bus.tickets import load_payload, ticket_from
 from inferbus.bus.waiting import NoResponders
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.envelope import RESULTS, Envelope, UnknownVersion, envelope_from
-from inferbus.contracts.step import CANCELLED, GONE, Answer, Ask, Resume
+from inferbus.contracts.step import CANCELLED, FRESH, GONE, Answer, Ask, Resume
 from inferbus.durable.attempt import DurableAttempt
 from inferbus.errors import (
     Cancelled,
@@ -109,7 +109,17 @@ class Serving:
                 # A server killed just after it delivered delivers again, under the same number: nobody could tell the
                 # frames of the two apart. The first goes on, and its acknowledgement is the message's.
                 return
-            await self._run(envelope, delivery, answer, expires_at)
+            if envelope.delivery == RESULTS:
+                attempt: Attempt = self._attempts.register(DurableAttempt(self._attempts, envelope, delivery))
+            else:
+                attempt = self._attempts.open(envelope, delivery)
+            await self._run(attempt, answer, expires_at)
+
+    async def on_direct(self, attempt: Attempt) -> None:
+        """Deal with a request that came directly."""
+        expires_at = asyncio.get_running_loop().time() + attempt.envelope.deadline_ms / 1000
+        async with self._exclusion.shared():
+            await self._run(attempt, Answer(FRESH), expires_at)
 
     async def _ask(self, envelope: Envelope, delivery: Delivery) -> Answer:
         """Ask the asker whether a redelivered or old message is still wanted, and where to begin.
@@ -140,13 +150,10 @@ class Serving:
         self._missed = {name: since for name, since in self._missed.items() if now - since < 5 * _ASKER_LOST_S}
         return now - self._missed.setdefault(asker, now) > _ASKER_LOST_S
 
-    async def _run(self, envelope: Envelope, delivery: Delivery, answer: Answer, expires_at: float) -> None:
+    async def _run(self, attempt: Attempt, answer: Answer, expires_at: float) -> None:
+        envelope, delivery = attempt.envelope, attempt.delivery
         subject = routes.parse_infer(delivery.subject)
         entry = self._books.open(envelope, delivery, subject)
-        if envelope.delivery == RESULTS:
-            attempt: Attempt = self._attempts.register(DurableAttempt(self._attempts, envelope, delivery))
-        else:
-            attempt = self._attempts.open(envelope, delivery)
         sink = EngineSink(attempt, streamed=envelope.streamed)
         bill = self._billing.open(attempt, sink, subject) if self._billing is not None else None
         error: BaseException | None = None
@@ -203,6 +210,8 @@ class Serving:
             model=envelope.model,
             resume=resume,
             bound=envelope.bound,
+            json_bytes=envelope.json_bytes,
+            left_s=max(0.001, expires_at - asyncio.get_running_loop().time()),
         )
         if attempt.over.done():  # cancelled while its body was fetched
             return Cancelled("stopped before it began")

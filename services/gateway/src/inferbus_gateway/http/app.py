@@ -24,6 +24,7 @@ from inferbus.errors import InferbusError
 from inferbus_gateway.http.admin_keys import build_keys
 from inferbus_gateway.http.admin_limits import build_audit, build_limits
 from inferbus_gateway.http.admin_members import build_organisations, build_teams_and_users
+from inferbus_gateway.http.admin_triton import TritonChange, build_triton
 from inferbus_gateway.http.answers import ChatCompletion, ChatCompletionChunk, Completion, EmbeddingList
 from inferbus_gateway.http.cancel import build_cancel
 from inferbus_gateway.http.chat import ChatRequest, build_chat
@@ -31,6 +32,9 @@ from inferbus_gateway.http.completions import CompletionRequest, build_completio
 from inferbus_gateway.http.embeddings import EmbeddingRequest, build_embeddings
 from inferbus_gateway.http.health import build_health
 from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint
+from inferbus_gateway.http.kserve import build_kserve
+from inferbus_gateway.http.kserve_infer import KServeEndpoint, inference_path
+from inferbus_gateway.http.kserve_operations import SHAPES
 from inferbus_gateway.http.models import build_models
 from inferbus_gateway.http.openapi import add_schemas, openapi_config
 from inferbus_gateway.http.problems import on_exception, on_http_exception, on_inferbus_error
@@ -40,11 +44,12 @@ from inferbus_gateway.http.usage import build_usage
 from inferbus_gateway.observer import ADMISSION, DONE, Observer, RequestRecord
 
 UNMATCHED = "unmatched"
-_UNOBSERVED = ("/health/", "/metrics", "/docs")  # probes and pages: no line, no count
+_UNOBSERVED = ("/health/", "/v2/health/", "/metrics", "/docs")  # probes and pages: no line, no count
 
 _TYPES: Sequence[type[msgspec.Struct]] = [
     ChatRequest, ChatCompletion, ChatCompletionChunk, CompletionRequest, Completion, EmbeddingRequest, EmbeddingList,
-    NewOrganisation, OrganisationChange, NewMember, MemberChange, NewKey, KeyChange, Rotation, LimitSet,
+    *SHAPES, NewOrganisation, OrganisationChange, NewMember, MemberChange, NewKey, KeyChange, Rotation, LimitSet,
+    TritonChange,
 ]  # fmt: skip
 
 
@@ -56,9 +61,12 @@ class HttpDoor:
     paths, wrong methods, errors, documentation. No middleware: each would cost every token.
     """
 
-    def __init__(self, site: Litestar, endpoints: Sequence[InferenceEndpoint], observer: Observer) -> None:
+    def __init__(
+        self, site: Litestar, endpoints: Sequence[InferenceEndpoint], kserve: KServeEndpoint, observer: Observer
+    ) -> None:
         self.site = site
         self._endpoints = {endpoint.path: endpoint for endpoint in endpoints}
+        self._kserve = kserve
         self._observer = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,6 +74,8 @@ class HttpDoor:
         if method == "POST":
             path = scope["path"]
             endpoint = self._endpoints.get(path) or self._endpoints.get(normalize_path(path))
+            if endpoint is None and inference_path(path) is not None:
+                endpoint = self._kserve
             if endpoint is not None:
                 await endpoint(scope, receive, send)
                 return
@@ -97,11 +107,13 @@ class HttpDoor:
 
 def build_app(deps: HttpDeps) -> HttpDoor:
     """Make the door: inference, models, health, documentation, errors in OpenAI's form."""
+    kserve = KServeEndpoint(deps)
     inference = [build_chat(deps), build_completions(deps), build_embeddings(deps)]
     site = Litestar(
         route_handlers=[
             *(route.handler for route in inference),
             *build_models(deps),
+            *build_kserve(deps, kserve),
             *build_requests(deps),
             *build_cancel(deps),
             *build_usage(deps),
@@ -111,6 +123,7 @@ def build_app(deps: HttpDeps) -> HttpDoor:
             *build_keys(deps),
             *build_limits(deps),
             *build_audit(deps),
+            *build_triton(deps),
         ],
         exception_handlers={
             InferbusError: on_inferbus_error,
@@ -121,4 +134,4 @@ def build_app(deps: HttpDeps) -> HttpDoor:
         logging_config=None,
     )
     add_schemas(site, _TYPES)
-    return HttpDoor(site, [route.endpoint for route in inference], deps.observer)
+    return HttpDoor(site, [route.endpoint for route in inference], kserve, deps.observer)

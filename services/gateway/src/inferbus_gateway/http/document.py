@@ -10,6 +10,7 @@ from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
 from inferbus.answers.exchange import Exchange
 from inferbus.contracts.models import ModelEntry
+from inferbus.contracts.presence import Presence
 from inferbus.contracts.usage import Total
 from inferbus.durable.event_ids import EventId
 from inferbus.durable.reader import DurableReader
@@ -52,6 +53,12 @@ class Unconnected:
     async def status(self, tenant: str, request_id: str) -> RequestStatus:  # noqa: ARG002 - the port's signature
         raise DependencyDown("not connected")
 
+    def workers(self, pool: str) -> list[Presence]:  # noqa: ARG002 - the port's signature
+        raise DependencyDown("not connected")
+
+    async def say(self, entry: ModelEntry, op: str, version: str = "") -> bytes:  # noqa: ARG002 - the port's signature
+        raise DependencyDown("not connected")
+
     async def rows(self, tenant: str) -> list[Total]:  # noqa: ARG002 - the port's signature
         raise DependencyDown("not connected")
 
@@ -79,6 +86,7 @@ def openapi_document() -> bytes:
         places=nothing,
         canceller=nothing,
         totals=nothing,
+        servers=nothing,
     )
     return document(build_app(deps).site)
 

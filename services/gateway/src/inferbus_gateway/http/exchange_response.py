@@ -15,7 +15,7 @@ from litestar.types import HTTPResponseStartEvent, Receive, Send
 from inferbus.answers.exchange import Chunk, Ended, Exchange
 from inferbus.contracts.step import Usage
 from inferbus.errors import InferbusError
-from inferbus_gateway.http.problems import JSON, error_event, problem_of
+from inferbus_gateway.http.problems import JSON, Problem, error_event, problem_of
 from inferbus_gateway.observer import DECODE, DONE, PREFILL, RequestRecord
 from inferbus_gateway.ports import Place, QueuePlaces
 
@@ -62,12 +62,16 @@ class HttpResponse:
         self.complete = True
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
+    def problem(self, error: InferbusError) -> Problem:
+        """Give an error the form it has on this path."""
+        return problem_of(error)
+
     async def fail(self, error: InferbusError) -> None:
         """Send an error in the form that is still possible."""
         self._note(error)
         if self.complete:
             return
-        problem = problem_of(error)
+        problem = self.problem(error)
         if self.started:
             await self.end(error_event(problem.body))
         else:
@@ -80,7 +84,7 @@ class HttpResponse:
         the client would never see the answer (a lingering close).
         """
         self._note(error)
-        problem = problem_of(error)
+        problem = self.problem(error)
         headers = [(b"content-length", b"%d" % len(problem.body)), (b"connection", b"close"), *problem.headers]
         self.started = self.complete = True
         await self._send(self._head(problem.status, JSON, headers))

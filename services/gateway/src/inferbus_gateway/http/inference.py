@@ -36,6 +36,7 @@ from inferbus_gateway.ports import (
     ModelLister,
     QueuePlaces,
     Ready,
+    Servers,
     TotalsReader,
 )
 from inferbus_gateway.settings import GatewaySettings
@@ -56,6 +57,7 @@ class HttpDeps(msgspec.Struct, frozen=True, kw_only=True):
     places: QueuePlaces
     canceller: Canceller
     totals: TotalsReader
+    servers: Servers
     admin: AdminDoor | None = None
     """None: this gateway serves no admin API."""
 
@@ -65,6 +67,16 @@ class InferenceRoute(NamedTuple):
 
     endpoint: InferenceEndpoint
     handler: HTTPRouteHandler
+
+
+class Seen(NamedTuple):
+    """What routing needs of a request. `path` is the worker's, `json_bytes` as in `Ask`."""
+
+    model: str
+    path: str
+    streamed: bool
+    content_type: str = "application/json"
+    json_bytes: int = 0
 
 
 class InferenceEndpoint:
@@ -83,12 +95,12 @@ class InferenceEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         record = RequestRecord(self._path, request_id_from(headers))
-        response = HttpResponse(send, record)
+        response = self.response(send, record)
         observer = self._deps.observer
         observer.open_requests += 1
         try:
             connection = cast("JoiningProtocol | None", scope.get(CONNECTION))
-            await self._serve(headers, receive, response, record, connection)
+            await self._serve(scope["path"], headers, receive, response, record, connection)
         except ClientGone:
             record.error, record.status = Cancelled.code, 499
         except BodyRefused as refused:
@@ -106,6 +118,7 @@ class InferenceEndpoint:
 
     async def _serve(
         self,
+        path: str,
         headers: dict[bytes, bytes],
         receive: Receive,
         response: HttpResponse,
@@ -127,20 +140,22 @@ class InferenceEndpoint:
             timeout_s=settings.body_timeout_s,
             is_here=connection is not None and connection.has_whole_body,
         )
-        view = decode_view(self._decoder, body)
-        self._note_view(view, record)
+        seen = self.look(path, headers, body)
+        self._note(seen, record)
         self._begin_span(record, head.traceparent)
         ask = Ask(
-            model=view.model,
+            model=seen.model,
             task=self._task,
-            path=self._path,
+            path=seen.path,
             body=body,
+            content_type=seen.content_type,
             lane=head.lane,
             streamed=record.streamed,
             deadline_s=head.deadline_s,
             request_id=record.request_id,
             traceparent=traceparent_of(record.span, head.traceparent),
             idempotency_key=head.idempotency_key,
+            json_bytes=seen.json_bytes,
         )
         if head.durable:
             await answer_durable(deps.durable, identity, ask, headers, receive, response, record, settings)
@@ -151,10 +166,23 @@ class InferenceEndpoint:
             _hang_up_if_slow(exchange, connection.abort)
         await self._answer(exchange, receive, response, record, connection)
 
-    def _note_view(self, view: Any, record: RequestRecord) -> None:
-        record.requested_model = view.model
-        record.streamed = bool(getattr(view, "stream", False))
-        entry = self._deps.models.resolve(view.model)
+    def response(self, send: Send, record: RequestRecord) -> HttpResponse:
+        """Make the response of one request; where a protocol has forms of its own, it is another kind."""
+        return HttpResponse(send, record)
+
+    def look(self, path: str, headers: dict[bytes, bytes], body: bytes) -> Seen:  # noqa: ARG002 - others are told there
+        """Read what routing needs of a request.
+
+        Raises:
+            InvalidRequest: it cannot be read; `param` names the field.
+        """
+        view = decode_view(self._decoder, body)
+        return Seen(view.model, self._path, bool(getattr(view, "stream", False)))
+
+    def _note(self, seen: Seen, record: RequestRecord) -> None:
+        record.requested_model = seen.model
+        record.streamed = seen.streamed
+        entry = self._deps.models.resolve(seen.model)
         if entry is not None:
             record.model = entry.name
 

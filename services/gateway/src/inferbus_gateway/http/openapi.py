@@ -61,12 +61,7 @@ class InferenceOperation(Operation):
             answer[_SSE] = OpenAPIMediaType(schema=Reference(ref=_REF.format(name=self.chunk_type.__name__)))
         self.responses = {"200": OpenAPIResponse(description="The answer; events if `stream` is true.", content=answer)}
         self.responses |= error_responses(*_STATUSES)
-        self.parameters = [
-            Parameter(
-                name=name, param_in="header", required=False, description=text, schema=Schema(type=OpenAPIType.STRING)
-            )
-            for name, text in _HEADERS.items()
-        ]
+        self.parameters = header_parameters()
 
 
 @dataclass
@@ -125,12 +120,24 @@ def document(app: Litestar) -> bytes:
     return text.encode() + b"\n"
 
 
-def error_responses(*statuses: int) -> dict[str, OpenAPIResponse | Reference]:
+def header_parameters() -> list[Parameter | Reference]:
+    """Describe the headers every inference takes."""
+    return [
+        Parameter(
+            name=name, param_in="header", required=False, description=text, schema=Schema(type=OpenAPIType.STRING)
+        )
+        for name, text in _HEADERS.items()
+    ]
+
+
+def error_responses(
+    *statuses: int, body: type[msgspec.Struct] = OpenAIErrorBody
+) -> dict[str, OpenAPIResponse | Reference]:
     """Describe error answers from the error table."""
     return {
         str(status): OpenAPIResponse(
             description=" ".join(row.meaning for row in ERROR_TABLE.values() if row.http_status == status),
-            content={_JSON: _media(OpenAIErrorBody)},
+            content={_JSON: _media(body)},
         )
         for status in statuses
     }

@@ -13,11 +13,13 @@ from inferbus.codec import to_json
 from inferbus.errors import (
     InferbusError,
     InvalidRequest,
+    KServeErrorBody,
     NotFound,
     OpenAIErrorBody,
     OpenAIErrorDetail,
     RateLimited,
     Unauthenticated,
+    kserve_body,
     openai_body,
     retry_after_of,
 )
@@ -35,8 +37,8 @@ class Problem(msgspec.Struct, frozen=True):
     headers: list[tuple[bytes, bytes]]
 
 
-def problem_of(error: InferbusError) -> Problem:
-    """Render an error of ours."""
+def problem_of(error: InferbusError, *, kserve: bool = False) -> Problem:
+    """Render an error of ours, in OpenAI's form or in KServe v2's."""
     headers: list[tuple[bytes, bytes]] = []
     if (retry_after := retry_after_of(error)) is not None:
         headers.append((b"retry-after", retry_after.encode()))
@@ -49,7 +51,8 @@ def problem_of(error: InferbusError) -> Problem:
             headers.append((b"x-should-retry", b"false"))
     if isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", b"Bearer"))
-    return Problem(error.row.http_status, to_json(openai_body(error)), headers)
+    body = to_json(kserve_body(error) if kserve else openai_body(error))
+    return Problem(error.row.http_status, body, headers)
 
 
 def bug(error: BaseException, **context: str) -> InferbusError:
@@ -63,11 +66,16 @@ def error_event(body: bytes) -> bytes:
     return b"event: error\ndata: " + body.replace(b"\n", b" ") + b"\n\n"
 
 
+def is_kserve(path: str) -> bool:
+    """Whether a path is one of KServe v2, whose errors have a form of their own."""
+    return path == "/v2" or path.startswith("/v2/")
+
+
 # --- exceptions that reach Litestar: unknown paths, wrong methods, the plain handlers ---------------------------------
 
 
-def on_inferbus_error(_: Request[Any, Any, Any], error: InferbusError) -> Response[bytes]:
-    problem = problem_of(error)
+def on_inferbus_error(request: Request[Any, Any, Any], error: InferbusError) -> Response[bytes]:
+    problem = problem_of(error, kserve=is_kserve(request.url.path))
     headers = {name.decode(): value.decode() for name, value in problem.headers}
     return Response(problem.body, status_code=problem.status, media_type="application/json", headers=headers)
 
@@ -79,8 +87,9 @@ def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> 
         return on_exception(request, error)
     message = f"{request.method} {request.url.path}: {error.detail}"
     detail = OpenAIErrorDetail(message=message, type=row.row.openai_type, code=row.code)
+    kserve = is_kserve(request.url.path)
     return Response(
-        to_json(OpenAIErrorBody(error=detail)),
+        to_json(KServeErrorBody(error=message) if kserve else OpenAIErrorBody(error=detail)),
         status_code=error.status_code,
         media_type="application/json",
         headers=error.headers,

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from inferbus.admission.answer_bound import BOUND_FIELDS, COMPLETIONS_DEFAULT, UNREADABLE, fields_of, with_bound
+from inferbus.kserve.request import rows_of
 
 _PER_MESSAGE = 16
 _PREAMBLE = 64
@@ -42,7 +43,7 @@ class Estimate(msgspec.Struct, frozen=True):
 class TokenEstimator(Protocol):
     """Says what a request may cost at most. A tokenizer in the gateway can stand in."""
 
-    def estimate(self, task: str | None, body: bytes) -> Estimate: ...
+    def estimate(self, task: str | None, body: bytes, json_bytes: int = 0) -> Estimate: ...
 
 
 class _View(msgspec.Struct):
@@ -65,8 +66,11 @@ class BodyEstimator:
     def __init__(self, *, default_completion: int = 4096) -> None:
         self._default = default_completion
 
-    def estimate(self, task: str | None, body: bytes) -> Estimate:
-        """Bound a request's tokens. `task` None: as for a chat."""
+    def estimate(self, task: str | None, body: bytes, json_bytes: int = 0) -> Estimate:
+        """Bound a request's tokens. `task` None: as for a chat. Those of an inference are its rows; `json_bytes` is the length
+        of its JSON, 0 where all of the body is."""
+        if task == "infer":
+            return Estimate(rows_of(body, json_bytes), 0)
         prompt = len(body) + _PREAMBLE + _PER_MESSAGE * body.count(_ROLE)
         prompt += _PER_MEDIA * (body.count(_URL) + body.count(_AUDIO))
         if task == "embeddings":

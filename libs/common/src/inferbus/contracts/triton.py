@@ -1,0 +1,44 @@
+"""What is asked of a Triton worker about its server, on `control.<process>.triton` (JSON, request and reply).
+
+Operations, and what `data` of the reply has, which is as the server says it (KServe v2 and its extensions, as JSON):
+
+    metadata   model, version        the model's metadata: name, versions, platform, inputs, outputs
+    ready      model, version        {"ready": true or false}
+    config     model, version        the model's configuration
+    stats      model, version        {"model_stats": [...]}; of all models where none is named
+    index                            [{"name", "version", "state", "reason"}]: the server's repository
+    server     -                     {"name", "version", "extensions"}
+    load       model, config         {}; with `config`, JSON that stands in place of the repository's configuration
+    unload     model                 {}; `dependents`: what it is an ensemble of as well
+
+`model` is the name inside the server (`ModelEntry.server_name` where there is one). The first five only look; `load` and
+`unload` are an administrator's, and are done by every worker of the pool that is asked.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+METADATA, READY, CONFIG, STATS, INDEX, SERVER = "metadata", "ready", "config", "stats", "index", "server"
+LOAD, UNLOAD = "load", "unload"
+LOOKS = (METADATA, READY, CONFIG, STATS, INDEX, SERVER)
+CHANGES = (LOAD, UNLOAD)
+
+
+class TritonAsk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="triton.ask.v1"):
+    """One operation. `timeout_s` bounds what the worker does for it; the asker waits a little longer."""
+
+    op: str
+    model: str = ""
+    version: str = ""
+    config: str = ""
+    dependents: bool = False
+    timeout_s: float = 10.0
+
+
+class TritonReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="triton.reply.v1"):
+    """`status` is the HTTP status KServe v2 has for it; with 400 and more `error` says why, else `data` has the JSON."""
+
+    status: int = 200
+    data: msgspec.Raw = msgspec.Raw(b"{}")
+    error: str = ""

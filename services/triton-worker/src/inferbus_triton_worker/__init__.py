@@ -1,0 +1,1 @@
+"""The Triton worker: a Triton server behind the bus."""

@@ -1,0 +1,1 @@
+"""What reaches outside: the Triton server, over gRPC and as a process."""

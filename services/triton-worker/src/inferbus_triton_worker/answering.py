@@ -1,0 +1,208 @@
+"""Answering: one request of any of this worker's paths, from its body to the body of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from inferbus.contracts.step import Usage
+from inferbus.errors import (
+    DeadlineWhileRunning,
+    InferbusError,
+    NotFound,
+    Permanent,
+    ResumeImpossible,
+    Unsupported,
+)
+from inferbus.kserve.content_type import content_type_of
+from inferbus.kserve.paths import GENERATE_STREAM, INFER, ModelPath, parse_path
+from inferbus.kserve.request import InferRequest, parse
+from inferbus.kserve.response import write
+from inferbus.kserve.tensors import raw_of
+from inferbus.worker.open_calls import OpenCall
+from inferbus.worker.ports import Work
+from inferbus.worker.tasks import EMBEDDINGS
+from inferbus_triton_worker.batcher import Batcher
+from inferbus_triton_worker.caller import Caller
+from inferbus_triton_worker.catalog import Catalog
+from inferbus_triton_worker.domain import embeddings, generate
+from inferbus_triton_worker.domain.checking import check_request, rows_of
+from inferbus_triton_worker.domain.failures import error_body, refusal_body
+from inferbus_triton_worker.domain.signature import Signature
+from inferbus_triton_worker.ports import (
+    InferCall,
+    InferResult,
+    InputTensor,
+    Refused,
+    TimedOut,
+    WantedOutput,
+)
+
+_JSON, _SSE = "application/json", "text/event-stream; charset=utf-8"
+_LATE_S = 0.5
+"""The worker stops a request at its deadline; the server, which is told too, should not be first."""
+_OURS = ("binary_data", "binary_data_output", "binary_data_size")
+_SIDE_BY_SIDE = 2
+log = structlog.get_logger()
+
+
+class Answering:
+    """Answers with what one server says. `server_name` gives a model's name inside it."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        caller: Caller,
+        batcher: Batcher | None,
+        server_name: Callable[[str], str],
+    ) -> None:
+        self._catalog = catalog
+        self._caller = caller
+        self._batcher = batcher
+        self._server_name = server_name
+        self.rows = 0
+
+    async def answer(self, work: Work, call: OpenCall) -> None:
+        """Bring one request to its end; all that can happen ends it."""
+        try:
+            await self._answer(work, call)
+        except asyncio.CancelledError:
+            raise
+        except Permanent as error:
+            call.finish(error.row.http_status, Usage(), error_body(work.path, error), _JSON)
+        except Refused as error:
+            call.finish(error.status, Usage(), refusal_body(work.path, error.message, error.status), _JSON)
+        except TimedOut as error:
+            call.fail(DeadlineWhileRunning(f"Triton: {error.message}"))
+        except InferbusError as error:
+            call.fail(error)
+        except Exception as error:
+            call.fail(error)
+
+    async def _answer(self, work: Work, call: OpenCall) -> None:
+        if work.path == EMBEDDINGS:
+            await self._embed(work, call)
+            return
+        path = parse_path(work.path)
+        if path is not None and path.verb == INFER:
+            await self._infer(work, call, path)
+        elif path is not None and path.verb == GENERATE_STREAM:
+            await self._stream(work, call, path)
+        else:
+            raise NotFound(f"{work.path} is not a path of inference")
+
+    # --- one answer -----------------------------------------------------------------------------------------------------
+
+    async def _infer(self, work: Work, call: OpenCall, path: ModelPath) -> None:
+        request = parse(work.body, work.json_bytes)
+        model = work.model or path.model
+        inside = self._server_name(model)
+        signature = await self._catalog.checked(inside, path.version, request)
+        if signature.decoupled:
+            raise Unsupported(f"The model `{model}` answers in streams only: ask {GENERATE_STREAM}.", param="model")
+        rows = rows_of(signature, request.inputs)
+        result = await self._call(signature, _call_of(request, inside, path.version, work), rows, _timeout_s(work))
+        body, json_bytes = write(model, result.version, request.id, result.outputs, request)
+        self.rows += rows
+        call.finish(200, Usage(rows), body, content_type_of(json_bytes))
+
+    async def _call(self, signature: Signature, call: InferCall, rows: int, timeout_s: float) -> InferResult:
+        try:
+            if self._batcher is not None:
+                return await self._batcher.infer(signature, call, rows, timeout_s)
+            return await self._caller.infer(call, timeout_s)
+        except Refused:
+            self._catalog.forget(call.model)  # it may have been changed: it seemed right to us
+            raise
+
+    # --- a stream -------------------------------------------------------------------------------------------------------
+
+    async def _stream(self, work: Work, call: OpenCall, path: ModelPath) -> None:
+        if work.resume is not None and any(ids for _, ids in work.resume.ids):
+            raise ResumeImpossible("a stream of Triton's cannot go on elsewhere")
+        model = work.model or path.model
+        inside = self._server_name(model)
+        plain = generate.is_plain(work.body, work.json_bytes)
+        if plain:
+            signature = await self._catalog.signature(inside, path.version)
+            request = generate.plain_request(signature, work.body)
+            check_request(signature, request)
+        else:
+            request = parse(work.body, work.json_bytes)
+            signature = await self._catalog.checked(inside, path.version, request)
+        sent = 0
+        try:
+            async for result in self._caller.stream(_call_of(request, inside, path.version, work), _timeout_s(work)):
+                if result.outputs:
+                    call.delta([(0, [sent])], _event(plain, model, result, request))
+                    sent += 1
+        except Refused as error:
+            if not sent:
+                raise
+            call.delta([(0, [sent])], generate.event_of(error_body(work.path, InferbusError(error.message))))
+        rows = rows_of(signature, request.inputs)
+        self.rows += rows
+        call.finish(200, Usage(rows), b"", _SSE)
+
+    # --- vectors --------------------------------------------------------------------------------------------------------
+
+    async def _embed(self, work: Work, call: OpenCall) -> None:
+        request = embeddings.parse_embeddings(work.body)
+        model = work.model or request.model
+        inside = self._server_name(model)
+        signature = await self._catalog.signature(inside, "")
+        texts, vectors = embeddings.text_input_of(signature), embeddings.vector_output_of(signature)
+        parts = list(embeddings.text_tensors(texts, request.texts, signature.max_rows))
+        turns = asyncio.Semaphore(_SIDE_BY_SIDE * signature.instances)
+
+        async def ask(tensor: InputTensor, rows: int) -> InferResult:
+            part = InferCall(
+                model=inside, version="", request_id=work.request_id, inputs=[tensor],
+                outputs=[WantedOutput(vectors.name)], traceparent=work.traceparent,
+            )  # fmt: skip
+            async with turns:
+                return await self._call(signature, part, rows, _timeout_s(work))
+
+        asked = [asyncio.create_task(ask(tensor, rows)) for tensor, rows in parts]
+        try:
+            results = await asyncio.gather(*asked)
+        finally:
+            for task in asked:
+                task.cancel()
+        body = embeddings.write_embeddings(request, model, [output for result in results for output in result.outputs])
+        self.rows += len(request.texts)
+        call.finish(200, Usage(len(request.texts)), body, _JSON)
+
+
+def _call_of(request: InferRequest, model: str, version: str, work: Work) -> InferCall:
+    return InferCall(
+        model=model,
+        version=version,
+        request_id=request.id,
+        inputs=[InputTensor(given.name, given.datatype, given.shape, bytes(raw_of(given))) for given in request.inputs],
+        outputs=[WantedOutput(output.name, _passed_on(output.parameters)) for output in request.outputs],
+        parameters=_passed_on(request.parameters) if request.parameters else {},
+        traceparent=work.traceparent,
+    )
+
+
+def _passed_on(parameters: dict[str, object]) -> dict[str, bool | int | float | str]:
+    """Give the parameters that are the server's: not those of the form of the body."""
+    return {
+        name: value
+        for name, value in parameters.items()
+        if name not in _OURS and isinstance(value, bool | int | float | str)
+    }
+
+
+def _event(plain: bool, model: str, result: InferResult, request: InferRequest) -> bytes:
+    if plain:
+        return generate.plain_event(model, result.version, result.outputs)
+    body, _ = write(model, result.version, request.id, result.outputs, InferRequest(id=request.id, inputs=[]))
+    return generate.event_of(body)
+
+
+def _timeout_s(work: Work) -> float:
+    return work.left_s + _LATE_S if work.left_s else 0.0

@@ -1,0 +1,1 @@
+"""What is decided about models and requests. No bus, no gRPC, no clock."""

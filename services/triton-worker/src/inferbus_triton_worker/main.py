@@ -1,0 +1,25 @@
+"""Composition root of the Triton worker."""
+
+from __future__ import annotations
+
+from inferbus.process import runtime
+from inferbus.settings import from_env
+from inferbus.worker.service import Part, Shared, run_worker
+from inferbus_triton_worker.engine import TritonEngine
+from inferbus_triton_worker.engines import make_engine
+from inferbus_triton_worker.names import PoolNames
+from inferbus_triton_worker.operating import Operating
+from inferbus_triton_worker.settings import TritonSettings
+
+
+async def main(process: runtime.Runtime) -> None:
+    settings = from_env(TritonSettings, "triton_worker")
+    engine = make_engine(settings)
+    await run_worker(
+        process, "triton-worker", settings, engine, own_parts=lambda shared: _join(engine, settings, shared)
+    )
+
+
+def _join(engine: TritonEngine, settings: TritonSettings, shared: Shared) -> list[Part]:
+    engine.server_name = PoolNames(shared.models, runtime=settings.runtime, pool=settings.pool)
+    return [Operating(shared.bus, shared.attempts, engine)]

@@ -87,7 +87,7 @@ down: $(PLATFORM) ## stop the platform that runs in this folder
 
 # --- checks -----------------------------------------------------------------------------------------------------------
 test: install ## unit, contract, connected, chaos and end-to-end tests, real vLLM included
-	.venv/bin/pytest -n $(TEST_WORKERS) --dist loadgroup tests/unit tests/contract tests/connected tests/chaos $(PYTEST_ARGS)
+	.venv/bin/pytest -n $(TEST_WORKERS) --dist loadscope tests/unit tests/contract tests/connected tests/chaos $(PYTEST_ARGS)
 	.venv/bin/pytest tests/e2e $(PYTEST_ARGS)
 	.venv-llm/bin/python -m pytest tests/engine $(PYTEST_ARGS)
 

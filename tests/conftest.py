@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import pytest
 import structlog
 
 # A traceback drawn by rich takes half a second of the event loop.
@@ -17,3 +19,19 @@ structlog.configure(
 # Every httpx client, and so every look at a metric, reads all authorities there are: 40 ms of CPU. This folder has none.
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
+
+WHOLE = frozenset({"tests/connected/test_up.py"})
+"""Files whose tests share something dear. (xdist's marker for that does nothing under pytest 9.2.)"""
+
+
+@pytest.hookimpl(optionalhook=True)  # where there is no xdist, nobody asks
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand tests to workers one by one, but for `WHOLE` files, in the order they were collected."""
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - not in every environment
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return file if file in WHOLE else nodeid
+
+    return Scheduling(config, log)

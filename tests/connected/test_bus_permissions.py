@@ -24,7 +24,7 @@ CONFIG = Path(__file__).parents[2] / "deploy/nats/nats.conf"
 MODEL = ModelEntry(name="m", pool="m")
 INTERACTIVE = routes.stream_infer("local", "llm", "interactive")
 # One server for all of them; a role's connections, which are told of violations, are new for each.
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("bus_permissions")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Role:

@@ -25,7 +25,6 @@ from inferbus.local.state import READY, STOPPED, read_state
 
 NAMES = ["gateway-0", "ledger-0", "llm-0", "llm-1", "nats", "topology-0"]
 _START_S, _SOON_S = 60.0, 30.0
-pytestmark = pytest.mark.xdist_group("up")  # one platform for most of them
 
 
 def simulated(home: Path, *options: str) -> RunningPlatform:

@@ -20,6 +20,7 @@ from inferbus.errors import InferbusError
 
 _TICK_S = 0.25
 _MEASURE_EVERY_S, _MEASURE_AGAIN_S = 30.0, 0.5
+_COUNT_EVERY_S = 1.0  # what budgets go by may be a moment old; every lease counted is a round trip
 log = structlog.get_logger()
 
 
@@ -34,7 +35,7 @@ class Keeper:
         self.leases: dict[Lease, Meter] = {}
         self._slots: set[SlotLease] = set()
         self._task: asyncio.Task[None] | None = None
-        self._measured = float("-inf")
+        self._measured = self._counted = float("-inf")
         self._leased = asyncio.Event()
 
     async def start(self) -> None:
@@ -94,7 +95,9 @@ class Keeper:
             await self._measure()
         if not self._clock.known:
             return
-        await self._budgets.count(list(self.leases.items()))
+        if time.monotonic() - self._counted >= _COUNT_EVERY_S:
+            self._counted = time.monotonic()
+            await self._budgets.count(list(self.leases.items()))
         now = self._clock()
         for lease, meter in list(self.leases.items()):
             if not lease.tick() or (meter.is_over(lease, now) and not lease.spent):

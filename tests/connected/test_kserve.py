@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 from tests.connected.tensor_worker import TensorWorker, tensor_worker
+from tests.connected.test_quota import set_limits
+from tests.connected.test_quota_doors import early_in_a_minute
+from tests.connected.vendor_client import Vendor, tensor
 from tests.main_path import MainPath
-from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.http import InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
+from inferbus import routes
+from inferbus.bus.stored import read_stored
 from inferbus.contracts.models import Limits, ModelEntry
+from inferbus.contracts.usage import UsageEvent
 from inferbus.errors import InvalidRequest, NotFound
+from inferbus.kserve import arrays
 from inferbus.testing import eventually
 
 ENTRY = ModelEntry(
@@ -40,34 +45,8 @@ async def worker(path: MainPath) -> AsyncIterator[TensorWorker]:
         yield worker
 
 
-class Vendor:
-    """The vendor's client in a thread of its own, which it must not leave; it knows the gateway's address and a key."""
-
-    def __init__(self, path: MainPath) -> None:
-        self._thread = ThreadPoolExecutor(1)
-        self._url = path.url.removeprefix("http://")
-        self._client: InferenceServerClient | None = None
-        self._headers = {"Authorization": f"Bearer {path.key}"}
-
-    async def __call__(self, name: str, *args: Any, **options: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, lambda: self._call(name, *args, **options)
-        )
-
-    def _call(self, name: str, *args: Any, **options: Any) -> Any:
-        if self._client is None:
-            self._client = InferenceServerClient(self._url, network_timeout=30.0)
-        return getattr(self._client, name)(*args, headers=dict(self._headers), **options)  # it writes into them
-
-
-def tensor(values: np.ndarray, datatype: str = "FP32", *, binary: bool = True, name: str = "x") -> InferInput:
-    made = InferInput(name, list(values.shape), datatype)
-    made.set_data_from_numpy(values, binary_data=binary)
-    return made
-
-
 async def test_the_vendor_s_client_works_unchanged(path: MainPath, worker: TensorWorker) -> None:
-    vendor = Vendor(path)
+    vendor = Vendor(path.url, path.key)
     assert await vendor("is_server_live")
     assert await vendor("is_server_ready")
     assert await vendor("is_model_ready", "r")
@@ -86,7 +65,7 @@ WAYS = list(itertools.product(["ranker", "r"], [True, False], [True, False]))
 async def test_tensors_go_in_and_come_out(path: MainPath, worker: TensorWorker) -> None:
     values = np.array([[0.5, -1.0], [3.25, 1e30]], np.float32)
     words = np.array(["häß".encode(), b""], np.object_)
-    vendor = Vendor(path)
+    vendor = Vendor(path.url, path.key)
     for model, binary_in, binary_out in WAYS:
         answer = await vendor(
             "infer", model, [tensor(values, binary=binary_in), tensor(words, "BYTES", binary=binary_in, name="w")],
@@ -102,12 +81,12 @@ async def test_tensors_go_in_and_come_out(path: MainPath, worker: TensorWorker) 
 async def test_twenty_megabytes_each_way(path: MainPath, worker: TensorWorker) -> None:
     """In by ticket, out by ticket."""
     values = np.arange(5_000_000, dtype=np.uint32).reshape(1, -1)
-    answer = await Vendor(path)("infer", "ranker", [tensor(values, "UINT32")])
+    answer = await Vendor(path.url, path.key)("infer", "ranker", [tensor(values, "UINT32")])
     np.testing.assert_array_equal(answer.as_numpy("x_out"), values)
 
 
 async def test_bad_input_is_named_and_costs_nobody_a_worker(path: MainPath, worker: TensorWorker) -> None:
-    vendor = Vendor(path)
+    vendor = Vendor(path.url, path.key)
     wrong = tensor(np.zeros((1, 2), np.float32))
     wrong._shape = [1, 3]
     with pytest.raises(InferenceServerException, match=r"tensor `x`: FP32 of shape \[1,3\] is 12 bytes, got 8"):
@@ -141,7 +120,7 @@ async def test_streams_and_embeddings_pass_through(path: MainPath, worker: Tenso
 
 async def test_metadata_outlives_the_workers(path: MainPath, worker: TensorWorker) -> None:
     """A pool scaled to zero still has its models; a version that is loaded shows within moments."""
-    vendor = Vendor(path)
+    vendor = Vendor(path.url, path.key)
     assert (await vendor("get_model_metadata", "ranker"))["versions"] == ["1"]
     worker.versions.append("2")
 
@@ -182,3 +161,48 @@ async def test_the_sdk_infers_over_the_bus(path: MainPath, worker: TensorWorker)
         with pytest.raises(InvalidRequest, match="unknown options"):
             await client.infer("ranker", {"x": rows}, max_tokens=5)
     assert sum(call.work.path.endswith("/infer") for call in worker.side.engine.calls) == 5  # the kept one ran once
+
+
+async def test_rows_are_what_limits_and_the_ledger_count(tmp_path: Path) -> None:
+    async with MainPath(tmp_path, ENTRY) as path:
+        await set_limits(path.nats, "org.dev", tokens_per_minute=100)
+        await path.gateway()
+        await early_in_a_minute()
+        async with (
+            tensor_worker(path.nats, pool=ENTRY.pool),
+            httpx.AsyncClient(base_url=path.url, timeout=30) as client,
+        ):
+            headers = {"Authorization": f"Bearer {path.key}"}
+            body = {"inputs": [{"name": "x", "datatype": "INT8", "shape": [60], "data": [1] * 60}]}
+            taken = await client.post("/v2/models/r/infer", json=body, headers=headers)
+            assert (taken.status_code, taken.headers["x-ratelimit-limit-tokens"]) == (200, "100")
+            refused = await client.post("/v2/models/r/infer", json=body, headers=headers)
+            assert (refused.status_code, list(refused.json())) == (429, ["error"])
+            assert 1 <= int(refused.headers["retry-after"]) <= 60
+            assert "100 tokens per minute" in refused.json()["error"]
+        operator = await path.nats.connect("operator")
+        stored = await read_stored(operator, routes.STREAM_USAGE, routes.SUBJECTS_USAGE)
+        await operator.close()
+    (event,) = [msgspec.json.decode(one.data, type=UsageEvent) for one in stored]
+    assert (event.model, event.task, event.pool, event.prompt_tokens, event.completion_tokens) == (
+        "ranker", "infer", "rank", 60, 0,
+    )  # fmt: skip
+
+
+async def test_a_kept_answer_is_had_again_by_asking_again(path: MainPath, worker: TensorWorker) -> None:
+    body, json_bytes = arrays.write({"x": np.ones((2, 2), np.float32)})
+    headers = {
+        "Authorization": f"Bearer {path.key}", "X-Request-Id": "kept", "X-Inferbus-Durable": "true",
+        "Inference-Header-Content-Length": str(json_bytes),
+    }  # fmt: skip
+    async with httpx.AsyncClient(base_url=path.url, headers=headers, timeout=30) as client:
+        for replayed in (None, "true"):
+            answer = await client.post("/v2/models/r/infer", content=body)
+            assert (answer.status_code, answer.headers.get("x-inferbus-replayed")) == (200, replayed)
+            length = int(answer.headers["inference-header-content-length"])
+            assert arrays.read(answer.content, length)["x_out"].tolist() == [[2.0, 2.0], [2.0, 2.0]]
+        state = (await client.get("/v1/requests/kept")).json()
+        assert (state["status"], state["model"], state["usage"]["prompt_tokens"]) == ("completed", "r", 2)
+        other = await client.post("/v2/models/r/versions/1/infer", content=body)
+        assert (other.status_code, list(other.json())) == (409, ["error"])
+    assert len(worker.side.engine.calls) == 1

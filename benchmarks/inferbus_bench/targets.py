@@ -46,10 +46,15 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def platform(
-    folder: Path, *, simulator: bool, env: Mapping[str, str] | None = None, answers: bool = True
+    folder: Path,
+    *,
+    simulator: bool,
+    env: Mapping[str, str] | None = None,
+    answers: bool = True,
+    options: Sequence[str] = (),
 ) -> AsyncIterator[Target]:
-    """Run `inferbus up` with its state in `folder`, on free ports; `env` has settings of its processes. `answers`: wait
-    until it gave one.
+    """Run `inferbus up` with its state in `folder`, on free ports; `env` has settings of its processes, `options` are
+    further ones of `inferbus up`. `answers`: wait until it gave one.
 
     Raises:
         DidNotStart: it was not ready in time.
@@ -57,7 +62,7 @@ async def platform(
     home = folder / "home"
     home.mkdir(parents=True)
     argv = [str(PLATFORM_BIN / "inferbus"), "up", "--port", "0", "--bus-port", "0"]
-    argv += ["--simulator"] if simulator else []
+    argv += [*(["--simulator"] if simulator else []), *options]
     env = _clean_env() | {"INFERBUS_HOME": str(home)} | dict(env or {})
     layout = Layout(root=ROOT, home=home)
     async with Process(argv, env=env, log=folder / "up.log", folder=ROOT) as process:

@@ -5,6 +5,7 @@ It doubles FP32 inputs, writes BYTES in capitals, both `repeat` times, and answe
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,6 @@ import msgspec
 from nats.aio.msg import Msg
 from tests.connected.rig import Call, WorkerSide
 
-from inferbus import routes
 from inferbus.codec import from_json, to_json
 from inferbus.contracts.control import TRITON
 from inferbus.contracts.step import Usage
@@ -39,11 +39,12 @@ class TensorWorker:
         self.versions = ["1"]
         self.answering = True
         self._stopped = False
+        self._tasks: set[asyncio.Task[None]] = set()
         side.engine.answer = self._answer
 
     async def start(self) -> None:
         await self.side.start()
-        await self.side.bus.subscribe(routes.control_of(self.side.process, TRITON), self._on_ask)
+        self.side.attempts.on_control(TRITON, self._begin)
 
     async def stop(self) -> None:
         """Go, once."""
@@ -77,6 +78,11 @@ class TensorWorker:
             sink.finished(error.row.http_status, Usage(), to_json(kserve_body(error)), "application/json")
             return
         sink.finished(200, Usage(request.inputs[0].shape[0], 0), data, content_type_of(json_bytes))
+
+    def _begin(self, message: Msg) -> None:
+        task = asyncio.create_task(self._on_ask(message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _on_ask(self, message: Msg) -> None:
         if not self.answering:

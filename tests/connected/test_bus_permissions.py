@@ -370,14 +370,13 @@ async def test_what_a_worker_asks_of_the_directory_is_what_its_subject_says(
 
 @pytest.mark.parametrize("asker", ["gateway", "admin"])
 async def test_a_worker_answers_who_asks_about_its_server_and_nobody_else(roles: dict[str, Role], asker: str) -> None:
-    """Though a second subscription of its own takes the same messages, as every worker has one."""
+    """Once, and by the one subscription that takes them: a second one would use up the right to answer."""
     worker = roles["worker"]
-    await worker.subscribe("control.triton-0.*")
 
     async def answer(message: Msg) -> None:
         await worker.nc.publish(message.reply, b"here")
 
-    await worker.nc.subscribe("control.triton-0.triton", cb=answer)
+    await worker.nc.subscribe("control.triton-0.*", cb=answer)
     await worker.nc.flush()
     await worker.nc.flush()
     for _ in range(3):
@@ -385,3 +384,22 @@ async def test_a_worker_answers_who_asks_about_its_server_and_nobody_else(roles:
     assert worker.violations == []
     await worker.publish(f"_INBOX_{asker}.somebody")
     await worker.told_of(f'publish to "_inbox_{asker}.somebody"')
+
+
+async def test_a_worker_answers_what_is_delivered_directly_and_only_the_gateway_delivers(roles: dict[str, Role]) -> None:
+    worker, subject = roles["worker"], routes.direct(region="local", runtime="triton", pool="m", tenant="dev")
+
+    async def answer(message: Msg) -> None:
+        await worker.nc.publish(message.reply, b"done")
+
+    pool = routes.direct_pool(region="local", runtime="triton", pool="m")
+    await worker.nc.subscribe(pool, queue=routes.QUEUE_DIRECT, cb=answer)
+    await worker.nc.flush()
+    await worker.nc.flush()
+    assert (await roles["gateway"].nc.request(subject, b"{}", timeout=2)).data == b"done"
+    assert worker.violations == []
+    for role in ("worker", "dev", "admin"):
+        await roles[role].publish(subject)
+        await roles[role].told_of(f'publish to "{subject}"')
+    await roles["gateway"].subscribe(pool)
+    await roles["gateway"].told_of(f'subscription to "{pool}"')

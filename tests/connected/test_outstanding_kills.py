@@ -9,7 +9,6 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
-from inferbus.admission.quota.clock import ServerClock
 from openai import APIError, AsyncOpenAI, RateLimitError
 from tests.connected.test_quota import set_limits
 from tests.connected.test_usage_events import events
@@ -18,6 +17,7 @@ from tests.main_path import HELLO, MODEL, MainPath
 from inferbus import routes
 from inferbus.admission.quota.windows import DAY, window_of
 from inferbus.bus import Bus
+from inferbus.bus.server_clock import server_time
 from inferbus.bus.stored import read_stored
 from inferbus.contracts.outstanding import Outstanding
 from inferbus.testing import eventually
@@ -31,15 +31,11 @@ STRANDED = 3_000
 
 async def counted(bus: Bus) -> int:
     """Read the counter of the day: adding nothing is answered with its value."""
-    subject = routes.quota("day", "dev", "org-tpd", window_of(DAY, await server_time(bus)))
+    subject = routes.quota(
+        "day", "dev", "org-tpd", window_of(DAY, (await server_time(bus, routes.STREAM_QUOTA)).timestamp())
+    )
     answer = await bus.request(subject, b"", {"Nats-Incr": "+0"})
     return int(answer.data.split(b'"val":"')[1].split(b'"')[0])
-
-
-async def server_time(bus: Bus) -> float:
-    clock = ServerClock(bus)
-    await clock.measure()
-    return clock()
 
 
 async def ask(client: AsyncOpenAI, tokens: int) -> int:

@@ -58,7 +58,7 @@ $(LLM):
 # Models run in processes that load Python as a library; without it the server would wait for them for ever.
 $(TRITON_SERVER):
 	@requirements/install.sh "$(PYTHON_TRITON)" "3.11 3.12" .venv-triton $(TRITON_PINS) --
-	@.venv-triton/bin/python requirements/shared_python.py
+	@.venv-triton/bin/python requirements/triton_libraries.py
 	@rm -f .venv-triton/.installed-*; touch $@
 
 $(LOCK):

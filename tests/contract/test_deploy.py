@@ -20,21 +20,22 @@ from inferbus.local.layout import Layout
 from inferbus.local.processes import Platform, gateway_spec, ledger_spec, nats_spec, topology_spec, worker_specs
 from inferbus.local.secrets import Secrets
 from inferbus.local.serving import UpOptions, served_models
-from inferbus.local.triton import triton_entries
+from inferbus.local.triton import served_by_triton, triton_entries, triton_specs
 from inferbus.settings import BusSettings, HealthSettings, from_env
 from inferbus.topology.configs import TopologySettings
 from inferbus_gateway.settings import GatewaySettings
 from inferbus_llm_worker.settings import WorkerSettings
+from inferbus_triton_worker.settings import TritonSettings
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = sorted((ROOT / "deploy/docker").glob("*.Dockerfile"))
 SETTINGS: list[tuple[str, type[msgspec.Struct]]] = [
     ("bus", BusSettings), ("gateway", GatewaySettings), ("health", HealthSettings), ("llm_worker", WorkerSettings),
-    ("topology", TopologySettings), ("ledger", LedgerSettings),
+    ("topology", TopologySettings), ("ledger", LedgerSettings), ("triton_worker", TritonSettings),
 ]  # fmt: skip
 # Where it runs, and as what: rightly different.
 _OWN = re.compile(
-    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|BUS_NKEY_SEED(_FILE)?|(GATEWAY|HEALTH)_(HOST|PORT)|GATEWAY_ADMIN_(KEYS|NKEY_SEED(_FILE)?)|LLM_WORKER_MODEL|TOPOLOGY_KNOWN_STREAMS"
+    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|BUS_NKEY_SEED(_FILE)?|(GATEWAY|HEALTH)_(HOST|PORT)|GATEWAY_ADMIN_(KEYS|NKEY_SEED(_FILE)?)|LLM_WORKER_MODEL|TRITON_WORKER_(ENVIRONMENT|REPOSITORY|STATE)|TOPOLOGY_KNOWN_STREAMS"
     r"|TELEMETRY_.*)"
 )
 
@@ -66,6 +67,7 @@ def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
     layout = Layout(root=ROOT, home=tmp_path)
     platform = Platform(layout=layout, secrets=secrets, options=UpOptions(embed=True))
     chat, embed = served_models(platform.options, layout)
+    (triton,) = served_by_triton(layout, 1)
     url = "nats://nats:4222"
     specs = {
         "nats": nats_spec(platform, port=4222),
@@ -74,6 +76,7 @@ def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
         "gateway": gateway_spec(platform, bus_url=url, port=8080),
         "llm-worker": worker_specs(platform, chat, bus_url=url)[0],
         "embed-worker": worker_specs(platform, embed, bus_url=url)[0],
+        "triton-worker": triton_specs(platform, triton, bus_url=url)[0],
     }
     return {
         name: {key: value for key, value in spec.env.items() if key.startswith("INFERBUS_")}
@@ -81,7 +84,10 @@ def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
     }
 
 
-@pytest.mark.parametrize("service", ["nats", "topology", "ledger", "gateway", "llm-worker", "embed-worker"])
+_SERVICES = ["topology", "ledger", "gateway", "llm-worker", "embed-worker", "triton-worker"]
+
+
+@pytest.mark.parametrize("service", ["nats", *_SERVICES])
 def test_compose_gives_what_up_gives(compose: dict[str, Any], tmp_path: Path, service: str) -> None:
     defaults = {
         f"INFERBUS_{section.upper()}_{field.encode_name.upper()}": str(field.default).lower()
@@ -95,7 +101,7 @@ def test_compose_gives_what_up_gives(compose: dict[str, Any], tmp_path: Path, se
             assert in_container.get(name, default) == in_up.get(name, default), name
 
 
-@pytest.mark.parametrize("service", ["topology", "ledger", "gateway", "llm-worker", "embed-worker"])
+@pytest.mark.parametrize("service", _SERVICES)
 def test_services_know_every_variable_they_get(compose: dict[str, Any], service: str) -> None:
     for section, struct in SETTINGS:
         from_env(struct, section, env_of(compose, service))
@@ -130,6 +136,7 @@ def test_compose_asks_for_the_seeds_that_init_prints(
         ("gateway", GatewaySettings().drain_s),
         ("llm-worker", WorkerSettings().drain_grace_s),
         ("embed-worker", WorkerSettings().drain_grace_s),
+        ("triton-worker", TritonSettings().drain_grace_s),
     ],
 )
 def test_containers_may_drain_before_they_are_killed(compose: dict[str, Any], service: str, drain_s: float) -> None:

@@ -48,6 +48,7 @@ class Shared(msgspec.Struct, frozen=True):
     bus: Bus
     models: ModelRegistry
     attempts: Attempts
+    registry: CollectorRegistry
 
 
 async def run_worker(
@@ -76,7 +77,10 @@ async def run_worker(
         billing=Billing(usage_log, prices, model=settings.served_name),
     )  # fmt: skip
     models = ModelRegistry(bus)
-    direct = DirectDoor(bus, attempts, runtime=settings.runtime, pool=settings.pool, handle=serving.on_direct)
+    direct = DirectDoor(
+        bus, attempts, runtime=settings.runtime, pool=settings.pool, handle=serving.on_direct,
+        on_refused=metrics.direct_refused.inc,
+    )  # fmt: skip
     queues = Queues(
         bus, models, pool=settings.pool, runtime=settings.runtime, handle=serving.on_delivery, direct=direct
     )
@@ -106,7 +110,7 @@ async def run_worker(
     beacon = Beacon(bus, lambda: worker.describe(about))
     for part in (presence, attempts, models, prices, usage_log, beacon, streams):
         await part.start()
-    own = own_parts(Shared(bus, models, attempts))
+    own = own_parts(Shared(bus, models, attempts, registry))
     for each in own:
         await each.start()
     await listen_for_drain(bus, settings.process, process.stopping)

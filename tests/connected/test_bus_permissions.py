@@ -341,7 +341,9 @@ async def test_a_worker_answers_who_asks_about_its_server_and_nobody_else(roles:
     await worker.told_of(f'publish to "_inbox_{asker}.somebody"')
 
 
-async def test_a_worker_answers_what_is_delivered_directly_and_only_the_gateway_delivers(roles: dict[str, Role]) -> None:
+async def test_a_worker_answers_what_is_delivered_directly_and_only_the_gateway_delivers(
+    roles: dict[str, Role],
+) -> None:
     worker, subject = roles["worker"], routes.direct(region="local", runtime="triton", pool="m", tenant="dev")
 
     async def answer(message: Msg) -> None:

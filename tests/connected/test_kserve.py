@@ -23,6 +23,7 @@ from inferbus.bus.stored import read_stored
 from inferbus.contracts.models import Limits, ModelEntry
 from inferbus.contracts.usage import UsageEvent
 from inferbus.errors import InvalidRequest, NotFound
+from inferbus.kserve import arrays
 from inferbus.testing import eventually
 
 ENTRY = ModelEntry(
@@ -186,3 +187,22 @@ async def test_rows_are_what_limits_and_the_ledger_count(tmp_path: Path) -> None
     assert (event.model, event.task, event.pool, event.prompt_tokens, event.completion_tokens) == (
         "ranker", "infer", "rank", 60, 0,
     )  # fmt: skip
+
+
+async def test_a_kept_answer_is_had_again_by_asking_again(path: MainPath, worker: TensorWorker) -> None:
+    body, json_bytes = arrays.write({"x": np.ones((2, 2), np.float32)})
+    headers = {
+        "Authorization": f"Bearer {path.key}", "X-Request-Id": "kept", "X-Inferbus-Durable": "true",
+        "Inference-Header-Content-Length": str(json_bytes),
+    }  # fmt: skip
+    async with httpx.AsyncClient(base_url=path.url, headers=headers, timeout=30) as client:
+        for replayed in (None, "true"):
+            answer = await client.post("/v2/models/r/infer", content=body)
+            assert (answer.status_code, answer.headers.get("x-inferbus-replayed")) == (200, replayed)
+            length = int(answer.headers["inference-header-content-length"])
+            assert arrays.read(answer.content, length)["x_out"].tolist() == [[2.0, 2.0], [2.0, 2.0]]
+        state = (await client.get("/v1/requests/kept")).json()
+        assert (state["status"], state["model"], state["usage"]["prompt_tokens"]) == ("completed", "r", 2)
+        other = await client.post("/v2/models/r/versions/1/infer", content=body)
+        assert (other.status_code, list(other.json())) == (409, ["error"])
+    assert len(worker.side.engine.calls) == 1

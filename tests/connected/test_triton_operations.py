@@ -175,3 +175,25 @@ async def test_the_command_line(server: NatsServer, workers: list[TensorWorker],
     assert (status, json.loads(out)[0]["status"]) == (1, 400)
     status, out = await run("index", "nowhere")
     assert (status, out) == (1, "inferbus: no worker of the pool nowhere is ready\n")
+
+
+async def test_clients_of_the_protocol_load_and_unload_with_an_admin_key(api: Api, workers: list[TensorWorker]) -> None:
+    load, unload = (f"/v2/repository/models/ranker/{op}" for op in ("load", "unload"))
+    config = '{"max_batch_size":4}'
+    assert (await api.client.post(load, json={"parameters": {"config": config}})).status_code == 200
+    assert (await api.client.post(unload, json={"parameters": {"unload_dependents": True}})).status_code == 200
+    for worker in workers:
+        assert [(ask.op, ask.model, ask.config, ask.dependents) for ask in worker.asked] == [
+            ("load", "rank_v1", config, False), ("unload", "rank_v1", "", True),
+        ]  # fmt: skip
+    for path, body, status in [
+        (load, {"parameters": {"file:1/model.py": "eA=="}}, 422),
+        (load, {"parameters": {"config": {}}}, 400),
+        ("/v2/repository/models/tiny/load", {}, 404),
+        ("/v2/repository/models/ranker/explode", {}, 404),
+    ]:
+        answer = await api.client.post(path, json=body)
+        assert (answer.status_code, list(answer.json())) == (status, ["error"]), answer.text
+    refused = await api.client.post(load, json={}, headers={"authorization": "Bearer ib-1-secret"})
+    assert (refused.status_code, list(refused.json())) == (401, ["error"])
+    assert len(workers[0].asked) == 2

@@ -296,3 +296,25 @@ async def dead_letters(path: TritonPath) -> int:
         return len(await read_stored(bus, routes.STREAM_DLQ, routes.SUBJECTS_DLQ))
     finally:
         await bus.close()
+
+
+async def test_directly_delivered_requests_are_answered_refused_and_billed_like_the_others(tmp_path: Path) -> None:
+    async with TritonPath(tmp_path, "double", "count", delivery="direct") as path:
+        add_model(path.repository, "double")
+        add_model(path.repository, "count", COUNT, COUNT_CONFIG)
+        await path.triton(slots=4)
+        answers = await asyncio.gather(*(path.ask("double", tensor("X", [[n, 0, 0, 1]])) for n in range(40)))
+        assert [answer.values("Y") for answer in answers] == [[2 * n, 0, 0, 2] for n in range(40)]
+        assert "direct_open" in path.log("triton-0")
+        assert (await path.ask("double", tensor("X", [[1, 2]]))).status == 400
+        answer = await path.ask("count", {"N": 2}, verb=GENERATE_STREAM, streamed=True)  # by the queue
+        assert answer.data.count(b"data: ") == 2
+        large = tensor("X", [[n, 0, 0, 1] for n in range(8)]) | {"id": "x" * 2_000_000}
+        assert (await path.ask("double", large)).json["id"] == large["id"]  # by ticket
+
+        operator = await path.nats.connect("operator")
+        stored = await read_stored(operator, routes.STREAM_USAGE, routes.SUBJECTS_USAGE)
+        await operator.close()
+        events = [msgspec.json.decode(one.data, type=UsageEvent) for one in stored]
+        assert sorted(event.outcome for event in events) == ["finished"] * 42 + ["rejected"]
+        assert sum(event.prompt_tokens for event in events) == 40 + 1 + 8

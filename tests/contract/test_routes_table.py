@@ -18,6 +18,7 @@ BUILT = {
     "request": routes.request("dev", "m", "batch"),
     "reply": routes.reply("dev", "client"),
     "infer": routes.infer(region="local", runtime="llm", pool="p", lane="batch", bucket=0, tenant="dev"),
+    "direct": routes.direct(region="local", runtime="triton", pool="m", tenant="dev"),
     "step": routes.step_of("a1"),
     "control": routes.control_of("w-0", VERBS[0]),
     "cancel": routes.cancel("dev", "r1"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import random
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -21,6 +25,7 @@ from inferbus.errors import (
     TooLarge,
     Unsupported,
 )
+from inferbus_gateway.settings import GatewaySettings
 
 RANKER = ModelEntry(name="team/ranker", pool="ranker", runtime="triton", tasks=("infer",), aliases=["ranker"])
 LLM = ModelEntry(name="tiny", pool="tiny")
@@ -227,3 +232,31 @@ async def test_what_is_counted_has_one_path_for_all_models(door: Door) -> None:
         if "path" in sample.labels
     }
     assert ("/v2/models/{model}/infer", "team/ranker") in labels
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+@pytest.mark.parametrize("size", [1, 100_000])
+async def test_packed_bodies_are_unpacked(door: Door, encoding: str, pack: Callable[[bytes], bytes], size: int) -> None:
+    door.admitter.script = lambda engine: engine.finish(200, b"{}")
+    body = BINARY + random.Random(1).randbytes(size)
+    headers = {"inference-header-content-length": str(JSON_BYTES), "content-encoding": encoding}
+    assert (await door.post(INFER, pack(body), **headers).done()).status == 200
+    engine = await door.admitter.next()
+    assert (engine.ask.body, engine.ask.json_bytes) == (body, JSON_BYTES)
+
+
+async def test_what_unpacks_to_too_much_or_to_nothing_is_refused() -> None:
+    door = Door(GatewaySettings(max_body_bytes=100_000))
+    door.models.entries = (RANKER,)
+    packed = gzip.compress(bytes(100_001))
+    for body, encoding, status in [
+        (packed, "gzip", 413),
+        (gzip.compress(b"{}")[:-3], "gzip", 400),
+        (gzip.compress(b"{}") + b"more", "gzip", 400),
+        (b"{}", "gzip", 400),
+        (b"{}", "br", 400),
+    ]:
+        call = await door.post(INFER, body, **{"content-encoding": encoding}).done()
+        assert call.status == status
+        kserve_error(call)
+    assert door.admitter.admitted.empty()

@@ -59,6 +59,7 @@ async def test_the_documentation_is_served(door: Door) -> None:
         "/v2/health/ready",
         "/v2/models/{rest}",
         "/v2/repository/index",
+        "/v2/repository/models/{rest}",
         "/health/live",
         "/health/ready",
     }

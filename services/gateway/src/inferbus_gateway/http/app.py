@@ -27,6 +27,7 @@ from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint
 from inferbus_gateway.http.kserve import build_kserve
 from inferbus_gateway.http.kserve_infer import KServeEndpoint, inference_path
 from inferbus_gateway.http.kserve_operations import SHAPES
+from inferbus_gateway.http.kserve_repository import build_repository
 from inferbus_gateway.http.models import build_models
 from inferbus_gateway.http.openapi import add_schemas, openapi_config
 from inferbus_gateway.http.problems import on_exception, on_http_exception, on_inferbus_error
@@ -105,6 +106,7 @@ def build_app(deps: HttpDeps) -> HttpDoor:
             *(route.handler for route in inference),
             *build_models(deps),
             *build_kserve(deps, kserve),
+            *build_repository(deps),
             *build_requests(deps),
             *build_cancel(deps),
             *build_usage(deps),

@@ -7,7 +7,7 @@ only returns this costs 11, calling it directly nothing (benchmarks/http_door.py
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -21,6 +21,7 @@ from inferbus.answers.exchange import Exchange
 from inferbus.errors import Cancelled, InferbusError, Overloaded, SlowClient
 from inferbus.telemetry.tracing import Tracing, traceparent_of
 from inferbus_gateway.admin_door import AdminDoor
+from inferbus_gateway.http.compressed import unpack
 from inferbus_gateway.http.durable_answer import answer_durable
 from inferbus_gateway.http.exchange_response import HttpResponse, answer_stream, answer_whole
 from inferbus_gateway.http.problems import bug
@@ -82,6 +83,9 @@ class Seen(NamedTuple):
 class InferenceEndpoint:
     """Serve one inference path: authenticate, read, decode, admit, answer, write down."""
 
+    encodings: Sequence[bytes] = ()
+    """Content encodings of bodies that are unpacked here."""
+
     def __init__(self, deps: HttpDeps, *, path: str, task: str, view: type[msgspec.Struct]) -> None:
         self._deps = deps
         self.path = self._path = path
@@ -128,7 +132,7 @@ class InferenceEndpoint:
         """Serve one request; without a `connection` (another server) its end is waited for by a task."""
         deps = self._deps
         settings = deps.settings
-        head = read_head(headers)
+        head = read_head(headers, self.encodings)
         identity = deps.authenticator.authenticate(head.authorization)
         record.tenant = identity.tenant
         if deps.observer.open_requests > settings.max_open_requests:
@@ -140,6 +144,8 @@ class InferenceEndpoint:
             timeout_s=settings.body_timeout_s,
             is_here=connection is not None and connection.has_whole_body,
         )
+        if self.encodings and headers.get(b"content-encoding", b"identity").lower() in self.encodings:
+            body = await unpack(body, settings.max_body_bytes)
         seen = self.look(path, headers, body)
         self._note(seen, record)
         self._begin_span(record, head.traceparent)

@@ -14,6 +14,7 @@ from inferbus.kserve.content_type import HEADER, json_bytes_of
 from inferbus.kserve.paths import GENERATE_STREAM, INFER, ModelPath, parse_path, path_of
 from inferbus.kserve.request import check_framing
 from inferbus.worker.tasks import INFER as TASK
+from inferbus_gateway.http.compressed import ENCODINGS
 from inferbus_gateway.http.exchange_response import HttpResponse
 from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint, Seen
 from inferbus_gateway.http.problems import JSON, Problem, problem_of
@@ -52,6 +53,8 @@ class KServeResponse(HttpResponse):
 
 class KServeEndpoint(InferenceEndpoint):
     """Serve every model's inference: the model is in the path."""
+
+    encodings = ENCODINGS
 
     def __init__(self, deps: HttpDeps) -> None:
         super().__init__(deps, path=LABEL, task=TASK, view=msgspec.Struct)

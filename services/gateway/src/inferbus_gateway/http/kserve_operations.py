@@ -74,6 +74,15 @@ class KServeOperation(Operation):
 
 
 @dataclass
+class RepositoryOperation(KServeOperation):
+    """A change of what servers have loaded: an administrator's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.security = [{"admin": []}]
+
+
+@dataclass
 class InferOperation(Operation):
     """Inference: JSON, or JSON with binary tensors behind it."""
 

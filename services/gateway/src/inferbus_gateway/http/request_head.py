@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import msgspec
 
@@ -46,8 +47,8 @@ def request_id_from(headers: dict[bytes, bytes]) -> str:
     return os.urandom(16).hex()
 
 
-def read_head(headers: dict[bytes, bytes]) -> RequestHead:
-    """Read what routing needs.
+def read_head(headers: dict[bytes, bytes], encodings: Sequence[bytes] = ()) -> RequestHead:
+    """Read what routing needs. `encodings`: those of the body that this path takes.
 
     Raises:
         InvalidRequest: a header of ours is unusable; `param` names it.
@@ -55,7 +56,7 @@ def read_head(headers: dict[bytes, bytes]) -> RequestHead:
     authorization = headers.get(b"authorization")
     length = headers.get(b"content-length")
     encoding = headers.get(b"content-encoding")
-    if encoding is not None and encoding.lower() != b"identity":
+    if encoding is not None and encoding.lower() not in (b"identity", *encodings):
         raise InvalidRequest(
             f"content-encoding {encoding.decode('latin-1')} is not supported", param="Content-Encoding"
         )

@@ -156,3 +156,12 @@ def test_a_user_of_no_role_is_not_kept(tmp_path: Path) -> None:
     with pytest.raises(BadTemplate):
         folder.create("x", "nobody")
     assert folder.read().users == []
+
+
+def test_a_pool_s_worker_hears_of_its_own_direct_work_only() -> None:
+    pool = Pool(pool="ranker", runtime="triton")
+    user = BusUser(name="worker-ranker", role="worker", nkey=public_key(new_seed()) or "", pools=(pool,))
+    made = render(TEMPLATE, [user])
+    assert '"direct.local.triton.ranker.*"' in made
+    assert '"direct.>"' not in made
+    assert "allow_responses" in made

@@ -32,6 +32,7 @@ from inferbus_triton_worker.domain.checking import check_request, rows_of
 from inferbus_triton_worker.domain.failures import error_body, refusal_body
 from inferbus_triton_worker.domain.signature import Signature
 from inferbus_triton_worker.ports import (
+    Busy,
     InferCall,
     InferResult,
     InputTensor,
@@ -74,6 +75,8 @@ class Answering:
             call.finish(error.row.http_status, Usage(), error_body(work.path, error), _JSON)
         except Refused as error:
             call.finish(error.status, Usage(), refusal_body(work.path, error.message, error.status), _JSON)
+        except Busy as error:  # asked what the model takes: it never ran
+            call.fail(await self._caller.absence_of(error))
         except TimedOut as error:
             call.fail(DeadlineWhileRunning(f"Triton: {error.message}"))
         except InferbusError as error:

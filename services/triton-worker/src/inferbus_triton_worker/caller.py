@@ -106,6 +106,11 @@ class Caller:
             for scope in list(self._streams.get(model, ())):
                 scope.reschedule(0.0)
 
+    async def absence_of(self, busy: Busy) -> Overloaded | DependencyDown:
+        """Say the same of a request the server never got: no death of the engine is held against it."""
+        meaning = await self.meaning_of(busy)
+        return meaning if isinstance(meaning, Overloaded) else DependencyDown(meaning.message)
+
     async def meaning_of(self, busy: Busy) -> EngineDead | Overloaded:
         """Tell a server that cannot now from one that is not there: both say the same."""
         if await self._server.live(_LIVE_S):

@@ -9,7 +9,7 @@ from inferbus.errors import InvalidRequest
 from inferbus.kserve.request import InferRequest
 from inferbus_triton_worker.domain.checking import check_request
 from inferbus_triton_worker.domain.signature import Signature
-from inferbus_triton_worker.ports import TritonServer
+from inferbus_triton_worker.ports import Busy, TimedOut, TritonServer
 
 _FRESH_S = 1.0
 """A request is not refused by what is known for longer: somebody else may have loaded the model anew."""
@@ -60,6 +60,9 @@ class Catalog:
         return await asyncio.shield(task)  # others may wait for the same answer
 
     async def _fetch(self, key: tuple[str, str]) -> Signature:
-        signature = await self._server.signature(*key)
+        try:
+            signature = await self._server.signature(*key)
+        except TimedOut as exc:  # its own, not the request's
+            raise Busy(f"it did not say what the model takes: {exc.message}") from exc
         self._known[key] = (signature, time.monotonic())
         return signature

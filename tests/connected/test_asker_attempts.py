@@ -136,11 +136,14 @@ class TestAnswers:
         await eventually(rig.queue_is_empty)
         assert worker.engine.calls == []
 
-    async def test_an_answer_larger_than_the_bus_takes_is_an_error_at_once(self, rig: Rig) -> None:
+    async def test_an_answer_over_the_limit_is_an_error_at_once(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(attempts_module, "MAX_ANSWER_BYTES", 1024 * 1024)
         gateway, worker = await rig.gateway(), await rig.worker()
-        worker.engine.answer = lambda call: call.end(b"x" * (8 * 1024 * 1024))
-        with pytest.raises(TooLarge):
-            await read(await gateway.admit(streamed=False))
+        worker.engine.answer = lambda call: call.end(b"x" * (1024 * 1024 + 1))
+        with pytest.raises(TooLarge, match="1048577 bytes, the limit is 1048576"):
+            await read(await gateway.admit(streamed=False), within_s=3)
         await eventually(rig.queue_is_empty)
         assert worker.bus.reconnects == 0
 

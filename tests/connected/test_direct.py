@@ -34,8 +34,12 @@ async def rig(server: NatsServer) -> AsyncIterator[Rig]:
         yield Rig(server, stack)
 
 
-async def opened(worker: WorkerSide, slots: int = 8) -> DirectDoor:
-    door = DirectDoor(worker.bus, worker.attempts, runtime="llm", pool="m", handle=worker.serving.on_direct)
+async def opened(worker: WorkerSide, slots: int = 8, refused: list[None] | None = None) -> DirectDoor:
+    told = [] if refused is None else refused
+    door = DirectDoor(
+        worker.bus, worker.attempts, runtime="llm", pool="m", handle=worker.serving.on_direct,
+        on_refused=lambda: told.append(None),
+    )  # fmt: skip
     await door.open(Slots(slots))
     await worker.bus.request("$JS.API.INFO")  # the server knows of the subscription
     return door
@@ -74,10 +78,12 @@ async def test_streams_and_the_batch_lane_go_through_the_queue(rig: Rig) -> None
 async def test_a_full_worker_refuses_at_once_and_another_is_asked(rig: Rig) -> None:
     gateway = await rig.gateway()
     full, free = await rig.worker("worker-0"), await rig.worker("worker-1")
-    doors = [await opened(full, 1), await opened(free, 20)]
+    refused: list[None] = []
+    await opened(full, 1, refused)
+    await opened(free, 20)
     free.engine.answer = lambda call: call.end(b"free")
     exchanges = [await admitted(gateway) for _ in range(20)]
-    await eventually(lambda: len(full.engine.calls) == 1 and doors[0].refused > 0)
+    await eventually(lambda: len(full.engine.calls) == 1 and len(refused) > 0)
     await eventually(lambda: len(free.engine.calls) == 19)
     full.engine.calls[0].end(b"full")
     assert sorted([await read(exchange) for exchange in exchanges]) == [b"free"] * 19 + [b"full"]

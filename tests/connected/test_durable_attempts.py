@@ -21,6 +21,7 @@ from inferbus.bus.stored import read_stored
 from inferbus.bus.tickets import INLINE_BYTES
 from inferbus.contracts.control import STALE
 from inferbus.contracts.durable import Claim, Deltas, DurableRequest
+from inferbus.durable import attempt as durable_attempt_module
 from inferbus.durable import reader as durable_reader_module
 from inferbus.durable.delta_writer import Author, DeltaWriter, Fenced, decode_deltas
 from inferbus.durable.event_ids import EventId
@@ -273,9 +274,19 @@ async def test_a_large_answer_travels_by_ticket(rig: Rig) -> None:
     assert await kept.read() == large
 
 
-async def test_an_answer_over_the_limit_fails(rig: Rig) -> None:
+async def test_an_answer_larger_than_a_message_is_kept_whole(rig: Rig) -> None:
     kept, worker = Kept(await rig.gateway()), await rig.worker()
-    worker.engine.answer = lambda call: call.end(b"x" * (8 * 1024 * 1024))
+    body = b"x" * (9 * 1024 * 1024)
+    worker.engine.answer = lambda call: call.end(body)
+    await kept.ask(streamed=False)
+    assert await kept.read() == body
+    await eventually(rig.queue_is_empty)
+
+
+async def test_an_answer_over_the_limit_fails(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable_attempt_module, "MAX_ANSWER_BYTES", 1024)
+    kept, worker = Kept(await rig.gateway()), await rig.worker()
+    worker.engine.answer = lambda call: call.end(b"x" * 1025)
     await kept.ask(streamed=False)
     with pytest.raises(InferbusError, match="limit is"):
         await kept.read()

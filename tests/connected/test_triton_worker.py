@@ -201,6 +201,7 @@ async def test_a_model_whose_process_is_killed_under_load_is_healed_and_nothing_
     os.kill(stub_of(worker.pid, "slow"), signal.SIGKILL)
     assert await asyncio.gather(*tasks) == [[2 * n, 0, 0, 2] for n in range(200)]
     assert "model_healed" in path.log("triton-0")
+    assert path.figure("triton-0", "inferbus_triton_heals") >= 1
     assert path.beat("triton-0").engine.restarts == 0
 
 

@@ -174,6 +174,11 @@ class TritonEngine:
             raise DependencyDown("Triton is not running")
         return self._up.server
 
+    @property
+    def heals(self) -> int:
+        """How many times a model of the running server was loaded anew because it had died."""
+        return self._up.healer.count if self._up is not None else 0
+
     def forget(self, model: str = "") -> None:
         """A model was loaded or unloaded: ask again what it takes."""
         if self._up is not None:

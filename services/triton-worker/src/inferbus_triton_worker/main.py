@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from prometheus_client import Gauge
+
 from inferbus.process import runtime
 from inferbus.settings import from_env
 from inferbus.worker.service import Part, Shared, run_worker
@@ -22,4 +24,6 @@ async def main(process: runtime.Runtime) -> None:
 
 def _join(engine: TritonEngine, settings: TritonSettings, shared: Shared) -> list[Part]:
     engine.server_name = PoolNames(shared.models, runtime=settings.runtime, pool=settings.pool)
+    heals = Gauge("inferbus_triton_heals", "Dead models loaded anew", ["pool"], registry=shared.registry)
+    heals.labels(settings.pool).set_function(lambda: engine.heals)
     return [Operating(shared.bus, shared.attempts, engine)]

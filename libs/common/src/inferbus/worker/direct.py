@@ -87,17 +87,18 @@ class DirectDoor:
         runtime: str,
         pool: str,
         handle: Callable[[DirectAttempt], Awaitable[None]],
+        on_refused: Callable[[], None] = lambda: None,
     ) -> None:
         self._bus = bus
         self._attempts = attempts
         self._runtime = runtime
         self._pool = pool
         self._handle = handle
+        self._on_refused = on_refused
         self._slots: Slots | None = None
         self._subscription: Subscription | None = None
         self._paused = False
         self._running: set[asyncio.Task[None]] = set()
-        self.refused = 0
 
     async def open(self, slots: Slots) -> None:
         """Begin; again: nothing."""
@@ -141,7 +142,7 @@ class DirectDoor:
             return  # nobody waits for it
         slots = self._slots
         if slots is None or self._paused or not slots.free:
-            self.refused += 1
+            self._on_refused()
             self._refuse(message, Overloaded("every slot is taken"))
             return
         try:

@@ -35,6 +35,12 @@ class WorkerMetrics:
         self.expired = Counter(
             "inferbus_worker_expired_total", "Messages whose deadline had passed", ["pool"], registry=registry
         ).labels(pool)
+        self.direct_refused = Counter(
+            "inferbus_worker_direct_refused_total",
+            "Direct requests refused for want of a slot",
+            ["pool"],
+            registry=registry,
+        ).labels(pool)
         self.restarts = Gauge("inferbus_worker_engine_restarts", "Engine restarts", ["pool"], registry=registry).labels(
             pool
         )

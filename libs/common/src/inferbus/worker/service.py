@@ -49,6 +49,7 @@ class Shared(msgspec.Struct, frozen=True):
     bus: Bus
     models: ModelRegistry
     attempts: Attempts
+    registry: CollectorRegistry
 
 
 async def run_worker(
@@ -78,7 +79,10 @@ async def run_worker(
     )  # fmt: skip
     models = ModelRegistry(bus)
     weights = TenantWeights(bus)
-    direct = DirectDoor(bus, attempts, runtime=settings.runtime, pool=settings.pool, handle=serving.on_direct)
+    direct = DirectDoor(
+        bus, attempts, runtime=settings.runtime, pool=settings.pool, handle=serving.on_direct,
+        on_refused=metrics.direct_refused.inc,
+    )  # fmt: skip
     queues = Queues(
         bus, models, pool=settings.pool, runtime=settings.runtime, handle=serving.on_delivery,
         tenant_weights=weights.all, direct=direct,
@@ -109,7 +113,7 @@ async def run_worker(
     beacon = Beacon(bus, lambda: worker.describe(about))
     for part in (presence, attempts, models, weights, prices, usage_log, beacon, streams):
         await part.start()
-    own = own_parts(Shared(bus, models, attempts))
+    own = own_parts(Shared(bus, models, attempts, registry))
     for each in own:
         await each.start()
     await listen_for_drain(bus, settings.process, process.stopping)

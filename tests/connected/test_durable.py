@@ -13,7 +13,6 @@ import pytest
 from tests.main_path import HELLO, MODEL, MainPath, answer_of
 
 import inferbus
-from inferbus import client as client_module
 from inferbus import routes, testing
 from inferbus.contracts import door
 from inferbus.errors import InferbusError, NotFound, Unsupported
@@ -428,7 +427,7 @@ class TestProducers:
     async def test_a_streaming_producer_does_not_notice_that_its_gateway_dies(
         self, path: MainPath, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(client_module, "_SILENT_S", 4.0)
+        monkeypatch.setattr("inferbus.replies._SILENT_S", 4.0)
         await path.worker(simulator_itl_s=ITL_S)
         gateway = await path.gateway()
         words: list[str] = []

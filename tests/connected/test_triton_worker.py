@@ -163,8 +163,12 @@ async def test_operators_ask_about_the_server_and_change_what_is_loaded(path: Tr
         assert (await operate(gateway, METADATA, model="nobody")).status == 404
         assert (await operate(gateway, "explode")).status == 400
         await path.ask("double", tensor("X", [[1, 2, 3, 4]]))
-        stats = msgspec.json.decode((await operate(admin, STATS, model="double")).data)
-        assert stats["model_stats"][0]["inference_count"] >= 1
+
+        async def is_counted() -> bool:  # Triton counts after it has answered
+            stats = msgspec.json.decode((await operate(admin, STATS, model="double")).data)
+            return int(stats["model_stats"][0]["inference_count"]) >= 1
+
+        await eventually(is_counted)
         assert {"name": "double", "version": "1", "state": "READY", "reason": ""} in msgspec.json.decode(
             (await operate(admin, INDEX)).data
         )

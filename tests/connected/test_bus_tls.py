@@ -19,7 +19,7 @@ from inferbus.errors import DependencyDown
 from inferbus.settings import BusSettings
 from inferbus.testing import eventually
 
-AT_ONCE_S = 3.0
+AT_ONCE_S = 15.0
 
 
 @pytest.fixture

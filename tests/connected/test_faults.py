@@ -62,7 +62,7 @@ async def small(tmp_path: Path) -> AsyncIterator[MainPath]:
     path = MainPath(tmp_path)
     path.nats = SmallNats(tmp_path)
     async with path:
-        await path.gateway()
+        await path.gateway(hold_s=30)
         yield path
 
 
@@ -90,7 +90,7 @@ async def test_a_full_disk_refuses_at_once_and_recovers_when_work_is_done(small:
             began = time.monotonic()
             with pytest.raises(openai.InternalServerError) as caught:
                 await ask(client, 5, stream=stream)
-            assert time.monotonic() - began < 2.5, "nothing is held, for 3 s, that cannot be stored"
+            assert time.monotonic() - began < 15, "nothing is held, for 30 s, that cannot be stored"
             assert (caught.value.status_code, caught.value.code) == (503, "overloaded")
             assert "space" in caught.value.message
             assert int(caught.value.response.headers["retry-after"]) >= 1

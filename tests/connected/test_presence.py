@@ -88,7 +88,7 @@ async def test_silence_is_noticed(server: NatsServer, connect: Connect, stack: A
     proxy.freeze()
     begun = time.monotonic()
     await eventually(lambda: watcher.lost == ["w1/i1"])
-    assert SILENT_S - 0.2 < time.monotonic() - begun < 2
+    assert SILENT_S - 0.2 < time.monotonic() - begun < 8
     proxy.thaw()
     await eventually(lambda: "w1" in watcher.table.alive())
     assert watcher.lost == ["w1/i1"]

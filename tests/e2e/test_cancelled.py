@@ -83,7 +83,7 @@ async def test_while_it_decodes(
     await eventually(lambda: metric_at(port, "inferbus_worker_kv_cache_usage") > before, within_s=10)  # it grows
     assert (await http.post(f"/v1/requests/{request_id}/cancel")).json()["status"] == "cancelled"
     assert await asyncio.wait_for(task, 5) == "cancelled"
-    await eventually(lambda: running(platform) == 0, within_s=3)
+    await eventually(lambda: running(platform) == 0, within_s=5)
     event = await told(platform, request_id)
     assert (event.phase, event.reason, event.attempt, event.pool) == ("decode", "cancelled", 1, CHAT)
     assert event.prompt_tokens == usage.prompt_tokens

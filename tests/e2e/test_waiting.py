@@ -114,7 +114,7 @@ async def test_a_client_that_leaves_the_queue_is_forgotten(
     port = platform.port("gateway-0")
     async with _asking(async_client, 1, model=idle_model), _asking(async_client, 1, model=idle_model, stream=True):
         await eventually(lambda: _open(port, idle_model) == 2)
-    await eventually(lambda: _open(port, idle_model) == 0, within_s=2)
+    await eventually(lambda: _open(port, idle_model) == 0)
 
 
 def _open(port: int, pool: str) -> float:
@@ -165,8 +165,8 @@ def test_a_deadline_while_running_is_a_504_and_not_asked_again(platform: Running
     began = time.monotonic()
     patient = client.with_options(max_retries=2)
     with pytest.raises(openai.InternalServerError) as caught:
-        patient.chat.completions.create(**ENDLESS, extra_headers={"X-Inferbus-Deadline-Ms": "1500"})
-    assert time.monotonic() - began < 2.9
+        patient.chat.completions.create(**ENDLESS, extra_headers={"X-Inferbus-Deadline-Ms": "3000"})
+    assert time.monotonic() - began < 5.9
     assert caught.value.status_code == 504
     assert caught.value.code == "deadline_running"
     assert "retry-after" not in caught.value.response.headers
@@ -250,7 +250,7 @@ async def test_hanging_up_while_it_decodes_frees_the_engine(
     more = {} if path == "direct" else {"logprobs": True, "n": 2}
     async with _asking(async_client, 3, stream=stream, **more):
         await eventually(lambda: load.running >= 3, within_s=10)
-    await eventually(lambda: load.running == load.waiting == 0, within_s=3)
+    await eventually(lambda: load.running == load.waiting == 0, within_s=5)
     await _idle(platform)
 
 
@@ -263,7 +263,7 @@ async def test_hanging_up_after_the_first_token_frees_the_engine(
         break
     assert load.running == 1
     await stream.close()
-    await eventually(lambda: load.running == 0, within_s=3)
+    await eventually(lambda: load.running == 0, within_s=5)
 
 
 async def test_hanging_up_before_the_first_token_frees_the_engine(
@@ -301,7 +301,7 @@ async def test_what_waits_for_a_slot_is_cancelled_without_ever_running(
             assert load.waiting <= SLOTS // 4, "the queue holds them, not the engine"
             assert metric_at(port, "inferbus_gateway_pool_oldest_pending_seconds", pool=CHAT) > 0
             assert metric_at(port, "inferbus_gateway_pool_queued_tokens", pool=CHAT) > 0
-        await eventually(lambda: _open(port, CHAT) == SLOTS, within_s=3)
+        await eventually(lambda: _open(port, CHAT) == SLOTS, within_s=5)
     await _idle(platform)
 
 

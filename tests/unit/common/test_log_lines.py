@@ -15,7 +15,7 @@ async def test_ordinary_lines_wait_for_each_other() -> None:
     writer.info(b"one")
     writer.info(b"two")
     assert stream.getvalue() == b""
-    await eventually(lambda: stream.getvalue() == b"one\ntwo\n", within_s=2)
+    await eventually(lambda: stream.getvalue() == b"one\ntwo\n")
 
 
 async def test_a_warning_is_written_at_once_and_after_what_was_said_before() -> None:

@@ -40,7 +40,7 @@ async def side(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Side]:
 async def test_silence_is_noticed_once(side: Side) -> None:
     await side.hear(worker("w1"))
     assert set(side.table.alive()) == {"w1"}
-    await eventually(lambda: side.lost == ["i1"], within_s=2)
+    await eventually(lambda: side.lost == ["i1"])
     assert side.table.alive() == {}
 
 
@@ -89,7 +89,7 @@ async def test_both_gateways_of_one_name_are_known_as_askers(side: Side) -> None
         await side.hear(second)
     assert side.table.has_asker("a1")
     assert side.table.has_asker("a2")
-    await eventually(lambda: not side.table.has_asker("a1") and not side.table.has_asker("a2"), within_s=2)
+    await eventually(lambda: not side.table.has_asker("a1") and not side.table.has_asker("a2"))
     await side.hear(second)
     await side.hear(msgspec.structs.replace(second, state=GONE))
     assert not side.table.has_asker("a2")
@@ -120,10 +120,10 @@ async def test_while_we_are_away_nobody_dies(side: Side) -> None:
         times.add(side.table._beats["w1"][1])  # each round of the check forgives anew
         return len(times) > 5
 
-    await eventually(checked_often, within_s=2)
+    await eventually(checked_often)
     assert side.lost == []
     side.bus.connected = True
-    await eventually(lambda: side.lost == ["i1"], within_s=2)
+    await eventually(lambda: side.lost == ["i1"])
 
 
 async def test_a_callback_that_fails_does_not_blind_the_table(side: Side) -> None:
@@ -134,9 +134,9 @@ async def test_a_callback_that_fails_does_not_blind_the_table(side: Side) -> Non
     side.table.on_lost(fail)
     side.table.on_lost(lambda beat: heard.append(beat.process))
     await side.hear(worker("w1"))
-    await eventually(lambda: heard == ["w1"], within_s=2)
+    await eventually(lambda: heard == ["w1"])
     await side.hear(worker("w2"))
-    await eventually(lambda: heard == ["w1", "w2"], within_s=2)
+    await eventually(lambda: heard == ["w1", "w2"])
 
 
 async def test_workers_of_a_pool_are_those_ready_and_askers_are_known(side: Side) -> None:
@@ -152,7 +152,7 @@ async def test_workers_of_a_pool_are_those_ready_and_askers_are_known(side: Side
 async def test_the_backlog_is_the_queue_once_and_what_runs_everywhere(side: Side) -> None:
     await side.hear(msgspec.structs.replace(worker("w1"), pending=10, in_flight=3))
     await side.hear(msgspec.structs.replace(worker("w2"), pending=12, in_flight=4))
-    await eventually(lambda: side.table.backlog("m") == 19, within_s=2)
+    await eventually(lambda: side.table.backlog("m") == 19)
     assert side.table.backlog("other") == 0
 
 
@@ -175,7 +175,7 @@ async def test_a_beacon_survives_a_description_that_fails(monkeypatch: pytest.Mo
 
     beacon = Beacon(bus, describe)  # type: ignore[arg-type]  # a port in memory
     await beacon.start()
-    await eventually(lambda: len(bus.sent) >= 3, within_s=2)
+    await eventually(lambda: len(bus.sent) >= 3)
     await beacon.stop()
     assert msgspec.json.decode(bus.sent[-1][1], type=Presence).state == GONE
     sent = len(bus.sent)

@@ -168,6 +168,33 @@ async def test_the_answer_the_client_got_is_what_counts_in_the_end(rig: Rig, soo
     assert told[1].at == told[0].at, "it counts for the same day"
 
 
+@pytest.mark.parametrize("is_quick", [False, True], ids=["stopped", "ended before it was stopped"])
+async def test_what_a_forgetful_server_delivers_again_changes_no_figure(
+    rig: Rig, server: NatsServer, is_quick: bool
+) -> None:
+    """A server that is killed may forget that it delivered a message, and that it was acknowledged: its second run begins
+    as the first one did, after the client has read its answer."""
+    gateway, worker = await rig.gateway(), await rig.worker()
+    exchange = await gateway.admit()
+    call = await one_call(worker)
+    operator = await server.connect("operator")
+    stream = routes.stream_infer("local", "llm", routes.INTERACTIVE)
+    (kept,) = await read_stored(operator, stream, routes.INFER_ALL)
+    call.say(b"a", b"b", b"c")
+    call.end()
+    assert await read(exchange) == b"abc"
+    await eventually(rig.queue_is_empty, within_s=WITHIN_S)
+    if is_quick:
+        worker.engine.answer = Call.end
+    headers = {name: value for name, value in kept.headers.items() if not name.startswith("Nats-")}
+    await gateway.bus.request(kept.headers["Nats-Subject"], kept.data, headers)
+    again = await one_call(worker, 1)
+    await eventually(rig.queue_is_empty, within_s=WITHIN_S)
+    assert again.aborted or is_quick
+    assert summed(await events(operator)) == Figures(requests=1, prompt_tokens=1, completion_tokens=3, cost=7)
+    await operator.close()
+
+
 async def _has(bus: Bus, count: int) -> bool:
     return len(await events(bus)) == count
 

@@ -143,7 +143,7 @@ class Asker:
         elif frame.seq > exchange.next_seq:
             self._ask_again(exchange, frame.attempt, [fence.worker], exchange.next_seq)
         elif type(frame) is Finished or type(frame) is Failed:
-            self._tell(fence.worker, CONFIRM, frame.tag, frame.attempt)  # the confirm was lost
+            self._tell(fence.worker, CONFIRM, frame.tag, frame.attempt, run=frame.run)  # the confirm was lost
 
     def _on_started(self, exchange: Exchange, frame: Started) -> None:
         fence = exchange.fence
@@ -168,7 +168,7 @@ class Asker:
             self._take_back(exchange, frame.code == "engine_dead", frame.message)
             return
         exchange.feed(frame)
-        self._tell(fence.worker, CONFIRM, frame.tag, frame.attempt)
+        self._tell(fence.worker, CONFIRM, frame.tag, frame.attempt, run=frame.run)
 
     def _on_unfenced(self, exchange: Exchange, frame: WorkFrame) -> None:
         """A frame of an attempt that was given up, or whose `started` was lost: without it nothing of it counts."""
@@ -199,23 +199,28 @@ class Asker:
         """A frame for a request that is over here: cancelled, expired, or confirmed and the confirm was lost."""
         if type(frame) is Started:
             self._tell(frame.worker, DROP, frame.tag, frame.attempt)
-        elif type(frame) is Delta:
-            self._on_stray(frame)
+            return
+        if type(frame) is Delta:
+            if not self._is_stray(frame):
+                return
+            verb = CANCEL
         else:
-            for worker in self._workers():
-                self._tell(worker, CONFIRM, frame.tag, frame.attempt)
+            verb = CONFIRM
+        if self._endings.was_by_another(frame.tag, frame.attempt, frame.run):
+            verb = DROP  # delivered again by a server that forgot: what the client read is the other's
+        for worker in self._workers():
+            self._tell(worker, verb, frame.tag, frame.attempt, run=frame.run)
 
-    def _on_stray(self, frame: Delta) -> None:
-        """Somebody still generates for nobody: should that go on for a second, the cancel was lost; say it again."""
+    def _is_stray(self, frame: Delta) -> bool:
+        """Somebody still generates for nobody: whether that goes on for a second, and the cancel must have been lost."""
         now = time.monotonic()
         key = (frame.tag, frame.attempt)
-        since = self._strays.setdefault(key, now)
-        if now - since > _STRAY_S:
-            self._strays[key] = now
-            for worker in self._workers():
-                self._tell(worker, CANCEL, frame.tag, frame.attempt)
-        if len(self._strays) > _MAX_STRAYS:
+        if len(self._strays) >= _MAX_STRAYS:
             self._strays.clear()
+        is_stray = now - self._strays.setdefault(key, now) > _STRAY_S
+        if is_stray:
+            self._strays[key] = now
+        return is_stray
 
     def _take_back(self, exchange: Exchange, engine_died: bool, why: str) -> None:
         """The attempt ended without an end: the next one goes on where it was."""

@@ -27,8 +27,9 @@ from inferbus.worker.engine_sink import EngineSink
 from inferbus.worker.tasks import task_of
 
 _WINDOW_SLACK_S = 60.0
-_ENDED = (CONFIRM, CANCEL, EXPIRE, DROP)
-"""Ways an attempt is over that no other attempt follows: what this one says of the request is right."""
+_LAST_WORD = (CONFIRM, CANCEL, EXPIRE)
+"""Ways an attempt is over that make what it says of the request right. Not `drop`: the request had ended without it, and
+where another attempt's answer was read, that one's figures stand."""
 
 
 class Billing:
@@ -129,7 +130,7 @@ class Bill:
                 return  # its gateway took it back before anything was done for it
             self._send(outcome, usage)
         if self._record is not None:
-            amend = over in _ENDED or self._attempt.has_outcome or not over
+            amend = over in _LAST_WORD or self._attempt.has_outcome or not over
             if self._billing.log.is_slow(self._record):
                 self._attempt.delivery.free_slot()  # the engine has room for another meanwhile
             await self._billing.log.settle(self._record, amend=amend)

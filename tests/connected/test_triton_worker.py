@@ -31,8 +31,8 @@ from tests.triton_path import ENVIRONMENT, TritonPath, tensor
 from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.bus.stored import read_stored
-from inferbus.contracts.control import TRITON
-from inferbus.contracts.triton import CONFIG, INDEX, LOAD, METADATA, STATS, UNLOAD, TritonAsk, TritonReply
+from inferbus.contracts.control import MODEL, TRITON
+from inferbus.contracts.triton import CONFIG, INDEX, LOAD, METADATA, SERVER, STATS, UNLOAD, TritonAsk, TritonReply
 from inferbus.contracts.usage import UsageEvent
 from inferbus.errors import DeadlineWhileQueued, DeadlineWhileRunning, NotFound, Poison, ResumeImpossible
 from inferbus.kserve.content_type import json_bytes_of
@@ -153,7 +153,8 @@ async def test_operators_ask_about_the_server_and_change_what_is_loaded(path: Tr
 
     async def operate(bus: Bus, op: str, **fields: Any) -> TritonReply:
         data = msgspec.json.encode(TritonAsk(op=op, **fields))
-        message = await bus.request(routes.control_of("triton-0", TRITON), data, timeout_s=60)
+        verb = MODEL if bus is gateway else TRITON
+        message = await bus.request(routes.control_of("triton-0", verb), data, timeout_s=60)
         return msgspec.json.decode(message.data, type=TritonReply)
 
     admin = await path.nats.connect("admin")
@@ -161,7 +162,9 @@ async def test_operators_ask_about_the_server_and_change_what_is_loaded(path: Tr
         reply = await operate(gateway, METADATA, model="double")
         assert msgspec.json.decode(reply.data)["inputs"] == [{"name": "X", "datatype": "FP32", "shape": [-1, 4]}]
         assert (await operate(gateway, METADATA, model="nobody")).status == 404
-        assert (await operate(gateway, "explode")).status == 400
+        assert (await operate(admin, "explode")).status == 400
+        for op in (LOAD, UNLOAD, INDEX, SERVER):  # the bus refuses it the other subject
+            assert (await operate(gateway, op, model="double")).status == 403
         await path.ask("double", tensor("X", [[1, 2, 3, 4]]))
 
         async def is_counted() -> bool:  # Triton counts after it has answered

@@ -29,7 +29,7 @@ from inferbus.contracts.presence import READY, Presence
 from inferbus.local.ports import free_port
 from inferbus.models import apply_model
 from inferbus.process.presence import PresenceTable
-from inferbus.testing import NatsServer, eventually
+from inferbus.testing import NatsServer, eventually, freeze
 from inferbus.topology.configs import TopologySettings
 from inferbus.topology.reconcile import Topology, reconcile
 from inferbus_llm_worker.adapters.simulated_words import simulated_answer
@@ -58,6 +58,10 @@ class Service:
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
+
+    async def freeze(self) -> None:
+        """Stop it where it is, until it gets a SIGCONT."""
+        await freeze(self.pid)
 
     async def ended(self, within_s: float = 40.0) -> int:
         """Wait for its end; returns the exit status, negative for a signal."""

@@ -18,7 +18,7 @@ from tests.chaos.observer import ENDED, STARTED
 from tests.chaos.platform import ChaosPlatform
 from tests.chaos.streaming import Received
 
-from inferbus.testing import eventually
+from inferbus.testing import eventually, freeze
 
 _MOMENT_S = 2.0
 _ANY_MOMENT_S = 0.6
@@ -64,7 +64,7 @@ async def hit(
     await _wait_for_a_moment(platform, victim if kind.victims == "worker" else "", draw)
     at = time.monotonic()
     if kind.stops_first is not None:
-        os.kill(kind.stops_first(platform, victim), signal.SIGSTOP)
+        await freeze(kind.stops_first(platform, victim))
         await platform.observer.barrier()
     held = _held(platform, kind, victim, open_streams())
     found = Hit(
@@ -141,7 +141,7 @@ async def _drain(platform: ChaosPlatform, victim: str, draw: random.Random) -> U
 
 async def _freeze(platform: ChaosPlatform, victim: str, draw: random.Random) -> Undo:
     service = platform.members[victim]
-    service.signal(signal.SIGSTOP)
+    await service.freeze()
 
     async def thaw() -> None:
         await asyncio.sleep(draw.uniform(3, 6))

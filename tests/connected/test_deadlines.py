@@ -92,7 +92,7 @@ async def test_the_gateway_needs_no_worker_to_say_so(path: MainPath) -> None:
     async with path.client() as client:
         task = asyncio.create_task(ask(client, ENDLESS, extra_headers={"X-Inferbus-Deadline-Ms": "1200"}))
         await eventually(lambda: path.figure("llm-0", "inferbus_worker_running") == 1)
-        worker.signal(signal.SIGSTOP)
+        await worker.freeze()
         try:
             with pytest.raises(openai.APIError) as caught:
                 await asyncio.wait_for(task, 4)

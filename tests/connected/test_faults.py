@@ -145,7 +145,7 @@ async def test_a_frozen_worker_is_taken_over_and_does_no_harm_when_it_wakes(tmp_
             asking = [asyncio.create_task(ask(client, 150, stream=n % 2 == 0)) for n in range(6)]
             await eventually(lambda: path.figure("llm-0", "inferbus_worker_running") == 6)
             await path.worker("llm-1", simulator_itl_s=0.02)
-            frozen.signal(signal.SIGSTOP)
+            await frozen.freeze()
             answers = await asyncio.wait_for(asyncio.gather(*asking), 15)  # its lease would last for 20 s
             assert answers == [answer_of(150)] * 6
             await eventually(lambda: _none(path.stored()))

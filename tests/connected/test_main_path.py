@@ -261,7 +261,7 @@ async def test_a_frozen_worker_is_taken_over_and_what_it_says_later_is_ignored(p
     async with asking(path, 5, 150) as whole:
         await eventually(lambda: path.figure("llm-0", "inferbus_worker_running") == 5)
         await path.worker("llm-1", simulator_itl_s=SLOW_S)
-        worker.signal(signal.SIGSTOP)
+        await worker.freeze()
         # The frozen one's standing pull may be given some again; they wait for it, or for their lease to run out.
         await eventually(lambda: path.figure("llm-1", "inferbus_worker_running") > 0, within_s=10)
         worker.signal(signal.SIGCONT)
@@ -291,7 +291,7 @@ async def test_a_bus_that_freezes_answers_or_refuses_and_recovers(path: MainPath
     await path.gateway(hold_s=1)
     async with path.client() as client:
         assert await ask(client, 3) == answer_of(3)
-        path.nats.send_signal(signal.SIGSTOP)
+        await path.nats.freeze()
         try:
             with pytest.raises(openai.InternalServerError) as caught:
                 await asyncio.wait_for(ask(client, 3), 10)

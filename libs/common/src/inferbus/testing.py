@@ -103,9 +103,14 @@ class NatsServer:
         self.port = found
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal that does not end it (SIGSTOP, SIGCONT)."""
+        """Send a signal that does not end it (SIGCONT, SIGHUP)."""
         if self._process is not None:
             self._process.send_signal(number)
+
+    async def freeze(self) -> None:
+        """Stop it where it is, until it gets a SIGCONT."""
+        if self._process is not None:
+            await freeze(self._process.pid)
 
     async def reload(self, *, within_s: float = 10.0) -> None:
         """Have it read its configuration again, and wait until it has."""
@@ -134,6 +139,17 @@ def _client_port(folder: Path) -> int:
         if urls := ports.get("nats"):
             return int(urls[0].rsplit(":", 1)[1])
     return 0
+
+
+async def freeze(pid: int) -> None:
+    """Send SIGSTOP and wait until every thread stands still: on a busy machine the others run on until the one that got the
+    signal has its turn."""
+    os.kill(pid, signal.SIGSTOP)
+    await eventually(lambda: all(_state(thread) == "T" for thread in Path(f"/proc/{pid}/task").iterdir()))
+
+
+def _state(thread: Path) -> str:
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = 10.0) -> None:

@@ -1,14 +1,17 @@
-"""Bus, Triton workers as processes of their own, and this process as the asker, so that a test can kill each but itself."""
+"""Bus, Triton workers as processes of their own, and this process as the asker, so that a test can kill each but itself.
+Its end kills the workers, and sees that nothing of their servers is left."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tests.main_path import MainPath, Service
+from tests.process_tree import descendants
 
 from inferbus.admission.admit import Admission, Ask
 from inferbus.admission.identity import Identity
@@ -19,9 +22,13 @@ from inferbus.contracts.models import ModelEntry
 from inferbus.contracts.presence import READY, Presence
 from inferbus.models import ModelRegistry, apply_model
 from inferbus.process.presence import Beacon, PresenceTable
+from inferbus.testing import eventually
+from inferbus_triton_worker.adapters.leftovers import MEMORY
 
 ENVIRONMENT = Path(__file__).parents[1] / ".venv-triton"
 POOL = "classic"
+_LEFT_S = 30.0
+_PREFIX = re.compile(r"shm-region-prefix-name=(\S+)")
 
 
 class Answer:
@@ -77,7 +84,11 @@ class TritonPath(MainPath):
         for part in reversed(self._parts):
             await part.stop()
         await self.asking.close()
-        await super().__aexit__(type_, error, trace)
+        servers = [one for service in self._services for one in descendants(service.pid)]
+        await super().__aexit__(type_, error, trace)  # kills the workers
+        await eventually(lambda: not any(one.alive() for one in servers), within_s=_LEFT_S)
+        prefixes = [found[1] for one in servers if (found := _PREFIX.search(one.command)) is not None]
+        await eventually(lambda: not any(list(MEMORY.glob(f"{prefix}*")) for prefix in prefixes), within_s=_LEFT_S)
 
     async def triton(self, name: str = "triton-0", **settings: object) -> Service:
         """Start a worker, with a server of its own unless `address` says where one is."""

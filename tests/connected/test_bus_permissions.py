@@ -23,6 +23,7 @@ from inferbus.testing import NatsServer, eventually
 CONFIG = Path(__file__).parents[2] / "deploy/nats/nats.conf"
 MODEL = ModelEntry(name="m", pool="m")
 INTERACTIVE = routes.stream_infer("local", "llm", "interactive")
+ASKER_VERBS = ("confirm", "resend", "stale", "cancel", "expire", "drop")
 # One server for all of them; a role's connections, which are told of violations, are new for each.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -186,6 +187,18 @@ MAY_NOT_PUBLISH += [
     ("dev", "$JS.API.DIRECT.GET.KV_totals"),
 ]
 
+MAY_NOT_PUBLISH += [
+    *(
+        ("gateway", f"control.{process}.{verb}")
+        for process in ("triton-0", "*")
+        for verb in ("triton", "drain", "load", "x.y")
+    ),
+    ("gateway", "control.triton-0"),
+    *(("admin", f"control.triton-0.{verb}") for verb in (*ASKER_VERBS, "model")),
+    *((role, "control.triton-0.triton") for role in ("worker", "ledger", "dev")),
+    *((role, "control.triton-0.model") for role in ("worker", "ledger", "dev")),
+]
+
 MAY_NOT_READ = [
     ("gateway", "infer.>"),
     ("gateway", "request.>"),
@@ -213,7 +226,8 @@ MAY_NOT_READ = [
 MAY_NOT_READ += [(role, "usage.>") for role in ("worker", "gateway", "ledger", "admin", "dev")]
 
 MAY = [  # publisher, subject, reader (of another role) or "" where JetStream answers
-    ("gateway", "control.llm-0.confirm", "worker"),
+    *(("gateway", f"control.llm-0.{verb}", "worker") for verb in (*ASKER_VERBS, "model")),
+    ("admin", "control.llm-0.triton", "worker"),
     ("gateway", "reply.dev.c", "dev"),
     ("gateway", "_INBOX_worker.x", "worker"),
     ("worker", "step.a", "gateway"),
@@ -368,8 +382,10 @@ async def test_what_a_worker_asks_of_the_directory_is_what_its_subject_says(
     assert worker.violations == []
 
 
-@pytest.mark.parametrize("asker", ["gateway", "admin"])
-async def test_a_worker_answers_who_asks_about_its_server_and_nobody_else(roles: dict[str, Role], asker: str) -> None:
+@pytest.mark.parametrize(("asker", "verb"), [("gateway", "model"), ("admin", "triton")])
+async def test_a_worker_answers_who_asks_about_its_server_and_nobody_else(
+    roles: dict[str, Role], asker: str, verb: str
+) -> None:
     """Once, and by the one subscription that takes them: a second one would use up the right to answer."""
     worker = roles["worker"]
 
@@ -380,7 +396,7 @@ async def test_a_worker_answers_who_asks_about_its_server_and_nobody_else(roles:
     await worker.nc.flush()
     await worker.nc.flush()
     for _ in range(3):
-        assert (await roles[asker].nc.request("control.triton-0.triton", b"{}", timeout=2)).data == b"here"
+        assert (await roles[asker].nc.request(f"control.triton-0.{verb}", b"{}", timeout=2)).data == b"here"
     assert worker.violations == []
     await worker.publish(f"_INBOX_{asker}.somebody")
     await worker.told_of(f'publish to "_inbox_{asker}.somebody"')

@@ -15,6 +15,7 @@ from inferbus import routes
 from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
 from inferbus.answers.exchange import Exchange
+from inferbus.bus import Bus
 from inferbus.contracts.models import ModelEntry
 from inferbus.errors import DeadlineWhileRunning, EngineDead, Overloaded
 from inferbus.models import apply_model
@@ -116,6 +117,48 @@ async def test_at_most_once(rig: Rig) -> None:
     await eventually(lambda: door.running == 0)
     assert len(worker.engine.calls) == 2
     assert worker.engine.calls[1].aborted
+
+
+async def test_a_request_nobody_waits_for_any_more_is_stopped_where_it_runs(rig: Rig, server: NatsServer) -> None:
+    gateway, idle, worker = await rig.gateway(), await rig.worker("worker-0"), await rig.worker("worker-1")
+    door = await opened(worker)
+    exchange, other = await admitted(gateway), await admitted(gateway)
+    await eventually(lambda: len(worker.engine.calls) == 2)
+    await eventually(lambda: {"worker-0", "worker-1"} <= gateway.presence.alive().keys())
+    exchange.cancel()
+    await eventually(lambda: door.running == 1)
+    await eventually(lambda: [call.aborted for call in worker.engine.calls].count(True) == 1)
+    (left,) = (call for call in worker.engine.calls if not call.aborted)
+    left.end(b"done")
+    assert await read(other) == b"done"
+    assert idle.engine.calls == []
+    operator = await server.connect("operator")
+    await eventually(lambda: _has_outcomes(operator, ["cancelled", "finished"]))
+    await operator.close()
+
+
+async def test_a_deadline_stops_it_where_it_runs(rig: Rig) -> None:
+    gateway, worker = await rig.gateway(), await rig.worker()
+    door = await opened(worker)
+    exchange = await admitted(gateway, deadline_s=0.5)
+    with pytest.raises(DeadlineWhileRunning):
+        await read(exchange)
+    await eventually(lambda: door.running == 0)
+    assert worker.engine.calls[0].aborted
+
+
+async def test_a_gateway_that_is_gone_frees_the_slots_of_what_it_asked(rig: Rig) -> None:
+    gateway, worker = await rig.gateway(), await rig.worker()
+    door = await opened(worker)
+    await admitted(gateway)
+    await eventually(lambda: len(worker.engine.calls) == 1)
+    await gateway.bus.close()
+    await eventually(lambda: door.running == 0, within_s=20)
+    assert worker.engine.calls[0].aborted
+
+
+async def _has_outcomes(bus: Bus, outcomes: list[str]) -> bool:
+    return sorted(event.outcome for event in await events(bus)) == outcomes
 
 
 async def test_a_door_that_drains_finishes_what_it_has_and_takes_nothing_new(rig: Rig) -> None:

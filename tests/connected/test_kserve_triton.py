@@ -88,6 +88,41 @@ async def test_mistakes_are_named(whole: Whole) -> None:
         assert text in caught.value.message()
 
 
+GENERATED = (
+    ("double", {"X": [1, 2, 3, 4]}, {"model_name": "double", "model_version": "1", "Y": [2.0, 4.0, 6.0, 8.0]}),
+    ("count", {"N": 1, "id": "a"}, {"model_name": "count", "model_version": "1", "TOK": "tok0"}),
+)
+NOT_GENERATED = (
+    ("count", {"N": 3}, 422, "more than one answer: ask generate_stream"),
+    ("count", {"N": 0}, 422, "no answer"),
+    ("count", {"N": "three"}, 400, "INT32"),
+    ("count", {"Z": 3}, 400, "`Z`: model `count` has no such input, it has `N`"),
+    ("count", {}, 400, "N"),
+    ("double", {"X": [1, 2]}, 400, "X"),
+    ("nobody", {"X": [1, 2]}, 404, "nobody"),
+)
+
+
+async def test_generate_gives_the_one_answer_or_says_why_not(whole: Whole) -> None:
+    headers = {"Authorization": f"Bearer {whole.path.key}"}
+    async with httpx.AsyncClient(base_url=whole.url, headers=headers, timeout=60) as client:
+        for model, body, expected in GENERATED:
+            answer = await client.post(f"/v2/models/{model}/generate", json=body)
+            assert (answer.status_code, answer.json()) == (200, expected)
+        tensors = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
+        answer = await client.post("/v2/models/double/versions/1/generate", json=tensors)
+        assert answer.json()["outputs"] == [{"name": "Y", "datatype": "FP32", "shape": [1, 4], "data": [2, 4, 6, 8]}]
+        for model, body, status, text in NOT_GENERATED:
+            answer = await client.post(f"/v2/models/{model}/generate", json=body)
+            assert (answer.status_code, list(answer.json()), text in answer.text) == (status, ["error"], True), (
+                answer.text
+            )
+        for body, text in ((b"[1]", "object"), (b"{", "JSON")):
+            answer = await client.post("/v2/models/double/generate", content=body)
+            assert (answer.status_code, text in answer.json()["error"]) == (400, True), answer.text
+        assert (await client.get("/v2/models/double/generate")).status_code == 404
+
+
 async def test_streams_embeddings_and_the_sdk(whole: Whole) -> None:
     headers = {"Authorization": f"Bearer {whole.path.key}"}
     async with httpx.AsyncClient(base_url=whole.url, headers=headers, timeout=60) as client:

@@ -8,12 +8,14 @@ from contextlib import AsyncExitStack
 
 import pytest
 from tests.connected.rig import Call, Rig, read
+from tests.connected.test_usage_events import events
 
 from inferbus.answers.attempts import MAX_BODY_BYTES
+from inferbus.answers.by_ticket import MAX_ANSWER_BYTES
 from inferbus.answers.exchange import Ended
 from inferbus.contracts.models import ModelEntry
 from inferbus.contracts.step import Usage
-from inferbus.errors import DependencyDown
+from inferbus.errors import DependencyDown, TooLarge
 from inferbus.models import apply_model
 from inferbus.testing import NatsServer, eventually
 
@@ -56,7 +58,9 @@ async def test_small_answers_pass_a_large_one(rig: Rig) -> None:
     assert await read(large) == data
 
 
-async def test_an_answer_nobody_can_store_is_an_error_not_silence(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_nobody_can_store_is_an_error_not_silence(
+    rig: Rig, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def away(*_: object) -> str:
         raise DependencyDown("the payload stream is full")
 
@@ -70,3 +74,31 @@ async def test_an_answer_nobody_can_store_is_an_error_not_silence(rig: Rig, monk
     with pytest.raises(DependencyDown, match="could not be stored: the payload stream is full"):
         await read(await gateway.admit(streamed=False))
     await eventually(rig.queue_is_empty)
+    assert await _outcomes(server) == ["dependency_down"]
+
+
+async def test_a_large_answer_is_billed_as_finished_once_it_is_stored(rig: Rig, server: NatsServer) -> None:
+    gateway, worker = await rig.gateway(), await rig.worker()
+    data = os.urandom(MAX_BODY_BYTES + 1)
+    worker.engine.answer = lambda call: call.sink.finished(200, Usage(5, 0), data, "application/octet-stream")
+    assert await read(await gateway.admit(streamed=False)) == data
+    await eventually(rig.queue_is_empty)
+    assert await _outcomes(server) == ["finished"]
+
+
+async def test_an_answer_that_is_too_large_is_not_billed_as_finished(rig: Rig, server: NatsServer) -> None:
+    gateway, worker = await rig.gateway(), await rig.worker()
+    data = bytes(MAX_ANSWER_BYTES + 1)
+    worker.engine.answer = lambda call: call.sink.finished(200, Usage(5, 0), data, "application/octet-stream")
+    with pytest.raises(TooLarge):
+        await read(await gateway.admit(streamed=False))
+    await eventually(rig.queue_is_empty)
+    assert await _outcomes(server) == ["too_large"]
+
+
+async def _outcomes(server: NatsServer) -> list[str]:
+    operator = await server.connect("operator")
+    try:
+        return [event.outcome for event in await events(operator)]
+    finally:
+        await operator.close()

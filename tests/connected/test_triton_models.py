@@ -50,8 +50,8 @@ def tensor(name: str, values: np.ndarray, datatype: str) -> grpc.InferInput:
     return one
 
 
-def texts(name: str = "TEXT") -> grpc.InferInput:
-    return tensor(name, np.array([[one] for one in SENTENCES], np.object_), "BYTES")
+def texts(*given: str, name: str = "TEXT") -> grpc.InferInput:
+    return tensor(name, np.array([[one] for one in given or SENTENCES], np.object_), "BYTES")
 
 
 async def test_everything_is_loaded(client: grpc.InferenceServerClient) -> None:
@@ -90,7 +90,11 @@ async def test_an_ensemble_finds_topics(client: grpc.InferenceServerClient) -> N
 
 
 async def test_embeddings_are_those_of_torch(client: grpc.InferenceServerClient) -> None:
-    embedded = (await client.infer("minilm-onnx", [texts()])).as_numpy("EMBEDDING")
+    answer = await client.infer("minilm-onnx", [texts()])
+    embedded, tokens = answer.as_numpy("EMBEDDING"), answer.as_numpy("TOKENS")
+    assert (tokens.dtype, tokens.shape, tokens.min() > 4) == (np.int32, (3, 1), True)
+    alone = [int((await client.infer("minilm-onnx", [texts(one)])).as_numpy("TOKENS")[0, 0]) for one in SENTENCES]
+    assert tokens.ravel().tolist() == alone  # padding is not counted
     assert embedded.shape == (3, 384)
     assert embedded[:2, :4] == pytest.approx(np.array(EMBEDDED), abs=1e-6)
     assert np.linalg.norm(embedded, axis=1) == pytest.approx([1, 1, 1], abs=1e-5)

@@ -29,14 +29,24 @@ from tests.process_tree import descendants
 from tests.triton_path import ENVIRONMENT, TritonPath, tensor
 
 from inferbus import routes
+from inferbus.admission.admit import Ask
+from inferbus.admission.identity import Identity
 from inferbus.bus import Bus
 from inferbus.bus.stored import read_stored
-from inferbus.contracts.control import TRITON
-from inferbus.contracts.triton import CONFIG, INDEX, LOAD, METADATA, STATS, UNLOAD, TritonAsk, TritonReply
+from inferbus.contracts.control import MODEL, TRITON
+from inferbus.contracts.triton import CONFIG, INDEX, LOAD, METADATA, SERVER, STATS, UNLOAD, TritonAsk, TritonReply
 from inferbus.contracts.usage import UsageEvent
-from inferbus.errors import DeadlineWhileQueued, DeadlineWhileRunning, NotFound, Poison, ResumeImpossible
+from inferbus.errors import (
+    DeadlineWhileQueued,
+    DeadlineWhileRunning,
+    NotFound,
+    Overloaded,
+    Poison,
+    ResumeImpossible,
+)
 from inferbus.kserve.content_type import json_bytes_of
 from inferbus.kserve.paths import GENERATE_STREAM
+from inferbus.process.triton import ask_triton
 from inferbus.testing import eventually
 from inferbus_triton_worker.adapters.server import ManagedServer, ServerOptions
 
@@ -153,7 +163,8 @@ async def test_operators_ask_about_the_server_and_change_what_is_loaded(path: Tr
 
     async def operate(bus: Bus, op: str, **fields: Any) -> TritonReply:
         data = msgspec.json.encode(TritonAsk(op=op, **fields))
-        message = await bus.request(routes.control_of("triton-0", TRITON), data, timeout_s=60)
+        verb = MODEL if bus is gateway else TRITON
+        message = await bus.request(routes.control_of("triton-0", verb), data, timeout_s=60)
         return msgspec.json.decode(message.data, type=TritonReply)
 
     admin = await path.nats.connect("admin")
@@ -161,7 +172,9 @@ async def test_operators_ask_about_the_server_and_change_what_is_loaded(path: Tr
         reply = await operate(gateway, METADATA, model="double")
         assert msgspec.json.decode(reply.data)["inputs"] == [{"name": "X", "datatype": "FP32", "shape": [-1, 4]}]
         assert (await operate(gateway, METADATA, model="nobody")).status == 404
-        assert (await operate(gateway, "explode")).status == 400
+        assert (await operate(admin, "explode")).status == 400
+        for op in (LOAD, UNLOAD, INDEX, SERVER):  # the bus refuses it the other subject
+            assert (await operate(gateway, op, model="double")).status == 403
         await path.ask("double", tensor("X", [[1, 2, 3, 4]]))
 
         async def is_counted() -> bool:  # Triton counts after it has answered
@@ -285,6 +298,31 @@ async def test_a_worker_that_is_drained_finishes_what_it_has(path: TritonPath) -
     assert await worker.ended() == 0
     await path.triton()
     assert await asyncio.gather(*tasks) == [[2 * n, 0, 0, 2] for n in range(40)]
+
+
+async def test_a_direct_request_nobody_waits_for_is_cancelled_at_the_server(tmp_path: Path) -> None:
+    async with TritonPath(tmp_path, "slow", delivery="direct") as path:
+        add_model(
+            path.repository, "slow", SLOW.replace("0.02", "2.0"), DOUBLE_CONFIG.replace("dynamic_batching { }", "")
+        )
+        await path.triton(slots=4, micro_batch=False, probe_every_s=600)
+        body = json.dumps(tensor("X", [[1, 2, 3, 4]])).encode()
+        ask = Ask(model="slow", task="infer", path="/v2/models/slow/infer", body=body, deadline_s=60.0)
+        exchanges = [await path.admission.admit(Identity(tenant="dev"), ask) for _ in range(4)]
+        await eventually(lambda: path.beat("triton-0").in_flight == 4)
+        with pytest.raises(Overloaded):  # every slot is taken
+            await path.ask("slow", tensor("X", [[1, 2, 3, 4]]))
+        for exchange in exchanges:
+            exchange.cancel()
+        await eventually(lambda: path.beat("triton-0").in_flight == 0)
+        answer = await path.ask("slow", tensor("X", [[1, 2, 3, 4]]))
+        assert answer.values("Y") == [2, 4, 6, 8]
+        admin = await path.nats.connect("admin")
+        said = await ask_triton(admin, "triton-0", TritonAsk(op=STATS, model="slow"))
+        await admin.close()
+        counted = msgspec.json.decode(said.data)["model_stats"][0]["inference_stats"]
+        assert counted["fail"]["count"] >= 3  # those that waited at the server never ran
+        assert counted["success"]["count"] <= 2
 
 
 async def _is_empty(path: TritonPath) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +171,40 @@ def test_images_are_pinned_unprivileged_and_watched(file: Path) -> None:
 def test_every_image_is_used(compose: dict[str, Any]) -> None:
     used = {service["build"]["dockerfile"] for service in compose["services"].values() if "build" in service}
     assert used == {str(file.relative_to(ROOT)) for file in DOCKERFILES}
+
+
+ONLY_TRITON = ("grpcio", "numpy", "tritonclient")
+_IMPORT_ALL = """
+import importlib, pkgutil, sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("grpc", "numpy", "tritonclient"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Refuse())
+for package in ("inferbus", "inferbus_gateway"):
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+            print(module.name)
+"""
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.stem)
+def test_only_the_triton_worker_has_its_client(file: Path) -> None:
+    services = set(re.findall(r"requirements/(services|triton-worker)\.txt", file.read_text()))
+    wanted = {"llm-worker": set(), "triton-worker": {"triton-worker"}}
+    assert services == wanted.get(file.stem, {"services"})
+    for name in services:
+        text = (ROOT / f"requirements/{name}.txt").read_text()
+        found = [package for package in ONLY_TRITON if re.search(rf"^{package}==", text, re.MULTILINE)]
+        assert found == (list(ONLY_TRITON) if name == "triton-worker" else [])
+
+
+def test_the_gateway_and_the_platform_run_without_it() -> None:
+    """`infer` of the SDK imports numpy when it is called."""
+    done = subprocess.run([sys.executable, "-c", _IMPORT_ALL], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "inferbus_gateway.main" in done.stdout
+    assert "inferbus.client" in done.stdout

@@ -48,6 +48,7 @@ def test_every_model_is_served(platform: RunningPlatform, client: kserve.Inferen
     )
     first, second = (np.array(one.embedding) for one in embedded.data)
     assert len(first) == 384
+    assert embedded.usage.prompt_tokens == 14  # each with its two marks, as in LLM pools; not the two texts
     assert first @ second > 0.5
 
 

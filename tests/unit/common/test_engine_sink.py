@@ -12,6 +12,8 @@ from inferbus.worker.engine_sink import EngineSink, Spent
 class Frames:
     """Stands where the attempt would."""
 
+    is_storing = False
+
     def delta(self, *_: object) -> None: ...
 
     def finished(self, *_: object) -> None: ...

@@ -16,6 +16,7 @@ from inferbus_gateway.door_request import DoorRequest, read_request
         ("/v2/models/m/infer", {}, b'{"inputs":[]}', DoorRequest("m", "infer", False)),
         ("/v2/models/m/versions/2/infer", {"Ib-Json-Bytes": "2"}, b"{}\0", DoorRequest("m", "infer", False, 2)),
         ("/v2/models/m/generate_stream", {}, b"{}", DoorRequest("m", "infer", True)),
+        ("/v2/models/m/generate", {}, b"{}", DoorRequest("m", "infer", False)),
     ],
 )
 def test_it_is_read(path: str, headers: dict[str, str], data: bytes, read: DoorRequest) -> None:

@@ -1,7 +1,7 @@
 """Direct delivery, the asking side: a request and its reply over a queue group, in no stream. At most once.
 
 A worker that is full says so at once and another is tried; one that dies with a request says nothing, and the deadline
-ends it. Streams, durable requests and batch work of the same pool go through its queue.
+ends it. A client that goes away, or its deadline, stops it where it runs. Streams, durable requests and batch work of the same pool go through its queue.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -37,22 +38,39 @@ def goes_directly(entry: ModelEntry, *, lane: str, streamed: bool, delivery: str
 
 
 class DirectCall:
-    """One request on its way; its exchange ends with it, and ends it. `begin` it once."""
+    """One request on its way; its exchange ends with it, and ends it. `begin` it once. `stop` has it stopped where it runs,
+    if the exchange closes before an answer came."""
 
-    def __init__(self, bus: Bus, exchange: Exchange, subject: str, body: bytes, envelope: Envelope) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        exchange: Exchange,
+        subject: str,
+        body: bytes,
+        envelope: Envelope,
+        stop: Callable[[Exchange], None] = lambda _: None,
+    ) -> None:
         self._bus = bus
         self._exchange = exchange
         self._subject = subject
         self._body = body
         self._headers = headers_of(envelope)
         self._until = time.monotonic() + envelope.deadline_ms / 1000
+        self._stop = stop
+        self._asked = False
+        """Whether a worker may have it at the moment."""
 
     def begin(self) -> None:
         exchange = self._exchange
         exchange.accepted()
         exchange.handed_over()
         task = asyncio.create_task(self._ask(), name="direct")
-        exchange.on_closed(lambda: _stop(task))
+        exchange.on_closed(lambda: self._on_closed(task))
+
+    def _on_closed(self, task: asyncio.Task[None]) -> None:
+        task.cancel()
+        if self._asked:
+            self._stop(self._exchange)
 
     async def _ask(self) -> None:
         """Ask until somebody takes it, for a second at most."""
@@ -72,10 +90,13 @@ class DirectCall:
     async def _try(self) -> InferbusError | None:
         """Ask one worker; gives why it did not take it."""
         left_s = max(0.001, self._until - time.monotonic())
+        self._asked = True
         try:
             message = await self._bus.request(self._subject, self._body, dict(self._headers), timeout_s=left_s)
+            self._asked = False
             frame = _decode(message.data)[0]
         except NoResponders:
+            self._asked = False
             return Overloaded("no worker is there to take it")
         except msgspec.DecodeError as exc:
             self._exchange.fail(InferbusError(f"a worker's answer cannot be read: {exc}"))
@@ -86,7 +107,3 @@ class DirectCall:
                 return Overloaded(frame.message)
             self._exchange.feed(frame)
         return None
-
-
-def _stop(task: asyncio.Task[None]) -> None:
-    task.cancel()

@@ -10,7 +10,7 @@ import msgspec
 from inferbus.codec import from_json
 from inferbus.contracts import door
 from inferbus.errors import InvalidRequest, Unsupported
-from inferbus.kserve.paths import GENERATE_STREAM, INFER, parse_path
+from inferbus.kserve.paths import GENERATE_STREAM, INFERENCE, parse_path
 from inferbus.kserve.request import check_framing
 from inferbus.worker import tasks
 
@@ -39,7 +39,7 @@ def read_request(path: str, headers: Mapping[str, str], data: bytes) -> DoorRequ
         Unsupported: no such path. InvalidRequest: the body or a header cannot be read; `param` names it.
     """
     parsed = parse_path(path)
-    if parsed is not None and parsed.verb in (INFER, GENERATE_STREAM):
+    if parsed is not None and parsed.verb in INFERENCE:
         json_bytes = _json_bytes(headers.get(door.JSON_BYTES, "0"))
         check_framing(data, json_bytes)
         return DoorRequest(parsed.model, tasks.INFER, parsed.verb == GENERATE_STREAM, json_bytes)

@@ -17,7 +17,7 @@ from inferbus.contracts.presence import Presence
 from inferbus.contracts.triton import CONFIG, METADATA, SERVER, STATS, TritonAsk, TritonReply
 from inferbus.errors import DependencyDown
 from inferbus.process.presence import PresenceTable
-from inferbus.process.triton import ask_triton, refusal_of
+from inferbus.process.triton import ask_model, refusal_of
 
 _FRESH_S = 2.0
 _KEPT = (METADATA, CONFIG, SERVER)
@@ -73,7 +73,7 @@ class TritonServers:
         for turn in range(min(_MAX_ASKED, len(workers))):
             worker = workers[(first + turn) % len(workers)]
             try:
-                return await ask_triton(self._bus, worker.process, ask)
+                return await ask_model(self._bus, worker.process, ask)
             except DependencyDown as exc:
                 error = exc
         raise error or DependencyDown("nobody was asked")

@@ -17,7 +17,7 @@ from inferbus.errors import (
     Unsupported,
 )
 from inferbus.kserve.content_type import content_type_of
-from inferbus.kserve.paths import GENERATE_STREAM, INFER, ModelPath, parse_path
+from inferbus.kserve.paths import GENERATE, GENERATE_STREAM, INFER, ModelPath, parse_path
 from inferbus.kserve.request import InferRequest, parse
 from inferbus.kserve.response import write
 from inferbus.kserve.tensors import raw_of
@@ -28,9 +28,10 @@ from inferbus_triton_worker.batcher import Batcher
 from inferbus_triton_worker.caller import Caller
 from inferbus_triton_worker.catalog import Catalog
 from inferbus_triton_worker.domain import embeddings, generate
-from inferbus_triton_worker.domain.checking import check_request, rows_of
+from inferbus_triton_worker.domain.checking import rows_of
 from inferbus_triton_worker.domain.failures import error_body, refusal_body
 from inferbus_triton_worker.domain.signature import Signature
+from inferbus_triton_worker.generating import Generation, only_answer, read_generation
 from inferbus_triton_worker.ports import (
     Busy,
     InferCall,
@@ -93,6 +94,8 @@ class Answering:
             await self._infer(work, call, path)
         elif path is not None and path.verb == GENERATE_STREAM:
             await self._stream(work, call, path)
+        elif path is not None and path.verb == GENERATE:
+            await self._generate(work, call, path)
         else:
             raise NotFound(f"{work.path} is not a path of inference")
 
@@ -127,27 +130,35 @@ class Answering:
             raise ResumeImpossible("a stream of Triton's cannot go on elsewhere")
         model = work.model or path.model
         inside = self._server_name(model)
-        plain = generate.is_plain(work.body, work.json_bytes)
-        if plain:
-            signature = await self._catalog.signature(inside, path.version)
-            request = generate.plain_request(signature, work.body)
-            check_request(signature, request)
-        else:
-            request = parse(work.body, work.json_bytes)
-            signature = await self._catalog.checked(inside, path.version, request)
+        wanted = await read_generation(self._catalog, inside, path.version, work)
         sent = 0
         try:
-            async for result in self._caller.stream(_call_of(request, inside, path.version, work), _timeout_s(work)):
+            asked = _call_of(wanted.request, inside, path.version, work)
+            async for result in self._caller.stream(asked, _timeout_s(work)):
                 if result.outputs:
-                    call.delta([(0, [sent])], _event(plain, model, result, request))
+                    call.delta([(0, [sent])], generate.event_of(wanted.answer(model, result)))
                     sent += 1
         except Refused as error:
             if not sent:
                 raise
             call.delta([(0, [sent])], generate.event_of(error_body(work.path, InferbusError(error.message))))
-        rows = rows_of(signature, request.inputs)
-        self.rows += rows
-        call.finish(200, Usage(rows), b"", _SSE)
+        self.rows += wanted.rows
+        call.finish(200, Usage(wanted.rows), b"", _SSE)
+
+    async def _generate(self, work: Work, call: OpenCall, path: ModelPath) -> None:
+        """Answer with the one answer the model gives."""
+        model = work.model or path.model
+        inside = self._server_name(model)
+        wanted = await read_generation(self._catalog, inside, path.version, work)
+        asked = _call_of(wanted.request, inside, path.version, work)
+        result = await self._one_of(wanted, asked, model, _timeout_s(work))
+        self.rows += wanted.rows
+        call.finish(200, Usage(wanted.rows), wanted.answer(model, result), _JSON)
+
+    async def _one_of(self, wanted: Generation, call: InferCall, model: str, timeout_s: float) -> InferResult:
+        if wanted.signature.decoupled:
+            return await only_answer(self._caller.stream(call, timeout_s), model)
+        return await self._call(wanted.signature, call, wanted.rows, timeout_s)
 
     # --- vectors --------------------------------------------------------------------------------------------------------
 
@@ -157,13 +168,15 @@ class Answering:
         inside = self._server_name(model)
         signature = await self._catalog.signature(inside, "")
         texts, vectors = embeddings.text_input_of(signature), embeddings.vector_output_of(signature)
+        counts = embeddings.token_output_of(signature)
+        wanted = [WantedOutput(spec.name) for spec in (vectors, counts) if spec is not None]
         parts = list(embeddings.text_tensors(texts, request.texts, signature.max_rows))
         turns = asyncio.Semaphore(_SIDE_BY_SIDE * signature.instances)
 
         async def ask(tensor: InputTensor, rows: int) -> InferResult:
             part = InferCall(
                 model=inside, version="", request_id=work.request_id, inputs=[tensor],
-                outputs=[WantedOutput(vectors.name)], traceparent=work.traceparent,
+                outputs=wanted, traceparent=work.traceparent,
             )  # fmt: skip
             async with turns:
                 return await self._call(signature, part, rows, _timeout_s(work))
@@ -174,9 +187,12 @@ class Answering:
         finally:
             for task in asked:
                 task.cancel()
-        body = embeddings.write_embeddings(request, model, [output for result in results for output in result.outputs])
+        outputs = [output for result in results for output in result.outputs]
+        told = [output for output in outputs if counts is not None and output.name == counts.name]
+        tokens = embeddings.tokens_of(told) if told else len(request.texts)
+        made = [output for output in outputs if output.name == vectors.name]
         self.rows += len(request.texts)
-        call.finish(200, Usage(len(request.texts)), body, _JSON)
+        call.finish(200, Usage(tokens), embeddings.write_embeddings(request, model, made, tokens), _JSON)
 
 
 def _call_of(request: InferRequest, model: str, version: str, work: Work) -> InferCall:
@@ -198,13 +214,6 @@ def _passed_on(parameters: dict[str, object]) -> dict[str, bool | int | float | 
         for name, value in parameters.items()
         if name not in _OURS and isinstance(value, bool | int | float | str)
     }
-
-
-def _event(plain: bool, model: str, result: InferResult, request: InferRequest) -> bytes:
-    if plain:
-        return generate.plain_event(model, result.version, result.outputs)
-    body, _ = write(model, result.version, request.id, result.outputs, InferRequest(id=request.id, inputs=[]))
-    return generate.event_of(body)
 
 
 def _timeout_s(work: Work) -> float:

@@ -1,4 +1,5 @@
-"""Operating: what operators and gateways ask of this worker about its server, answered on `control.<process>.triton`."""
+"""Operating: what is asked of this worker about its server, by administrators on `control.<process>.triton` and by gateways on
+`control.<process>.model`. Who may publish which the bus sees to."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from nats.aio.msg import Msg
 from inferbus.answers.attempts import Attempts
 from inferbus.bus import Bus
 from inferbus.contracts import triton
-from inferbus.contracts.control import TRITON
+from inferbus.contracts.control import MODEL, TRITON
 from inferbus.contracts.triton import TritonAsk, TritonReply
 from inferbus.errors import DependencyDown, InferbusError
 from inferbus_triton_worker.engine import TritonEngine
@@ -34,7 +35,8 @@ class Operating:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        self._attempts.on_control(TRITON, self._on_ask)
+        self._attempts.on_control(TRITON, self._on_operation)
+        self._attempts.on_control(MODEL, self._on_look)
 
     async def stop(self) -> None:
         tasks = list(self._tasks)
@@ -42,14 +44,20 @@ class Operating:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _on_ask(self, message: Msg) -> None:
-        task = asyncio.create_task(self._reply(message))
+    def _on_operation(self, message: Msg) -> None:
+        self._begin(message, (*triton.LOOKS, *triton.CHANGES))
+
+    def _on_look(self, message: Msg) -> None:
+        self._begin(message, triton.OF_MODELS)
+
+    def _begin(self, message: Msg, allowed: tuple[str, ...]) -> None:
+        task = asyncio.create_task(self._reply(message, allowed))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _reply(self, message: Msg) -> None:
+    async def _reply(self, message: Msg, allowed: tuple[str, ...]) -> None:
         try:
-            reply = await self.answer(_decode(message.data))
+            reply = await self.answer(_decode(message.data), allowed)
         except msgspec.DecodeError as exc:
             reply = TritonReply(status=400, error=f"unreadable: {exc}")
         if message.reply:
@@ -58,8 +66,11 @@ class Operating:
             except InferbusError as exc:
                 log.warning("triton_reply_not_sent", error=exc.message)
 
-    async def answer(self, ask: TritonAsk) -> TritonReply:
+    async def answer(self, ask: TritonAsk, allowed: tuple[str, ...]) -> TritonReply:
         """Do one operation; whatever is wrong is in the reply."""
+        if ask.op not in allowed:
+            status = 403 if ask.op in (*triton.LOOKS, *triton.CHANGES) else 400
+            return TritonReply(status=status, error=f"operation {ask.op!r}; here it is one of {', '.join(allowed)}")
         try:
             async with asyncio.timeout(min(_MAX_S, max(0.0, ask.timeout_s))):
                 data = await self._do(ask)
@@ -86,10 +97,7 @@ class Operating:
             triton.INDEX: server.index,
             triton.SERVER: server.about,
         }
-        look = looks.get(ask.op)
-        if look is None:
-            raise Refused(f"unknown operation {ask.op!r}; known: {', '.join((*triton.LOOKS, *triton.CHANGES))}", 400)
-        return await look()
+        return await looks[ask.op]()
 
     async def _change(self, server: TritonServer, ask: TritonAsk) -> dict[str, Any]:
         if not ask.model:

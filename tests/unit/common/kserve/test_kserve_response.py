@@ -98,6 +98,7 @@ def test_a_damaged_answer_is_an_error(body: bytes, json_bytes: int) -> None:
         ("/v2/models/m/versions/2", ModelPath("m", "2")),
         ("/v2/models/team/m/versions/2/ready", ModelPath("team/m", "2", "ready")),
         ("/v2/models/m/generate_stream", ModelPath("m", "", "generate_stream")),
+        ("/v2/models/m/versions/1/generate", ModelPath("m", "1", "generate")),
         ("/v2/models/", None),
         ("/v2/models/versions/", ModelPath("versions")),
         ("/v1/models/m", None),

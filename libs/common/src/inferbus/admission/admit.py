@@ -203,7 +203,7 @@ class Admission:
                 direct = routes.direct(
                     region=self._bus.region, runtime=entry.runtime, pool=entry.pool, tenant=identity.tenant
                 )
-                DirectCall(self._bus, exchange, direct, body, envelope).begin()
+                DirectCall(self._bus, exchange, direct, body, envelope, self._asker.stop_direct).begin()
                 end_span(span, {})
                 return
             sequence = await self._bus.accept(

@@ -287,8 +287,13 @@ class Asker:
         fence = exchange.fence
         self._endings.note(exchange)
         if fence is not None and not exchange.finished:
-            expired = isinstance(exchange.error, DeadlineWhileQueued | DeadlineWhileRunning)
-            self._tell(fence.worker, EXPIRE if expired else CANCEL, exchange.tag, fence.attempt)
+            self._tell(fence.worker, _stopped_by(exchange), exchange.tag, fence.attempt)
+
+    def stop_direct(self, exchange: Exchange) -> None:
+        """Have a request that was delivered directly stopped. Who has it nobody has said; to the others it is nothing."""
+        for beat in self._presence.alive().values():
+            if exchange.pool in beat.pools:
+                self._tell(beat.process, _stopped_by(exchange), exchange.tag, 0)
 
     def _tell(self, worker: str, verb: str, tag: int, attempt: int, from_seq: int = 0, *, run: int = 0) -> None:
         self._control.setdefault((worker, verb), []).append(ControlItem(tag, attempt, from_seq, run))
@@ -317,3 +322,7 @@ class Asker:
             self._bus.send(subject, data)
         except Exception as exc:  # the buffer is full or the connection closes: workers repeat what matters
             log.warning("control_not_sent", subject=subject, error=repr(exc))
+
+
+def _stopped_by(exchange: Exchange) -> str:
+    return EXPIRE if isinstance(exchange.error, DeadlineWhileQueued | DeadlineWhileRunning) else CANCEL

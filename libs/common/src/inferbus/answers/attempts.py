@@ -57,6 +57,10 @@ class Attempt:
         self.deltas = 0
         self._storing: asyncio.Task[None] | None = None
         self.end: Finished | Failed | None = None
+        self.failure = ""
+        """The code of a final failure, as soon as there is one."""
+        self.when_stored: Callable[[], None] | None = None
+        """Called once a large answer is stored, or could not be: only then its end is known."""
         self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.on_stop: Callable[[], None] | None = None
         """Called once when the asker wants no more (cancel or stale): abort the engine."""
@@ -117,8 +121,15 @@ class Attempt:
 
     def failed(self, code: str, message: str, *, final: bool) -> None:
         """End in an error of the platform. Not `final`: the work goes back to the queue and no confirm is awaited."""
+        if final:
+            self.failure = self.failure or code
         tag, attempt = self.envelope.tag_no, self.delivery.attempt
         self._end(Failed(tag, attempt, len(self._sent), code, message, final, self.run))
+
+    @property
+    def is_storing(self) -> bool:
+        """Whether its answer is too large for a frame, and on its way to where it can be had."""
+        return self._storing is not None
 
     def resend(self, from_seq: int) -> None:
         for frame in self._sent[max(0, from_seq) :]:
@@ -162,6 +173,8 @@ class Attempt:
             self.failed(exc.code, f"an answer of {len(end.data)} bytes could not be stored: {exc.message}", final=True)
         else:
             self._end(msgspec.structs.replace(end, data=b"", ticket=ticket))
+        if self.when_stored is not None:
+            self.when_stored()
 
     def _stop_engine(self) -> None:
         if self.on_stop is not None:

@@ -11,7 +11,9 @@ whose request is over, and all that was to be told of it has been.
 
 DRAIN = "drain"
 TRITON = "triton"
-"""A request of its own (contracts.triton), to workers that have a Triton server."""
+"""A request of its own (contracts.triton), to workers that have a Triton server; an administrator's."""
+MODEL = "model"
+"""The same, a gateway's: what a server says of a model. Nothing is changed by it."""
 
 VERBS = (CONFIRM, RESEND, STALE, CANCEL, EXPIRE, DROP, DRAIN)
 

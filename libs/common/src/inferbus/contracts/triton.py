@@ -1,4 +1,5 @@
-"""What is asked of a Triton worker about its server, on `control.<process>.triton` (JSON, request and reply).
+"""What is asked of a Triton worker about its server (JSON, request and reply): on `control.<process>.triton`, which is for
+administrators, everything, and on `control.<process>.model`, which is for gateways, what clients may know of a model.
 
 Operations, and what `data` of the reply has, which is as the server says it (KServe v2 and its extensions, as JSON):
 
@@ -11,8 +12,8 @@ Operations, and what `data` of the reply has, which is as the server says it (KS
     load       model, config         {}; with `config`, JSON that stands in place of the repository's configuration
     unload     model                 {}; `dependents`: what it is an ensemble of as well
 
-`model` is the name inside the server (`ModelEntry.server_name` where there is one). The first five only look; `load` and
-`unload` are an administrator's, and are done by every worker of the pool that is asked.
+`model` is the name inside the server (`ModelEntry.server_name` where there is one). The first four are a gateway's too; `load`
+and `unload` are done by every worker of the pool that is asked.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ METADATA, READY, CONFIG, STATS, INDEX, SERVER = "metadata", "ready", "config", "
 LOAD, UNLOAD = "load", "unload"
 LOOKS = (METADATA, READY, CONFIG, STATS, INDEX, SERVER)
 CHANGES = (LOAD, UNLOAD)
+OF_MODELS = (METADATA, READY, CONFIG, STATS)
 
 
 class TritonAsk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="triton.ask.v1"):

@@ -105,6 +105,7 @@ class DurableAttempt(Attempt):
 
     def failed(self, code: str, message: str, *, final: bool) -> None:
         if final:
+            self.failure = self.failure or code
             self._end_with(lambda: self._failure(error_from(code, message)))
         elif self._ending is None:
             super().failed(code, message, final=False)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import msgspec
 
 PREFIX = "/v2/models/"
-INFER, GENERATE_STREAM, READY, STATS, CONFIG = "infer", "generate_stream", "ready", "stats", "config"
+INFER, GENERATE, GENERATE_STREAM = "infer", "generate", "generate_stream"
+READY, STATS, CONFIG = "ready", "stats", "config"
 METADATA = ""
-_VERBS = (INFER, GENERATE_STREAM, READY, STATS, CONFIG)
+INFERENCE = (INFER, GENERATE, GENERATE_STREAM)
+"""What is asked with a POST."""
+_VERBS = (*INFERENCE, READY, STATS, CONFIG)
 _VERSIONS = "/versions/"
 
 

@@ -14,7 +14,7 @@ from inferbus.contracts.durable import Outcome, outcome_from
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.facts import QUEUED
 from inferbus.contracts.prices import cost
-from inferbus.contracts.step import Failed, Usage
+from inferbus.contracts.step import Usage
 from inferbus.contracts.usage import ABANDONED, CANCELLED, CHARGED, DEADLINE, FINISHED, REJECTED, UsageEvent
 from inferbus.errors import Cancelled
 from inferbus.ledger.names import usage_name
@@ -115,9 +115,8 @@ class Bill:
         """The engine has ended it: the event leaves before the end does."""
         if self._attempt.over.done():  # stopped before: `settle` knows what by
             return
-        end = self._attempt.end
-        refused = end.code if isinstance(end, Failed) else REJECTED if status >= 400 else FINISHED
-        self._send(refused, usage)
+        outcome = self._attempt.failure or (REJECTED if status >= 400 else FINISHED)
+        self._send(outcome, usage)
 
     async def settle(self, error: BaseException | None = None) -> None:
         """Wait until the request's event is stored. Nothing is written where another attempt will, or has."""
@@ -157,7 +156,9 @@ class Bill:
             return DEADLINE
         if over == ASKER_GONE and not self._attempt.has_outcome:
             return ABANDONED
-        return FINISHED if error is None else getattr(error, "code", "internal")
+        if error is None:
+            return self._attempt.failure or FINISHED
+        return getattr(error, "code", "internal")
 
 
 def _name_of(envelope: Envelope) -> str:

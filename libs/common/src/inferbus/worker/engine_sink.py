@@ -58,7 +58,10 @@ class EngineSink:
     def finished(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
         self.status, self.usage = status, usage
         self._attempt.finished(status, usage, data, content_type)
-        self.on_finished(status, usage)  # its frame leaves after this pass of the event loop
+        if self._attempt.is_storing:
+            self._attempt.when_stored = lambda: self.on_finished(status, usage)
+        else:
+            self.on_finished(status, usage)  # its frame leaves after this pass of the event loop
         self._end(None)
 
     def failed(self, error: BaseException, spent: Usage | None = None) -> None:

@@ -118,8 +118,12 @@ class Serving:
     async def on_direct(self, attempt: Attempt) -> None:
         """Deal with a request that came directly."""
         expires_at = asyncio.get_running_loop().time() + attempt.envelope.deadline_ms / 1000
-        async with self._exclusion.shared():
-            await self._run(attempt, Answer(FRESH), expires_at)
+        self._attempts.register(attempt)
+        try:
+            async with self._exclusion.shared():
+                await self._run(attempt, Answer(FRESH), expires_at)
+        finally:
+            self._attempts.close(attempt)
 
     async def _ask(self, envelope: Envelope, delivery: Delivery) -> Answer:
         """Ask the asker whether a redelivered or old message is still wanted, and where to begin.

@@ -75,7 +75,12 @@ def build_kserve(deps: HttpDeps, endpoint: KServeEndpoint) -> Sequence[HTTPRoute
     async def model(request: AnyRequest, rest: FromPath[str]) -> Response[bytes]:
         return await _tell(deps, _identify(deps, request), rest)
 
-    @post(_MODELS, status_code=200, summary="Infer: `/infer`, `/generate_stream`", operation_class=InferOperation)
+    @post(
+        _MODELS,
+        status_code=200,
+        summary="Infer: `/infer`, `/generate`, `/generate_stream`",
+        operation_class=InferOperation,
+    )
     async def infer(request: AnyRequest, rest: FromPath[str]) -> ASGIApp:
         if inference_path(paths.PREFIX + rest.removeprefix("/")) is None:
             raise NotFound(f"POST {request.url.path}: no such path")
@@ -99,7 +104,7 @@ def _identify(deps: HttpDeps, request: AnyRequest) -> Identity:
 async def _tell(deps: HttpDeps, identity: Identity, rest: str) -> Response[bytes]:
     """Answer a GET about a model."""
     parsed = paths.parse_path(paths.PREFIX + rest.removeprefix("/"))
-    if parsed is None or parsed.verb in (paths.INFER, paths.GENERATE_STREAM):
+    if parsed is None or parsed.verb in paths.INFERENCE:
         raise NotFound("no such path; inference is a POST")
     entry = deps.models.resolve(parsed.model)
     if entry is None and parsed == _ALL_STATS:

@@ -1,4 +1,4 @@
-"""POST /v2/models/{model}[/versions/{version}]/infer and /generate_stream: KServe v2, JSON or with binary tensors.
+"""POST /v2/models/{model}[/versions/{version}]/infer, /generate and /generate_stream: KServe v2, JSON or with binary tensors.
 
 The body is passed on as it came; only what routing needs is read from it. What does not fit the model is its worker's to
 refuse, by field, with what was expected and what came.
@@ -11,7 +11,7 @@ from litestar.types import Send
 
 from inferbus.errors import InferbusError, InvalidRequest, NotFound
 from inferbus.kserve.content_type import HEADER, json_bytes_of
-from inferbus.kserve.paths import GENERATE_STREAM, INFER, ModelPath, parse_path, path_of
+from inferbus.kserve.paths import GENERATE_STREAM, INFERENCE, ModelPath, parse_path, path_of
 from inferbus.kserve.request import check_framing
 from inferbus.worker.tasks import INFER as TASK
 from inferbus_gateway.http.compressed import ENCODINGS
@@ -22,7 +22,6 @@ from inferbus_gateway.observer import RequestRecord
 
 LABEL = "/v2/models/{model}/infer"
 """The path in metrics and log lines: models have labels of their own."""
-_VERBS = (INFER, GENERATE_STREAM)
 _HEADER = HEADER.lower().encode()
 _BINARY = b"application/octet-stream"
 
@@ -30,7 +29,7 @@ _BINARY = b"application/octet-stream"
 def inference_path(path: str) -> ModelPath | None:
     """Read a path that a POST may infer at; None for any other."""
     parsed = parse_path(path)
-    return parsed if parsed is not None and parsed.verb in _VERBS else None
+    return parsed if parsed is not None and parsed.verb in INFERENCE else None
 
 
 class KServeResponse(HttpResponse):

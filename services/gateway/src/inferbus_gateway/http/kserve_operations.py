@@ -91,7 +91,10 @@ class InferOperation(Operation):
         self.request_body = RequestBody(required=True, content={**json_media(InferBody), _BINARY: binary})
         content = {**json_media(InferAnswer), _BINARY: binary}
         self.responses = {
-            "200": OpenAPIResponse(description="The answer; events of `generate_stream`.", content=content)
+            "200": OpenAPIResponse(
+                description="The answer; of `generate` an object by output; events of `generate_stream`.",
+                content=content,
+            )
         }
         self.responses |= error_responses(*_STATUSES, body=KServeErrorBody)
         length = Parameter(

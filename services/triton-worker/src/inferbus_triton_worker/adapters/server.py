@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -29,10 +27,10 @@ from inferbus_triton_worker.adapters.installation import (
     find_installation,
     lay_out,
 )
+from inferbus_triton_worker.adapters.kept import KeptProcess, spawn
 
 log = structlog.get_logger()
 
-_PR_SET_PDEATHSIG = 1
 _HOST = "127.0.0.1"
 _ATTEMPTS = 3
 _POLL_S, _ANSWER_S = 0.05, 1.0
@@ -67,11 +65,10 @@ class ManagedServer:
         )
         self._env = env
         self._prefix = leftovers.region_prefix(self._options.state)
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: KeptProcess | None = None
         self._ports = Ports(grpc=0, http=0, metrics=0)
         self._stopping = False
         self._log_from = 0
-        self._libc = ctypes.CDLL(None, use_errno=True)
 
     @property
     def address(self) -> str:
@@ -89,7 +86,7 @@ class ManagedServer:
     @property
     def pid(self) -> int:
         """The server's process; 0 while there is none."""
-        return self._process.pid if self._process is not None and self._process.returncode is None else 0
+        return self._process.pid if self._process is not None else 0
 
     @property
     def log(self) -> Path:
@@ -127,8 +124,7 @@ class ManagedServer:
                 await self._until_ready(began + self._options.start_within_s)
                 break
             except BaseException as exc:
-                self._kill()
-                await self._reap()
+                await self._kill()
                 if attempt == _ATTEMPTS or not isinstance(exc, _PortTaken):
                     raise
         log.info("triton_started", pid=self.pid, address=self.address, took_s=round(time.monotonic() - began, 2))
@@ -138,66 +134,43 @@ class ManagedServer:
         """End it: a few seconds to finish what runs, then SIGKILL. Nothing of it is left afterwards."""
         self._stopping = True
         process = self._process
-        if process is not None and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+        if process is not None:
+            process.ask_to_end()
             try:
-                await asyncio.wait_for(process.wait(), _EXIT_TIMEOUT_S + _EXIT_MORE_S)
+                await asyncio.wait_for(asyncio.shield(process.ended), _EXIT_TIMEOUT_S + _EXIT_MORE_S)
             except TimeoutError:
                 log.warning("triton_killed", pid=process.pid)
-        self._kill()
-        await self._reap()
+            await self._kill()
 
     async def died(self) -> str:
         """Wait until it is gone without having been asked to; says how. What it left is removed by then."""
         process = self._process
         if process is None:
             return "it does not run"
-        code = await process.wait()
+        code = await asyncio.shield(process.ended)
         if self._stopping:
             await asyncio.Event().wait()  # asked to: whoever did knows
-        self._kill()
-        await self._reap()
+        await self._kill()
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
     # --- the process ----------------------------------------------------------------------------------------------
 
     async def _spawn(self, argv: list[str]) -> None:
-        self._clean()  # of one whose owner was killed as well
         if self.log.exists() and self.log.stat().st_size > _LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
+        env = environment_of(self._options.environment, self._options.state, self._env)
         with self.log.open("ab") as output:
             self._log_from = output.tell()
-            self._process = await asyncio.create_subprocess_exec(
-                *argv,
-                env=environment_of(self._options.environment, self._options.state, self._env),
-                cwd=self._options.state,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=self._bind_to(os.getpid()),
-            )
-
-    def _bind_to(self, owner: int) -> Callable[[], None]:
-        """Have the kernel kill the server when this process dies; its models' processes then end by themselves."""
-        libc = self._libc
-
-        def bind() -> None:  # runs in the child, between fork and exec
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != owner:  # it died before the line above
-                os._exit(1)
-
-        return bind
+            self._process = await spawn(argv, env, self._options.state, self._prefix, output)
 
     async def _until_ready(self, deadline: float) -> None:
         process = self._process
         assert process is not None  # noqa: S101  # for the type checker
         while True:
-            if process.returncode is not None:
+            if process.ended.done():
                 text = self._tail()
                 kind = _PortTaken if "already in use" in text.lower() else ServerFailed
-                raise kind(f"Triton ended with status {process.returncode} while it started:\n{text}")
+                raise kind(f"Triton ended with status {process.ended.result()} while it started:\n{text}")
             if time.monotonic() > deadline:
                 raise ServerFailed(
                     f"Triton did not answer within {self._options.start_within_s:g} s: a model's process may hang, or "
@@ -207,24 +180,14 @@ class ManagedServer:
                 return
             await asyncio.sleep(_POLL_S)
 
-    def _kill(self) -> None:
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):  # gone, and its group with it
-                os.killpg(self._process.pid, signal.SIGKILL)  # the models' processes are of its group
-
-    async def _reap(self) -> None:
+    async def _kill(self) -> None:
+        """See that nothing of it is left."""
         process = self._process
         if process is not None:
-            await process.wait()
-            self._clean()
+            process.kill()
+            await asyncio.shield(process.ended)
             if self._process is process:
-                self._process = None  # its number may soon be somebody else's
-
-    def _clean(self) -> None:
-        killed = leftovers.kill_processes(self._prefix)
-        removed = leftovers.remove_regions(self._prefix)
-        if killed or removed:
-            log.info("triton_leftovers_removed", processes=len(killed), regions=removed)
+                self._process = None
 
     def _tail(self) -> str:
         with contextlib.suppress(OSError), self.log.open("rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from inferbus_triton_worker.ports import InputTensor
 MAX_INPUTS = 2048
 _FLOAT, _BASE64 = "float", "base64"
 _FP32_BYTES = 4
+_TOKENS = "TOKENS"
+_COUNTS = {"INT32": struct.Struct("<i"), "INT64": struct.Struct("<q")}
 
 
 class EmbeddingsRequest(msgspec.Struct, frozen=True):
@@ -106,6 +109,19 @@ def vector_output_of(signature: Signature) -> TensorSpec:
     raise Unsupported(f"The model `{signature.name}` does not make vectors of texts.", param="model")
 
 
+def token_output_of(signature: Signature) -> TensorSpec | None:
+    """Give the output that says how many tokens each text was, if the model has one."""
+    for spec in signature.outputs:
+        if spec.name == _TOKENS and spec.datatype in _COUNTS and spec.dims == (1,):
+            return spec
+    return None
+
+
+def tokens_of(counts: Sequence[OutputTensor]) -> int:
+    """Add up the tokens of all texts."""
+    return sum(count for output in counts for (count,) in _COUNTS[output.datatype].iter_unpack(output.raw))
+
+
 def text_tensors(spec: TensorSpec, texts: Sequence[str], max_rows: int) -> Iterator[tuple[InputTensor, int]]:
     """Give the texts in tensors of at most `max_rows`, with each one's rows."""
     for at in range(0, len(texts), max_rows):
@@ -113,7 +129,7 @@ def text_tensors(spec: TensorSpec, texts: Sequence[str], max_rows: int) -> Itera
         yield InputTensor(spec.name, spec.datatype, [len(part), 1], bytes_raw(part)), len(part)
 
 
-def write_embeddings(request: EmbeddingsRequest, model: str, vectors: Sequence[OutputTensor]) -> bytes:
+def write_embeddings(request: EmbeddingsRequest, model: str, vectors: Sequence[OutputTensor], tokens: int) -> bytes:
     """Write OpenAI's answer of the vectors, which come in the order of the texts."""
     items: list[_Item] = []
     for output in vectors:
@@ -126,8 +142,7 @@ def write_embeddings(request: EmbeddingsRequest, model: str, vectors: Sequence[O
             items.append(_Item(len(items), _vector(row, request.encoding)))
     if len(items) != len(request.texts):
         raise InferbusError(f"{len(items)} vectors for {len(request.texts)} texts")
-    usage = _Usage(len(items), len(items))
-    return msgspec.json.encode(_Answer(model, items, usage))
+    return msgspec.json.encode(_Answer(model, items, _Usage(tokens, tokens)))
 
 
 def _vector(row: memoryview, encoding: str) -> list[float] | str:

@@ -1,6 +1,6 @@
-"""Generating: a decoupled model's answers as a stream of events. The body is either a request of inference, and each event an
-answer of it, or an object of plain values by input, and each event one of plain values by output (Triton's generate
-extension). Pure.
+"""Generating: a model's answers as a stream of events, or its one answer (Triton's generate extension). The body is either a
+request of inference, and each event an answer of it, or an object of plain values by input, and each event one of plain
+values by output. Pure.
 """
 
 from __future__ import annotations
@@ -58,19 +58,19 @@ def plain_request(signature: Signature, body: bytes) -> InferRequest:
     return InferRequest(id=request_id, inputs=inputs, parameters=parameters)
 
 
-def plain_event(model: str, version: str, outputs: Sequence[OutputTensor]) -> bytes:
-    """Write one event; an output of one element is the element.
+def plain_answer(model: str, version: str, outputs: Sequence[OutputTensor]) -> bytes:
+    """Write one answer; an output of one element is the element.
 
     Raises:
         InvalidRequest: an output's bytes are not its shape.
     """
-    event: dict[str, Any] = {"model_name": model, "model_version": version}
+    answer: dict[str, Any] = {"model_name": model, "model_version": version}
     for output in outputs:
         values = values_of(output.datatype, output.shape, output.raw)
         if output.datatype == BYTES:
             values = [value.decode(errors="replace") for value in values]
-        event[output.name] = values[0] if len(values) == 1 else values
-    return event_of(msgspec.json.encode(event))
+        answer[output.name] = values[0] if len(values) == 1 else values
+    return msgspec.json.encode(answer)
 
 
 def event_of(data: bytes) -> bytes:

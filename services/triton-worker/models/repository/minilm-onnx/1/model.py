@@ -1,4 +1,4 @@
-"""Sentence embeddings with ONNX Runtime: TEXT to 384 numbers of length one. The weights are a package's (requirements/weights.txt)."""
+"""Sentence embeddings with ONNX Runtime: TEXT to 384 numbers of length one, and how many tokens it was. The weights are a package's (requirements/weights.txt)."""
 
 from __future__ import annotations
 
@@ -38,9 +38,11 @@ class TritonPythonModel:
             "attention_mask": np.array([one.attention_mask for one in read], np.int64),
         }
         embedded = self.session.run(["embedding"], inputs)[0]
+        tokens = inputs["attention_mask"].sum(axis=1, keepdims=True, dtype=np.int32)
         answers, start = [], 0
         for part in parts:
-            tensor = pb_utils.Tensor("EMBEDDING", embedded[start : start + len(part)])
-            answers.append(pb_utils.InferenceResponse([tensor]))
+            rows = slice(start, start + len(part))
+            tensors = [pb_utils.Tensor("EMBEDDING", embedded[rows]), pb_utils.Tensor("TOKENS", tokens[rows])]
+            answers.append(pb_utils.InferenceResponse(tensors))
             start += len(part)
         return answers

@@ -44,16 +44,16 @@ def rate_headers(told: Told, now: float) -> Headers:
     have not used yet."""
     headers: list[tuple[str, str]] = []
     for (limit, remaining, reset), standings in told:
-        one = standings[0] if len(standings) == 1 else min(standings, key=_tightness)
-        left, tenths = one.remaining, int(one.reset_s(now) * 10 + 0.5)
+        one, left = standings[0], standings[0].remaining
+        for other in standings[1:]:
+            others = other.remaining
+            if others < left or (others == left and other.limit < one.limit):
+                one, left = other, others
+        tenths = int(one.reset_s(now) * 10 + 0.5)
         headers.append((limit, str(one.limit)))
         headers.append((remaining, str(max(0, left))))
         headers.append((reset, f"{tenths // 10}.{tenths % 10}s"))  # a float takes several times as long to write
     return tuple(headers)
-
-
-def _tightness(standing: Standing) -> tuple[int, int]:
-    return standing.remaining, standing.limit
 
 
 def _names_of(what: str) -> Names:

@@ -20,7 +20,7 @@ from inferbus.errors import InferbusError
 
 _TICK_S = 0.25
 _MEASURE_EVERY_S, _MEASURE_AGAIN_S = 30.0, 0.5
-_COUNT_EVERY_S = 1.0  # what budgets go by may be a moment old; every lease counted is a round trip
+_COUNT_EVERY_S = 2.0  # what budgets go by may be a moment old; every lease counted is a round trip
 log = structlog.get_logger()
 
 

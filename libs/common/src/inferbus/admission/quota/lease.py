@@ -24,12 +24,14 @@ log = structlog.get_logger()
 class Lease:
     """One window of one limit. `holders` tells how many processes share it. `spent` is what was settled and no
     budget has counted yet, `out` what open requests have reserved (of days and months), `recorded` what a record may say
-    is outstanding, `is_lost` that others gave that back; `is_kept` that somebody looks after it (`Keeper`)."""
+    is outstanding, `is_lost` that others gave that back; `is_kept` that somebody looks after it (`Keeper`). `waiters` wait
+    for more than the share holds."""
 
     __slots__ = (
         "_backing",
         "_counters",
         "_debt",
+        "_filling",
         "_holders",
         "_on_use",
         "_parting",
@@ -37,7 +39,6 @@ class Lease:
         "_refuse_until",
         "_returning",
         "_tasks",
-        "_waiters",
         "is_kept",
         "is_lost",
         "out",
@@ -45,6 +46,7 @@ class Lease:
         "share",
         "spent",
         "subject",
+        "waiters",
     )
 
     def __init__(
@@ -65,8 +67,9 @@ class Lease:
         self.out = 0
         self.recorded = 0
         self.is_lost = self.is_kept = False
-        self._waiters: deque[tuple[int, asyncio.Future[bool]]] = deque()
+        self.waiters: deque[tuple[int, asyncio.Future[bool]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._filling = False
         self._backing = False
         self._returning = 0
         self._parting = 0
@@ -75,12 +78,7 @@ class Lease:
 
     def try_take(self, amount: int) -> bool:
         """Take without asking anybody; not past those who wait."""
-        share = self.share
-        if amount > share.free or self._waiters:
-            return False
-        share.free -= amount
-        share.recent += amount
-        return True
+        return not self.waiters and self.share.take(amount)
 
     async def take(self, amount: int) -> bool:
         """Take, asking the counter where the share is too small. False: the limit is used up.
@@ -90,13 +88,11 @@ class Lease:
         """
         if self.try_take(amount):
             return True
-        if amount > self.share.limit or (amount >= self._refuse_from and time.monotonic() < self._refuse_until):
+        if self._is_refused(amount):
             return False
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        waiter = (amount, future)
-        self._waiters.append(waiter)
-        if len(self._waiters) == 1:
-            self._spawn(self._fill())
+        self.waiters.append((amount, future))
+        self._begin_fill(amount)
         try:
             return await future
         except asyncio.CancelledError:
@@ -104,17 +100,27 @@ class Lease:
                 self.share.put(amount)
             raise
 
+    def ask_ahead(self, need: int = 0) -> None:
+        """Ask the counter before somebody waits for it: `need` is what will be wanted in a moment, 0: what usually is."""
+        self.share.low = 0
+        if not self._is_refused(need):
+            self._begin_fill(need)
+
     def put(self, amount: int) -> None:
         """Take back what was taken and not spent."""
         self.share.free += amount
         if not self.is_kept:
             self._on_use(self)
 
-    def note_spent(self, amount: int) -> None:
-        """Have budgets count what was settled."""
-        self.spent += amount
-        if not self.is_kept:
-            self._on_use(self)
+    def settle(self, reserved: int, spent: int) -> None:
+        """Take back what was taken (of days and months) and not spent, count what was spent beyond it; budgets hear of it."""
+        self.spent += spent
+        if self.is_lost:  # what it had was given back, as if nothing of it would be spent any more
+            self.overspend(spent)
+        elif spent > reserved:
+            self.overspend(spent - reserved)
+        else:
+            self.put(reserved - spent)
 
     def borrow(self, amount: int) -> bool:
         """Take beyond the share while the counter cannot be reached: up to this process's equal part of the limit. It is
@@ -138,7 +144,7 @@ class Lease:
         self._parting += self.share.tick()
         self._settle_soon()
         left = self.share.free or self._debt or self.spent or self._parting or self.out or self.recorded
-        return bool(left or self._waiters or self._backing)
+        return bool(left or self.waiters or self._filling or self._backing)
 
     @property
     def outstanding(self) -> int:
@@ -169,39 +175,59 @@ class Lease:
 
     # --- round trips ------------------------------------------------------------------------------------------------
 
-    async def _fill(self) -> None:
-        """Ask the counter until nobody waits."""
-        share = self.share
-        while self._waiters:
-            asked = share.ask(self._need(), self._holders())
-            try:
-                value = await self._counters.add(self.subject, asked)
-            except InferbusError as exc:
-                self._fail(exc)
-                return
-            except Exception as exc:  # whoever waits must be told
-                log.exception("quota_lease_failed", subject=self.subject)
-                self._fail(InferbusError(f"an internal error: {type(exc).__name__}"))
-                return
-            back = share.granted(asked, value)
-            self._on_use(self)
-            self._returning += back
-            self._serve(is_last=back > 0)
-            if back:
-                self._settle_soon()
+    def _is_refused(self, amount: int) -> bool:
+        """Whether it is known without asking that so much is not to be had."""
+        return amount > self.share.limit or (amount >= self._refuse_from and time.monotonic() < self._refuse_until)
+
+    def _begin_fill(self, need: int) -> None:
+        if not self._filling:
+            self._filling = True
+            self._spawn(self._fill(need))
+
+    async def _fill(self, need: int) -> None:
+        """Ask the counter once, then until nobody waits."""
+        try:
+            asked = self._wanted(need)
+            while asked and await self._ask(asked):
+                asked = self._wanted(0) if self.waiters else 0
+        finally:
+            self._filling = False
+
+    def _wanted(self, need: int) -> int:
+        need = self._need() if self.waiters else need
+        return self.share.ask(need, self._holders()) if need else self.share.ahead(self._holders())
+
+    async def _ask(self, asked: int) -> bool:
+        """Add to the counter, give what it grants to those who wait. False: it failed, and they were told."""
+        try:
+            value = await self._counters.add(self.subject, asked)
+        except InferbusError as exc:
+            self._fail(exc)
+            return False
+        except Exception as exc:  # whoever waits must be told
+            log.exception("quota_lease_failed", subject=self.subject)
+            self._fail(InferbusError(f"an internal error: {type(exc).__name__}"))
+            return False
+        back = self.share.granted(asked, value)
+        self._on_use(self)
+        self._returning += back
+        self._serve(is_last=back > 0)
+        if back:
+            self._settle_soon()
+        return True
 
     def _need(self) -> int:
         """What those who wait need, as far as there may be so much; at least what the first one needs."""
-        first = self._waiters[0][0]
+        first = self.waiters[0][0]
         left = self.share.remaining
-        return max(first, min(left, sum(amount for amount, _ in self._waiters)))
+        return max(first, min(left, sum(amount for amount, _ in self.waiters)))
 
     def _serve(self, *, is_last: bool) -> None:
         """Give those who wait what is there, in turn; when nothing more is to be had, refuse the others."""
         kept: deque[tuple[int, asyncio.Future[bool]]] = deque()
         refused = 0
-        while self._waiters:
-            amount, future = self._waiters.popleft()
+        while self.waiters:
+            amount, future = self.waiters.popleft()
             if future.done():  # it was cancelled meanwhile
                 continue
             if self.share.take(amount):
@@ -211,13 +237,13 @@ class Lease:
                 future.set_result(False)
             else:
                 kept.append((amount, future))
-        self._waiters = kept
+        self.waiters = kept
         if refused:
             self._refuse_from, self._refuse_until = refused, time.monotonic() + _REFUSE_S
             self._parting += self.share.give_back(self.share.free)  # another holder may have a use for it
 
     def _fail(self, error: InferbusError) -> None:
-        waiters, self._waiters = self._waiters, deque()
+        waiters, self.waiters = self.waiters, deque()
         for _, future in waiters:
             if not future.done():
                 future.set_exception(error)

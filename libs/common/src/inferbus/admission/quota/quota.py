@@ -14,7 +14,7 @@ from inferbus import routes
 from inferbus.admission.identity import Identity
 from inferbus.admission.quota.budgets import BudgetListener, Budgets
 from inferbus.admission.quota.counters import Counters
-from inferbus.admission.quota.headers import rate_headers, told_of
+from inferbus.admission.quota.headers import rate_headers
 from inferbus.admission.quota.keeper import Keeper
 from inferbus.admission.quota.lease import Lease
 from inferbus.admission.quota.limits_book import LimitsBook
@@ -22,7 +22,6 @@ from inferbus.admission.quota.meter import (
     CONCURRENT,
     CONCURRENT_WORDS,
     COUNTED,
-    OF_MONEY,
     PLATFORM,
     RPM,
     Amounts,
@@ -31,6 +30,7 @@ from inferbus.admission.quota.meter import (
     Scope,
 )
 from inferbus.admission.quota.outstanding import OutstandingRecord, Tags
+from inferbus.admission.quota.plan import Plan
 from inferbus.admission.quota.reservation import UNLIMITED, Reservation
 from inferbus.admission.quota.settings import OPEN, QuotaSettings
 from inferbus.admission.quota.slots import SlotLease
@@ -47,19 +47,6 @@ _UNREACHABLE_S = 2.0
 _SLOT_AGAIN_S = 1.0
 PriceOf = Callable[[str], Price | None]
 log = structlog.get_logger()
-
-
-class Plan:
-    """All limits one request falls under."""
-
-    __slots__ = ("has_price", "is_long", "meters", "slots", "told")
-
-    def __init__(self, meters: list[Meter], slots: list[tuple[Scope, SlotLease]]) -> None:
-        self.meters = meters
-        self.is_long = any(meter.is_long for meter in meters)
-        self.has_price = any(meter.counts == OF_MONEY for meter in meters)
-        self.slots = slots
-        self.told = told_of(meters)
 
 
 class Quota:
@@ -144,12 +131,11 @@ class Quota:
             self.outstanding.open[reservation] = now
         amounts: Amounts = (1, estimate.total, _cost(price, estimate))
         try:
-            for meter in plan.meters:
-                amount = amounts[meter.counts]
-                lease = meter.at(now)
-                if not lease.try_take(amount) and not await self._take(lease, amount):
-                    self._refuse(meter, amount, now)
-                reservation.add(meter, lease, amount)
+            taken = plan.try_take(amounts, now)
+            if taken is not None:
+                reservation.add_taken(taken)
+            else:
+                await self._take_each(plan, reservation, amounts, now)
             for scope, slots in plan.slots:
                 if not slots.try_take(now) and not await self._take_slot(slots):
                     self._refuse_slot(scope, slots)
@@ -165,6 +151,20 @@ class Quota:
         return reservation
 
     # --- one limit --------------------------------------------------------------------------------------------------
+
+    async def _take_each(self, plan: Plan, reservation: Reservation, amounts: Amounts, now: float) -> None:
+        """Take from one limit after the other; all counters that must be asked are asked at once."""
+        for meter in plan.meters:
+            amount = amounts[meter.counts]
+            lease = meter.at(now)
+            if amount > lease.share.free:
+                lease.ask_ahead(amount)
+        for meter in plan.meters:
+            amount = amounts[meter.counts]
+            lease = meter.at(now)
+            if not lease.try_take(amount) and not await self._take(lease, amount):
+                self._refuse(meter, amount, now)
+            reservation.add(meter, lease, amount)
 
     async def _renew(self) -> None:
         """What is leased may have been given back by others meanwhile: find out first."""

@@ -12,6 +12,9 @@ from inferbus.answers.exchange import Exchange
 from inferbus.contracts.prices import Price, cost
 from inferbus.contracts.step import Usage
 
+Leases = tuple[Lease, ...]
+Taken = tuple[int, bool, int, Leases]
+"""What is counted (as in `Amounts`), whether it is of days and months, how much of it was taken, of each of which leases."""
 OpenReservations = dict["Reservation", float]
 """Open reservations, the oldest first, and when each was made (server time)."""
 
@@ -27,7 +30,7 @@ class Reservation:
         """`book`: where it stands while it is open, if it takes from limits of days or months."""
         self.estimate = estimate
         self._price = price
-        self._taken: list[tuple[Meter, Lease, int]] = []
+        self._taken: list[Taken] = []
         self._slots: list[SlotLease] = []
         self._headers: Headers = ()
         self._done = self._aged = False
@@ -38,13 +41,17 @@ class Reservation:
         """How much may be generated for each choice of a request that does not say it; 0: it does, or nothing counts it."""
         if self.estimate is None or not self.estimate.implied:
             return 0
-        return self.estimate.implied if any(meter.counts != OF_REQUESTS for meter, _, _ in self._taken) else 0
+        return self.estimate.implied if any(counts != OF_REQUESTS for counts, _, _, _ in self._taken) else 0
 
     def add(self, meter: Meter, lease: Lease, amount: int) -> None:
         """It has taken so much of a lease."""
-        self._taken.append((meter, lease, amount))
+        self._taken.append((meter.counts, meter.is_long, amount, (lease,)))
         if meter.is_long:
             lease.out += amount
+
+    def add_taken(self, taken: list[Taken]) -> None:
+        """It has taken all this, and the leases know it."""
+        self._taken += taken
 
     def add_slot(self, slots: SlotLease) -> None:
         self._slots.append(slots)
@@ -56,20 +63,20 @@ class Reservation:
         self._done = True
         money = cost(self._price, usage) if self._price is not None else 0
         amounts: Amounts = (0, usage.prompt_tokens + usage.completion_tokens, money)
-        for meter, lease, amount in self._taken:
-            if meter.counts == OF_REQUESTS:
+        for counts, is_long, amount, leases in self._taken:
+            if counts == OF_REQUESTS:
                 continue
-            spent = amounts[meter.counts]
-            if meter.is_long:
-                lease.note_spent(spent)
-                if lease.is_lost:  # what it had was given back, as if nothing of it would be spent any more
-                    lease.overspend(spent)
-                    continue
-                lease.out -= 0 if self._aged else amount
-            if spent < amount:
-                lease.put(amount - spent)
+            spent = amounts[counts]
+            if is_long:
+                self._let_out(amount, leases)
+                for lease in leases:
+                    lease.settle(amount, spent)
             elif spent > amount:
-                lease.overspend(spent - amount)
+                for lease in leases:
+                    lease.overspend(spent - amount)
+            else:
+                for lease in leases:
+                    lease.put(amount - spent)
         self._leave()
 
     def refund(self) -> None:
@@ -77,20 +84,20 @@ class Reservation:
         if self._done:
             return
         self._done = True
-        for meter, lease, amount in self._taken:
-            if lease.is_lost:
-                continue
-            if meter.is_long and not self._aged:
-                lease.out -= amount
-            lease.put(amount)
+        for _, is_long, amount, leases in self._taken:
+            if is_long:
+                self._let_out(amount, leases)
+            for lease in leases:
+                if not lease.is_lost:
+                    lease.put(amount)
         self._leave()
 
     def age(self) -> None:
         """It is open for long: a record speaks of it no more, so that nobody has to look for its end."""
+        for _, is_long, amount, leases in self._taken:
+            if is_long:
+                self._let_out(amount, leases)
         self._aged = True
-        for meter, lease, amount in self._taken:
-            if meter.is_long and not lease.is_lost:
-                lease.out -= amount
 
     def close(self, exchange: Exchange) -> None:
         """Settle by how the request ended."""
@@ -112,7 +119,14 @@ class Reservation:
 
     def windows(self) -> list[str]:
         """Name the windows it lies in, as the counters' subjects end."""
-        return [lease.subject.rsplit(".", 1)[1] for _, lease, _ in self._taken]
+        return [lease.subject.rsplit(".", 1)[1] for _, _, _, leases in self._taken for lease in leases]
+
+    def _let_out(self, amount: int, leases: Leases) -> None:
+        """Have leases count it as open no more."""
+        if not self._aged:
+            for lease in leases:
+                if not lease.is_lost:
+                    lease.out -= amount
 
     def _leave(self) -> None:
         if self._book is not None:

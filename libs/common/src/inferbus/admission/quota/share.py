@@ -9,14 +9,15 @@ most the rest.
 from __future__ import annotations
 
 _PARTS = 2  # a grant is this part of what every gateway could have of the rest: grants shrink towards the end
+_LOW = 8  # more is asked for when this part is left: a request's time is a few milliseconds, a share's half a second
 
 
 class Share:
     """One holder's part of a window. `free` can be given out without asking; `seen` is the counter's last known value;
     `held` is all it has been granted and has not returned; `recent` is what was given out since `tick`, `previous` what
-    was between the two before."""
+    was between the two before. With less than `low` free it is time to ask for more."""
 
-    __slots__ = ("free", "held", "limit", "previous", "recent", "seen")
+    __slots__ = ("free", "held", "limit", "low", "previous", "recent", "seen")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -25,6 +26,7 @@ class Share:
         self.seen = 0
         self.recent = 0
         self.previous = 0
+        self.low = 0
 
     @property
     def remaining(self) -> int:
@@ -46,9 +48,12 @@ class Share:
     def ask(self, need: int, holders: int) -> int:
         """Say how much to add to the counter so that `need` can be given out: a fraction of what is left for each of
         `holders`, but no more than is used up in two ticks, since a crash strands it; at least what is missing."""
+        return max(1, need - self.free, self.ahead(holders))
+
+    def ahead(self, holders: int) -> int:
+        """Say how much to add before anything is missing; 0 near the limit's end, where the others' need is as good."""
         left = max(0, self.limit - self.seen)
-        guided = min(left // (_PARTS * max(1, holders)), 2 * max(self.recent, self.previous))
-        return max(1, need - self.free, guided)
+        return min(left // (_PARTS * max(1, holders)), 2 * max(self.recent, self.previous))
 
     def granted(self, asked: int, value: int) -> int:
         """Take a grant: `value` is the counter's after adding `asked`. Returns what must be subtracted from it again."""
@@ -56,6 +61,7 @@ class Share:
         self.free += asked - back
         self.held += asked - back
         self.seen = value - back
+        self.low = 0 if back else self.free // _LOW
         return back
 
     def give_back(self, amount: int) -> int:
@@ -78,7 +84,9 @@ class Share:
         """Part with what was not needed lately: keep twice of what was given out since the last tick. Returns what must be
         subtracted from the counter."""
         keep, self.previous, self.recent = 2 * self.recent, self.recent, 0
-        return self.give_back(max(0, self.free - keep))
+        back = self.give_back(max(0, self.free - keep))
+        self.low = self.free // _LOW
+        return back
 
 
 def releasable(parting: int, kept: int, recorded: int) -> int:

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferbus.admission.quota.budgets import passed_percents
-from inferbus.admission.quota.headers import rate_headers, told_of
+from inferbus.admission.quota.headers import rate_head, rate_headers, told_of
 from inferbus.admission.quota.settling import charge_of
 from inferbus.admission.quota.slots import HOLD_S, claim
 from inferbus.admission.quota.tokens import BodyEstimator, Estimate, bounded_as_reserved
 from inferbus.admission.quota.windows import DAY, MINUTE, MONTH, SPANS, end_of, window_of
 from inferbus.answers.exchange import Exchange, Stored
+from inferbus.answers.head_lines import headers_in
 from inferbus.contracts.slots import SlotShares
 from inferbus.contracts.step import Delta, Failed, Finished, Started, Usage
 from inferbus.errors import Cancelled, DeadlineWhileRunning
@@ -156,6 +157,22 @@ def test_headers_are_of_the_tightest() -> None:
         ("x-ratelimit-remaining-tokens", "20"),
         ("x-ratelimit-reset-tokens", "3.2s"),
     )
+
+
+def test_what_remains_is_told_as_it_is_and_the_rest_as_it_was_a_tenth_of_a_second_ago() -> None:
+    one, other = Standing("tokens", 100, 50, 9.0), Standing("tokens", 1000, 60, 9.0)
+    told = told_of([one, other])
+    assert rate_head(told, 1.0).startswith(b"x-ratelimit-limit-tokens: 100\r\nx-ratelimit-remaining-tokens: 50\r\n")
+    one.remaining, other.remaining = 49, 7
+    assert dict(headers_in(rate_head(told, 1.05))) == {
+        "x-ratelimit-limit-tokens": "100",
+        "x-ratelimit-remaining-tokens": "49",
+        "x-ratelimit-reset-tokens": "8.0s",
+    }
+    assert headers_in(rate_head(told, 1.2))[1] == ("x-ratelimit-remaining-tokens", "7")
+    assert headers_in(rate_head([], 1.0)) == ()
+    other.remaining = 0
+    assert rate_headers(told, 1.21)[1] == ("x-ratelimit-remaining-tokens", "0")
 
 
 def exchange(*, streamed: bool = True, begun: bool = True, accepted: bool = True, tokens: int = 0) -> Exchange:

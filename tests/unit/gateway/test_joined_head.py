@@ -49,6 +49,17 @@ async def test_head_and_first_bytes_are_one_write(wire: Wire) -> None:
     assert wire.written == [HEAD + b"ok", b"more"]
 
 
+async def test_lines_go_into_one_head_only(wire: Wire) -> None:
+    transport = joining(wire)
+    transport.more_head = b"x-a: 1\r\nx-b: 2\r\n"
+    transport.write(HEAD)
+    transport.write(b"ok")
+    transport.write(HEAD)
+    transport.write(b"ok")
+    with_lines = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-a: 1\r\nx-b: 2\r\n\r\n"
+    assert wire.written == [with_lines + b"ok", HEAD + b"ok"]
+
+
 async def test_a_head_without_a_body_goes_by_itself(wire: Wire) -> None:
     transport = joining(wire)
     transport.write(HEAD)

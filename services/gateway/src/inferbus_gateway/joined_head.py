@@ -1,5 +1,5 @@
 """A response's head and its first bytes in one write: uvicorn sends them in two, and each costs a system call and wakes
-the client (20 us of 200 a request).
+the client (20 us of 200 a request). And lines of the head that are written already: one by one they cost 2 us each.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ class JoiningTransport:
         self._transport = transport
         self._loop = loop
         self._head = b""
+        self.more_head = b""
+        """Lines that go into the next head, each with its end."""
 
     def write(self, data: bytes) -> None:
         if self._head:
             data, self._head = self._head + data, b""
         elif data.startswith(_STATUS_LINE) and data.endswith(b"\r\n\r\n"):
+            if self.more_head:
+                data, self.more_head = data[:-2] + self.more_head + b"\r\n", b""
             self._head = data
             self._loop.call_soon(self._flush)
             return
@@ -77,6 +81,10 @@ class JoiningProtocol(HttpToolsProtocol):
         self.flow.resume_reading()  # a large body has paused it, and an end that is not read is not noticed
         if self.transport.is_closing():
             callback()
+
+    def put_in_head(self, lines: bytes) -> None:
+        """Send these lines with the head of the response to the request that is served now."""
+        self.transport.more_head = lines  # type: ignore[attr-defined]  # it is a `JoiningTransport`
 
     def abort(self) -> None:
         """Close the connection at once, without what waits to be written."""

@@ -122,7 +122,7 @@ class Admission:
         )  # fmt: skip
         exchange.durable = ask.delivery == RESULTS
         exchange.estimated_tokens = len(ask.body) // _BYTES_PER_TOKEN
-        exchange.rate_headers = reservation.headers()
+        exchange.rate_head = reservation.head
         exchange.load = lambda ticket: load_answer(self._payload_bus, identity.tenant, ticket)
         exchange.on_closed(lambda: self._on_closed(exchange, reservation))
         try:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from inferbus.answers.delivered import Delivered
+from inferbus.answers.head_lines import Headers, headers_in
 from inferbus.contracts.step import FRESH, Answer, Delta, Failed, Finished, Started, Usage
 from inferbus.errors import (
     Cancelled,
@@ -72,7 +73,7 @@ class Exchange:
     last attempt that was taken back; its frames count no more. `asked_again`: (sequence, monotonic seconds) of the last
     request for missing frames. `delivered`: what the reader of a stream has, or will have read before its end; None
     before the first delta. `stored` is None until the bus has accepted it. `durable`: its answer is kept elsewhere, its
-    deltas do not come here, and it goes on without this process. `rate_headers` tell its client how its limits stand.
+    deltas do not come here, and it goes on without this process. `rate_head` tells its client how its limits stand: lines of an HTTP head.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Exchange:
         self.load: Callable[[str], Awaitable[bytes]] | None = None
         """Fetches an answer that was too large for a frame, by its ticket."""
         self._ticket = ""
-        self.rate_headers: tuple[tuple[str, str], ...] = ()
+        self.rate_head = b""
         self.fence: Fence | None = None
         self.given_up: Fence | None = None
         self.asked_again = (-1, 0.0)
@@ -190,6 +191,11 @@ class Exchange:
     @property
     def delivered_tokens(self) -> int:
         return self.delivered.tokens if self.delivered is not None else 0
+
+    @property
+    def rate_headers(self) -> Headers:
+        """`rate_head` by name."""
+        return headers_in(self.rate_head)
 
     # --- the asker's side -----------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from inferbus.contracts.prices import Price, check_price
 from inferbus.errors import InvalidRequest
 from inferbus.routes import token_safe
 
+_MOST_FOUND = 4096
 log = structlog.get_logger()
 
 
@@ -28,15 +29,26 @@ class PriceBook(LocalCopy):
 
     def __init__(self, bus: Bus) -> None:
         self._prices: dict[str, Price] = {}
+        self._found: dict[tuple[str, str], Price | None] = {}
         super().__init__(bus, routes.KV_PRICES)
 
     def price_of(self, model: str, version: str = "") -> Price | None:
         """Find a model's price: that of a version, where it is known, else the one of today."""
+        try:
+            return self._found[model, version]  # it is asked for several times in every request
+        except KeyError:
+            if len(self._found) >= _MOST_FOUND:
+                self._found.clear()
+            found = self._found[model, version] = self._find(model, version)
+            return found
+
+    def _find(self, model: str, version: str) -> Price | None:
         name = token_safe(model)
         old = self._prices.get(f"{name}.{version}") if version else None
         return old or self._prices.get(name)
 
     def _on_change(self, key: str, value: bytes | None) -> None:
+        self._found.clear()
         if value is None:
             self._prices.pop(key, None)
             return

@@ -167,7 +167,10 @@ class InferenceEndpoint:
             await answer_durable(deps.durable, identity, ask, headers, receive, response, record, settings)
             return
         exchange = await deps.admitter.admit(identity, ask)
-        response.tell(exchange.rate_headers)
+        if connection is not None:
+            connection.put_in_head(exchange.rate_head)
+        else:
+            response.tell(exchange.rate_headers)
         if connection is not None and record.streamed:
             _hang_up_if_slow(exchange, connection.abort)
         await self._answer(exchange, receive, response, record, connection)

@@ -112,15 +112,20 @@ class Lease:
         if not self.is_kept:
             self._on_use(self)
 
-    def settle(self, reserved: int, spent: int) -> None:
-        """Take back what was taken (of days and months) and not spent, count what was spent beyond it; budgets hear of it."""
+    def settle(self, out: int, taken: int, spent: int) -> None:
+        """A request that took of days or months has ended: `out` of what it took was counted as open. Take back what it did
+        not spend, count what it spent beyond it; budgets hear of all it spent."""
         self.spent += spent
         if self.is_lost:  # what it had was given back, as if nothing of it would be spent any more
             self.overspend(spent)
-        elif spent > reserved:
-            self.overspend(spent - reserved)
-        else:
-            self.put(reserved - spent)
+            return
+        self.out -= out
+        if spent > taken:
+            self.overspend(spent - taken)
+            return
+        self.share.free += taken - spent
+        if not self.is_kept:
+            self._on_use(self)
 
     def borrow(self, amount: int) -> bool:
         """Take beyond the share while the counter cannot be reached: up to this process's equal part of the limit. It is

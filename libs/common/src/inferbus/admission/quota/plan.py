@@ -52,6 +52,17 @@ class Plan:
             taken.append((counts, is_long, amount, leases))
         return taken
 
+    def try_take_slots(self, now: float) -> list[SlotLease] | None:
+        """Take a slot of every limit of open requests. None, and nothing is taken: one has none left here."""
+        taken: list[SlotLease] = []
+        for _, slots in self.slots:
+            if not slots.is_kept or not slots.try_take(now):
+                for one in taken:
+                    one.put()
+                return None
+            taken.append(slots)
+        return taken
+
     def _look(self, now: float) -> None:
         """Find the leases of the windows `now` lies in, and when the first of these ends."""
         by_group = groupby(self._sorted, _group)

@@ -14,7 +14,7 @@ from inferbus import routes
 from inferbus.admission.identity import Identity
 from inferbus.admission.quota.budgets import BudgetListener, Budgets
 from inferbus.admission.quota.counters import Counters
-from inferbus.admission.quota.headers import rate_headers
+from inferbus.admission.quota.headers import rate_head, rate_headers
 from inferbus.admission.quota.keeper import Keeper
 from inferbus.admission.quota.lease import Lease
 from inferbus.admission.quota.limits_book import LimitsBook
@@ -136,18 +136,17 @@ class Quota:
                 reservation.add_taken(taken)
             else:
                 await self._take_each(plan, reservation, amounts, now)
-            for scope, slots in plan.slots:
-                if not slots.try_take(now) and not await self._take_slot(slots):
-                    self._refuse_slot(scope, slots)
-                reservation.add_slot(slots)
-                if not slots.is_kept:
-                    self.keeper.look_after_slots(slots)
+            open_slots = plan.try_take_slots(now)
+            if open_slots is not None:
+                reservation.add_slots(open_slots)
+            else:
+                await self._take_slots(plan, reservation, now)
         except BaseException as error:
             reservation.refund()
             if isinstance(error, RateLimited):
                 error.headers = rate_headers(plan.told, now)
             raise
-        reservation.note_standing(rate_headers(plan.told, now))
+        reservation.head = rate_head(plan.told, now)
         return reservation
 
     # --- one limit --------------------------------------------------------------------------------------------------
@@ -165,6 +164,14 @@ class Quota:
             if not lease.try_take(amount) and not await self._take(lease, amount):
                 self._refuse(meter, amount, now)
             reservation.add(meter, lease, amount)
+
+    async def _take_slots(self, plan: Plan, reservation: Reservation, now: float) -> None:
+        for scope, slots in plan.slots:
+            if not slots.try_take(now) and not await self._take_slot(slots):
+                self._refuse_slot(scope, slots)
+            reservation.add_slot(slots)
+            if not slots.is_kept:
+                self.keeper.look_after_slots(slots)
 
     async def _renew(self) -> None:
         """What is leased may have been given back by others meanwhile: find out first."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from inferbus.admission.quota.headers import Headers
 from inferbus.admission.quota.lease import Lease
 from inferbus.admission.quota.meter import OF_REQUESTS, Amounts, Meter
 from inferbus.admission.quota.settling import charge_of
 from inferbus.admission.quota.slots import SlotLease
 from inferbus.admission.quota.tokens import Estimate
 from inferbus.answers.exchange import Exchange
+from inferbus.answers.head_lines import Headers, headers_in
 from inferbus.contracts.prices import Price, cost
 from inferbus.contracts.step import Usage
 
@@ -22,7 +22,7 @@ OpenReservations = dict["Reservation", float]
 class Reservation:
     """Settled or refunded once; whatever is said afterwards changes nothing. It lies in the windows it was made in."""
 
-    __slots__ = ("_aged", "_book", "_done", "_headers", "_price", "_slots", "_taken", "estimate")
+    __slots__ = ("_aged", "_book", "_done", "_price", "_slots", "_taken", "estimate", "head")
 
     def __init__(
         self, estimate: Estimate | None = None, price: Price | None = None, book: OpenReservations | None = None
@@ -32,7 +32,8 @@ class Reservation:
         self._price = price
         self._taken: list[Taken] = []
         self._slots: list[SlotLease] = []
-        self._headers: Headers = ()
+        self.head = b""
+        """Lines of an HTTP head that say how limits stood when it was made; none where nothing is limited."""
         self._done = self._aged = False
         self._book = book
 
@@ -54,7 +55,12 @@ class Reservation:
         self._taken += taken
 
     def add_slot(self, slots: SlotLease) -> None:
+        """It is one of those that are open."""
         self._slots.append(slots)
+
+    def add_slots(self, slots: list[SlotLease]) -> None:
+        """It is one of those that are open, by all of these."""
+        self._slots += slots
 
     def settle(self, usage: Usage) -> None:
         """Give back what was reserved and not spent, count what was spent beyond it. The request itself stays counted."""
@@ -68,9 +74,9 @@ class Reservation:
                 continue
             spent = amounts[counts]
             if is_long:
-                self._let_out(amount, leases)
+                out = 0 if self._aged else amount
                 for lease in leases:
-                    lease.settle(amount, spent)
+                    lease.settle(out, amount, spent)
             elif spent > amount:
                 for lease in leases:
                     lease.overspend(spent - amount)
@@ -109,13 +115,9 @@ class Reservation:
         else:
             self.settle(usage)
 
-    def note_standing(self, headers: Headers) -> None:
-        """Fix what `headers` says."""
-        self._headers = headers
-
     def headers(self) -> Headers:
-        """Give the `x-ratelimit-*` headers, as it was when the reservation was made; none where nothing is limited."""
-        return self._headers
+        """Give `head` by name."""
+        return headers_in(self.head)
 
     def windows(self) -> list[str]:
         """Name the windows it lies in, as the counters' subjects end."""

@@ -75,7 +75,7 @@ class SlotLease:
         """Take one of those this process has; `now` is server time."""
         if self.used >= self._held or now >= self._until - _MARGIN_S:
             return False
-        self._count()
+        self.used += 1
         return True
 
     async def take(self) -> bool:
@@ -103,10 +103,12 @@ class SlotLease:
         """Take while the record cannot be reached: up to this process's equal part."""
         if self.used >= self.limit // max(1, self._holders()):
             return False
-        self._count()
+        self.used += 1
         return True
 
     def put(self) -> None:
+        """One of those that were open has ended."""
+        self._peak = max(self._peak, self.used)
         self.used -= 1
 
     async def tick(self) -> bool:
@@ -130,10 +132,6 @@ class SlotLease:
                     await self._write(0)
                 except InferbusError as exc:
                     log.info("slots_not_returned", key=self._key, error=exc.message)
-
-    def _count(self) -> None:
-        self.used += 1
-        self._peak = max(self._peak, self.used)
 
     async def _write(self, need: int, *, exactly: bool = False) -> None:
         """Have `need` slots, or as many of them as there are, from now on."""

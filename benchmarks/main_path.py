@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/main_path.py [--quick] [--only engine|simulator] [--write]
     .venv/bin/python benchmarks/main_path.py --limits      what limits, prices and the ledger add to it
+    .venv/bin/python benchmarks/main_path.py --in-turn     what limits add to a request, in short turns
 
 Exit status 1 if a target was missed or requests failed. README.md beside this file says what each figure means.
 """
@@ -19,9 +20,9 @@ from pathlib import Path
 
 import msgspec
 
-from inferbus_bench import admission_cost, loadgen, report, verdicts
+from inferbus_bench import admission_cost, keys_in_turn, loadgen, report, verdicts
 from inferbus_bench.cpu import Seconds
-from inferbus_bench.others import heading
+from inferbus_bench.others import OtherPrograms, heading
 from inferbus_bench.places import RESULTS
 from inferbus_bench.rounds import Measurement, Table, measure_idle, measure_rounds
 from inferbus_bench.scenarios import chosen, engine_scenarios, simulator_scenarios
@@ -29,6 +30,7 @@ from inferbus_bench.targets import DidNotStart, bare_path, platform, vllm_serve
 
 _MARK = "<!-- below: written by benchmarks/main_path.py --write -->"
 _SETTLE_S = 3.0
+_TURNS = 20
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +94,14 @@ async def measure_limits(program: Path, folder: Path, pace: Pace, loads: str) ->
     return _part(text, admission_cost.verdicts(table), table)
 
 
+async def measure_in_turn(program: Path, folder: Path, turns: int) -> Part:
+    """Measure what limits add to a request, around the simulator: one platform, its keys in turn."""
+    async with OtherPrograms() as others:
+        text, found, errors = await keys_in_turn.measure(program, folder, turns)
+    title = f"### What limits add to a request: simulator, unstreamed, 16 tokens, {turns} turns"
+    return Part(text=f"{title}\n\n{text}", verdicts=found, errors=errors, other_cores=others.cores)
+
+
 def _part(text: str, found: list[verdicts.Verdict], table: Table) -> Part:
     measurements = [one for figures in table.values() for one in figures.measurements]
     return Part(
@@ -118,6 +128,8 @@ async def measure(options: argparse.Namespace) -> list[Part]:
     program = loadgen.build()
     parts = []
     with tempfile.TemporaryDirectory(prefix="inferbus-bench-") as folder:
+        if options.in_turn:
+            return [await measure_in_turn(program, Path(folder), options.rounds or _TURNS)]
         if options.limits:
             return [await measure_limits(program, Path(folder), pace, options.loads)]
         if options.only != "engine":
@@ -149,14 +161,15 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one short round: shows that it works, too noisy to quote")
     parser.add_argument("--only", choices=["engine", "simulator"], help="measure only this part")
     parser.add_argument("--limits", action="store_true", help="measure what limits and ledger add instead")
+    parser.add_argument("--in-turn", action="store_true", help="measure what limits add to a request, in short turns")
     parser.add_argument("--loads", default="", help="measure only these loads, such as direct-32,asgi-32,whole-16")
     parser.add_argument("--rounds", type=int, default=0, help="rounds over all loads (3)")
     parser.add_argument("--seconds", type=float, default=0.0, help="seconds of each load (5; simulator 4)")
     parser.add_argument("--peer-args", default="", help="further flags for `vllm serve`, such as --disable-log-stats")
     parser.add_argument("--write", action="store_true", help="put the result into benchmarks/RESULTS.md")
     options = parser.parse_args()
-    if options.limits and (options.write or options.only):
-        parser.error("--limits goes with neither --write (it is another section of RESULTS.md) nor --only")
+    if (options.limits or options.in_turn) and (options.write or options.only):
+        parser.error("--limits and --in-turn go with neither --write (it is another section of RESULTS.md) nor --only")
     return options
 
 

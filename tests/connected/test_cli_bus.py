@@ -70,6 +70,31 @@ async def test_models_are_applied_listed_and_removed(inferbus: Run, server: Nats
         await bus.close()
 
 
+async def test_an_entry_nobody_can_read_is_shown_and_removed(inferbus: Run, server: NatsServer) -> None:
+    bus = await server.connect("operator")
+    await apply_model(bus, ModelEntry(name="a", pool="a"))
+    await bus.kv_put(routes.KV_MODELS, "foreign", b'{"name": 5, "pool": "[bold]"}')
+    await bus.kv_put(routes.KV_MODELS, "torn", b'{"name": "to')
+    status, out, _ = await inferbus("models", "list", COLUMNS="200")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["name", "a", "foreign", "torn"]
+    assert out.count("unreadable") == 2
+    status, out, _ = await inferbus("models", "list", "--json")
+    assert [(one["name"], "unreadable" in one) for one in json.loads(out)] == [
+        ("a", False),
+        ("foreign", True),
+        ("torn", True),
+    ]
+    assert (await inferbus("models", "remove", "a"))[:2] == (0, "removed a\n")
+    assert (await inferbus("models", "remove", "foreign"))[:2] == (0, "removed foreign\n")
+    assert (await inferbus("models", "remove", "foreign"))[0] != 0
+    left = [key for key in await bus.kv_keys(routes.KV_MODELS) if await bus.kv_get(routes.KV_MODELS, key)]
+    assert left == ["torn"]
+    removed = [event for event in await read_audit(bus) if event.target == "foreign"]
+    assert [event.action for event in removed] == ["model_removed"]
+    await bus.close()
+
+
 async def test_changes_of_models_are_audit_events(inferbus: Run, tmp_path: Path) -> None:
     file = tmp_path / "model.json"
     for body in ('{"name": "b/c", "pool": "p"}', '{"name": "b/c", "pool": "p", "tags": ["small"]}'):
@@ -184,6 +209,8 @@ async def test_a_key_of_a_team_rotated_and_seen_in_the_audit(inferbus: Run, serv
     assert "disabled: False -> True" in table
     assert json.loads((await inferbus("orgs", "update", "acme", "--weight", "4"))[1])["weight"] == 4
     assert json.loads((await inferbus("orgs", "show", "acme"))[1])["weight"] == 4
+    head, row = (await inferbus("orgs", "list", COLUMNS="200"))[1].splitlines()
+    assert (head.split()[-1], row.split()[-1]) == ("weight", "4")
     assert "weight: 1 -> 4" in (await inferbus("audit", COLUMNS="300"))[1]
 
 

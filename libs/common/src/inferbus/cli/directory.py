@@ -108,11 +108,13 @@ def _say(views: Sequence[MemberView], json: bool) -> None:
     if json:
         say_json(views)
         return
-    rows = [
-        (
-            view.id, view.tenant, view.name, ", ".join(view.lanes), ", ".join(view.models), ", ".join(view.endpoints),
-            at(view.created), "disabled" if view.disabled else "active",
-        )
-        for view in views
-    ]  # fmt: skip
-    say_table(_HEAD, rows)
+    weighs = any(isinstance(view, OrganisationView) for view in views)
+    say_table((*_HEAD, "weight") if weighs else _HEAD, [_row(view) for view in views])
+
+
+def _row(view: MemberView) -> tuple[str, ...]:
+    row = (
+        view.id, view.tenant, view.name, ", ".join(view.lanes), ", ".join(view.models), ", ".join(view.endpoints),
+        at(view.created), "disabled" if view.disabled else "active",
+    )  # fmt: skip
+    return (*row, str(view.weight)) if isinstance(view, OrganisationView) else row

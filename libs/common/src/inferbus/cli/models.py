@@ -10,12 +10,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from inferbus import routes
 from inferbus.admission.audit import Actor
 from inferbus.bus import Bus
 from inferbus.cli.administration import say_json, say_table, who
 from inferbus.cli.connection import connected
+from inferbus.codec import from_json
 from inferbus.contracts.models import ModelEntry
 from inferbus.errors import InvalidRequest, NotFound
 from inferbus.models import apply_model, check_entry, remove_model
@@ -49,12 +51,25 @@ def read_models(path: Path) -> list[ModelEntry]:
     return entries
 
 
-async def stored_models(bus: Bus) -> list[ModelEntry]:
-    """Read every entry of the bucket, by name."""
-    values = [await bus.kv_get(routes.KV_MODELS, key) for key in await bus.kv_keys(routes.KV_MODELS)]
-    return sorted(
-        (msgspec.json.decode(value, type=ModelEntry) for value in values if value), key=lambda entry: entry.name
-    )
+class Unreadable(msgspec.Struct, frozen=True):
+    """An entry that no program of this version can read: `name` is its key in the bucket."""
+
+    name: str
+    unreadable: str
+
+
+async def stored_models(bus: Bus) -> tuple[list[ModelEntry], list[Unreadable]]:
+    """Read every entry of the bucket, by name; those that cannot be read apart."""
+    entries: list[ModelEntry] = []
+    foreign: list[Unreadable] = []
+    for key in sorted(await bus.kv_keys(routes.KV_MODELS)):
+        data = await bus.kv_get(routes.KV_MODELS, key)
+        try:
+            if data:
+                entries.append(from_json(data, ModelEntry, what=key))
+        except InvalidRequest as exc:
+            foreign.append(Unreadable(key, exc.message))
+    return sorted(entries, key=lambda entry: entry.name), foreign
 
 
 @app.command()
@@ -75,13 +90,13 @@ def apply(file: Annotated[Path, typer.Argument(help="JSON or TOML: one model, or
 def list_(*, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Show the models that are known."""
 
-    async def work() -> list[ModelEntry]:
+    async def work() -> tuple[list[ModelEntry], list[Unreadable]]:
         async with connected() as bus:
             return await stored_models(bus)
 
-    entries = asyncio.run(work())
+    entries, foreign = asyncio.run(work())
     if json:
-        say_json(entries)
+        say_json([*entries, *foreign])
         return
     rows = []
     for entry in entries:
@@ -90,16 +105,22 @@ def list_(*, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fa
             buckets += f", {len(entry.buckets.pinned)} pinned"
         aliases, tasks = ", ".join(entry.aliases), ", ".join(entry.tasks)
         rows.append((entry.name, aliases, entry.pool, entry.runtime, tasks, buckets))
+    rows += [(escape(one.name), "", "unreadable", "", escape(one.unreadable), "") for one in foreign]
     say_table(("name", "aliases", "pool", "runtime", "tasks", "buckets"), rows)
 
 
 @app.command()
-def remove(name: Annotated[str, typer.Argument(help="The model's name, not an alias.")]) -> None:
+def remove(
+    name: Annotated[
+        str, typer.Argument(help="The model's name, not an alias; of an unreadable entry, what the list calls it.")
+    ],
+) -> None:
     """Forget a model: requests for it are a 404 from now on; what is queued is still answered."""
 
     async def work() -> None:
         async with connected() as bus:
-            if name not in {entry.name for entry in await stored_models(bus)}:
+            entries, foreign = await stored_models(bus)
+            if name not in {entry.name for entry in entries} | {one.name for one in foreign}:
                 raise NotFound(f"no model is named {name!r}; `inferbus models list` shows them")
             await remove_model(bus, name, Actor(name=who()))
 

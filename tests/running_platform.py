@@ -32,6 +32,7 @@ START_S = 240.0
 STOP_S = 60.0
 _POLL_S = 0.05
 _PR_SET_PDEATHSIG = 1
+_LEFT_S = 10.0
 
 
 class DidNotStart(Exception):
@@ -111,7 +112,10 @@ class RunningPlatform:
             supervisor.kill()
             supervisor.wait()
             raise
-        if left := [process for process in processes if process.alive()]:
+        give_up = time.monotonic() + _LEFT_S  # a worker that was killed leaves its Triton to a keeper, which is quick
+        while (left := [process for process in processes if process.alive()]) and time.monotonic() < give_up:
+            time.sleep(_POLL_S)
+        if left:
             raise LeftRunning(f"{left} {self.output.read_text(errors='replace')[-2000:]}")
 
     def until_ready(self, on_state: Callable[[PlatformState], None] = lambda _: None) -> None:

@@ -48,6 +48,10 @@ class Proxy:
             self._server = None
         self.cut()
 
+    def lead_to(self, port: int) -> None:
+        """Relay new connections there."""
+        self._target = port
+
     def cut(self) -> None:
         """Reset every connection; new ones are welcome."""
         for writer in self._open:

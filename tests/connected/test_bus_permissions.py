@@ -199,6 +199,13 @@ MAY_NOT_PUBLISH += [
     *((role, "control.triton-0.model") for role in ("worker", "ledger", "dev")),
 ]
 
+MAY_NOT_PUBLISH += [
+    *((role, routes.kv_subject("turns", "s.m")) for role in ("gateway", "admin", "ledger", "dev")),
+    ("gateway", "$JS.API.STREAM.MSG.DELETE.KV_turns"),
+    ("worker", "$JS.API.STREAM.MSG.DELETE.KV_turns"),
+    ("worker", "$JS.API.CONSUMER.CREATE.KV_turns"),  # a server's workers follow its models and no others
+]
+
 MAY_NOT_READ = [
     ("gateway", "infer.>"),
     ("gateway", "request.>"),
@@ -284,6 +291,8 @@ JETSTREAM = [
 
 
 JETSTREAM += [
+    ("worker", routes.kv_subject("turns", "s.m")),
+    ("worker", "$JS.API.DIRECT.GET.KV_turns.$KV.turns.s.m"),
     ("worker", routes.usage("dev", "m")),
     ("worker", "$JS.API.DIRECT.GET.USAGE"),
     ("ledger", "$JS.API.DIRECT.GET.USAGE"),

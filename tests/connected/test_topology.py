@@ -77,6 +77,7 @@ async def test_reconciling_again_changes_nothing(server: NatsServer, connect: Co
         "QUOTA_LONG",
         "KV_slots",
         "KV_outstanding",
+        "KV_turns",
         "KV_keys",
         "KV_models",
         "KV_requests",

@@ -29,6 +29,7 @@ from inferbus.contracts.prices import Price
 from inferbus.contracts.slots import SlotShares
 from inferbus.contracts.step import Answer, Ask, Delta, Failed, Finished, Frame, Started, Usage
 from inferbus.contracts.triton import TritonAsk, TritonReply
+from inferbus.contracts.turns import ModelTurn
 from inferbus.contracts.usage import Figures, LedgerPlace, Total, UsageEvent
 
 RUN = 0x12345678
@@ -227,6 +228,14 @@ JSON: list[tuple[Any, bytes]] = [
     (
         TritonAsk(op="load", model="m", config="{}"),
         b'{"type":"triton.ask.v1","op":"load","model":"m","config":"{}"}',
+    ),
+    (
+        TritonAsk(op="load", model="m", operation="0a1b"),
+        b'{"type":"triton.ask.v1","op":"load","model":"m","operation":"0a1b"}',
+    ),
+    (
+        ModelTurn(model="m", holder="triton-0-1", until=1763750000.5, heals=2, operation="0a1b"),
+        b'{"type":"triton.turn.v1","model":"m","holder":"triton-0-1","until":1763750000.5,"heals":2,"operation":"0a1b"}',
     ),
     (
         TritonReply(status=400, error="no such file"),

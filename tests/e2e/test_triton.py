@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ import pytest
 import tritonclient.http as kserve
 from tests.process_tree import descendants
 from tests.running_platform import RunningPlatform
+
+from inferbus.testing import eventually
+from inferbus_triton_worker.adapters.leftovers import MEMORY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -72,9 +76,23 @@ def test_a_rolling_restart_relieves_it(platform: RunningPlatform, client: kserve
     assert rank(client, platform) == before
 
 
+def regions(platform: RunningPlatform) -> str:
+    """Give the pattern of the names of the server's shared memory."""
+    (server,) = (one for one in platform.processes() if "bin/tritonserver" in one.command)
+    return server.command.partition("shm-region-prefix-name=")[2].split()[0] + "*"
+
+
 def test_no_memory_is_left(tmp_path: Path) -> None:
     with RunningPlatform(tmp_path / "home", "--simulator", "--triton", "1") as platform:
-        (server,) = (one for one in platform.processes() if "bin/tritonserver" in one.command)
-        prefix = server.command.partition("shm-region-prefix-name=")[2].split()[0]
-        assert list(Path("/dev/shm").glob(f"{prefix}*"))
-    assert not list(Path("/dev/shm").glob(f"{prefix}*"))
+        pattern = regions(platform)
+        assert list(MEMORY.glob(pattern))
+    assert not list(MEMORY.glob(pattern))
+
+
+def test_nothing_is_left_of_a_killed_supervisor(tmp_path: Path) -> None:
+    with RunningPlatform(tmp_path / "home", "--simulator", "--triton", "1") as platform:
+        pattern, everybody = regions(platform), platform.processes()
+        platform.signal(signal.SIGKILL)
+        platform.wait()
+        asyncio.run(eventually(lambda: not any(one.alive() for one in everybody), within_s=60))
+        asyncio.run(eventually(lambda: not list(MEMORY.glob(pattern)), within_s=60))

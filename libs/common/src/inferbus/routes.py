@@ -300,6 +300,11 @@ def slots_key(tenant: str, what: str) -> str:
     return f"{tenant}.{token_safe(what)}"
 
 
+def turn_key(server: str, model: str) -> str:
+    """A key of the bucket `turns`; a model's name may have any characters."""
+    return f"{server}.{token_safe(model)}-{zlib.crc32(model.encode()):08x}"
+
+
 # --- streams, durables, buckets ----------------------------------------------------------------------------------------
 
 STREAM_REQUEST, STREAM_PAY, STREAM_DLQ, STREAM_EVENTS = "REQUEST", "PAY", "DLQ", "EVENTS"
@@ -309,9 +314,11 @@ SUBJECTS_PAY, SUBJECTS_DLQ, SUBJECTS_EVENTS = "pay.*.*.*", "dlq.>", "events.*.*"
 KV_KEYS, KV_MODELS = "keys", "models"
 KV_REQUESTS, KV_IDEMPOTENCY = "requests", "idempotency"
 KV_DIRECTORY, KV_LIMITS, KV_SLOTS, KV_OUTSTANDING = "directory", "limits", "slots", "outstanding"
+KV_TURNS = "turns"
 KV_BUCKETS = (
     KV_KEYS, KV_MODELS, KV_REQUESTS, KV_IDEMPOTENCY, KV_DIRECTORY, KV_LIMITS, KV_SLOTS,
     KV_PRICES, KV_TOTALS, KV_LEDGER, KV_OUTSTANDING,
+    KV_TURNS,
 )  # fmt: skip
 KV_EXPIRING = (KV_REQUESTS, KV_IDEMPOTENCY)
 """Buckets whose keys go by themselves, as long after their last change as outcomes are kept."""

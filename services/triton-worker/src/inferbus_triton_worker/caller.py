@@ -103,8 +103,12 @@ class Caller:
         except ServerError as exc:
             raise DependencyDown(f"model `{model}` died and cannot be loaded: {exc.message}") from exc
         if self.heals > seen:
-            for scope in list(self._streams.get(model, ())):
-                scope.reschedule(0.0)
+            self.end_streams(model)
+
+    def end_streams(self, model: str) -> None:
+        """A model was healed: the streams it had begun before get nothing more."""
+        for scope in list(self._streams.get(model, ())):
+            scope.reschedule(0.0)
 
     async def absence_of(self, busy: Busy) -> Overloaded | DependencyDown:
         """Say the same of a request the server never got: no death of the engine is held against it."""

@@ -21,6 +21,7 @@ from inferbus_triton_worker.healing import Healer
 from inferbus_triton_worker.ports import TritonServer
 from inferbus_triton_worker.prober import Prober
 from inferbus_triton_worker.settings import TritonSettings
+from inferbus_triton_worker.turns import AlonesTurns, Turns
 
 _READY_S = 2.0
 _ASK_AGAIN_S = 0.1
@@ -44,10 +45,12 @@ class Home(Protocol):
 class _Up:
     """All that belongs to one run of the server."""
 
-    def __init__(self, server: TritonServer, settings: TritonSettings, on_dead: Callable[[str], None]) -> None:
+    def __init__(
+        self, server: TritonServer, settings: TritonSettings, on_dead: Callable[[str], None], turns: Turns
+    ) -> None:
         self.server = server
         self.catalog = Catalog(server)
-        self.healer = Healer(server, Path(settings.repository) if settings.repository else None)
+        self.healer = Healer(server, Path(settings.repository) if settings.repository else None, turns)
         self.caller = Caller(server, self.healer, on_unreachable=lambda: on_dead("it does not answer"))
         infer = self.caller.infer
         self.batcher = Batcher(infer) if settings.micro_batch else None
@@ -76,6 +79,8 @@ class TritonEngine:
         self._death: asyncio.Future[str] | None = None
         self._starts = 0
         self.server_name: Callable[[str], str] = lambda model: model
+        self.turns: Turns = AlonesTurns()
+        """Whose turn it is to load a model; set it before `start` where several workers use the server."""
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -94,7 +99,7 @@ class TritonEngine:
             await server.close()
             raise
         self._death = asyncio.get_running_loop().create_future()
-        up = self._up = _Up(server, self._settings, self._on_death)
+        up = self._up = _Up(server, self._settings, self._on_death, self.turns)
         self._answering = Answering(up.catalog, up.caller, up.batcher, self._name_of)
         self._watches = [
             asyncio.create_task(up.prober.run(), name="triton-prober"),
@@ -178,6 +183,12 @@ class TritonEngine:
     def heals(self) -> int:
         """How many times a model of the running server was loaded anew because it had died."""
         return self._up.healer.count if self._up is not None else 0
+
+    def healed_elsewhere(self, model: str) -> None:
+        """Another worker of this server has loaded a model anew because it had died."""
+        if self._up is not None:
+            self._up.healer.healed_elsewhere(model)
+            self._up.caller.end_streams(model)
 
     def forget(self, model: str = "") -> None:
         """A model was loaded or unloaded: ask again what it takes."""

@@ -12,6 +12,7 @@ from inferbus_triton_worker.engines import make_engine
 from inferbus_triton_worker.names import PoolNames
 from inferbus_triton_worker.operating import Operating
 from inferbus_triton_worker.settings import TritonSettings
+from inferbus_triton_worker.turns import SharedTurns, server_of
 
 
 async def main(process: runtime.Runtime) -> None:
@@ -26,4 +27,10 @@ def _join(engine: TritonEngine, settings: TritonSettings, shared: Shared) -> lis
     engine.server_name = PoolNames(shared.models, runtime=settings.runtime, pool=settings.pool)
     heals = Gauge("inferbus_triton_heals", "Dead models loaded anew", ["pool"], registry=shared.registry)
     heals.labels(settings.pool).set_function(lambda: engine.heals)
-    return [Operating(shared.bus, shared.attempts, engine)]
+    operating = Operating(shared.bus, shared.attempts, engine)
+    if not settings.address:
+        return [operating]
+    # Nobody says how many workers use a server that somebody else runs.
+    turns = SharedTurns(shared.bus, server_of(settings.address), shared.attempts.incarnation, engine.healed_elsewhere)
+    engine.turns = turns
+    return [turns, operating]

@@ -102,12 +102,15 @@ class Operating:
     async def _change(self, server: TritonServer, ask: TritonAsk) -> dict[str, Any]:
         if not ask.model:
             raise Refused(f"{ask.op}: expected the name of a model, got none", 400)
-        if ask.op == triton.LOAD:
-            await server.load(ask.model, ask.config)
-        else:
-            await server.unload(ask.model, dependents=ask.dependents)
+        async with self._engine.turns.operation(ask.model, ask.operation) as turn:
+            if turn.mine:
+                if ask.op == triton.LOAD:
+                    await server.load(ask.model, ask.config)
+                else:
+                    await server.unload(ask.model, dependents=ask.dependents)
+                turn.done = True
         self._engine.forget()  # what an ensemble takes may have changed with its parts
-        log.info("model_changed", operation=ask.op, model=ask.model, config=bool(ask.config))
+        log.info("model_changed", operation=ask.op, model=ask.model, config=bool(ask.config), by_me=turn.mine)
         return {}
 
 

@@ -4,6 +4,7 @@ made; looking has none."""
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 
 import msgspec
@@ -46,6 +47,7 @@ class ModelServers:
             after = {
                 name: value for name, value in msgspec.to_builtins(ask).items() if name not in ("type", "timeout_s")
             }
+            ask = msgspec.structs.replace(ask, operation=secrets.token_hex(8))
             await self._store.note(_ACTIONS.get(ask.op, "triton_unloaded"), f"{pool}/{ask.model}", after)
         return list(await asyncio.gather(*(self._ask(worker, ask) for worker in workers)))
 

@@ -28,7 +28,8 @@ OF_MODELS = (METADATA, READY, CONFIG, STATS)
 
 
 class TritonAsk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="triton.ask.v1"):
-    """One operation. `timeout_s` bounds what the worker does for it; the asker waits a little longer."""
+    """One operation. `timeout_s` bounds what the worker does for it; the asker waits a little longer. `operation` names a load or
+    unload that several workers are asked for: those that share a server carry it out once."""
 
     op: str
     model: str = ""
@@ -36,6 +37,7 @@ class TritonAsk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     config: str = ""
     dependents: bool = False
     timeout_s: float = 10.0
+    operation: str = ""
 
 
 class TritonReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="triton.reply.v1"):

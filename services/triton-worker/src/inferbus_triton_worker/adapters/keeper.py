@@ -8,7 +8,7 @@ that what kills the owner's does not kill it. Where keeper and owner are killed 
 on this machine does the rest (`leftovers.sweep`).
 
 It is told what to do in one line of JSON on its input (`argv`, `env`, `folder`, `prefix`), then `stop`; it says `pid N`
-and `ended STATUS`. Only the standard library, and no environment of the models: 10 MB, 50 ms.
+and `ended STATUS`. Only the standard library, and no environment of the models: 16 MB, 40 ms.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class HttpTriton(GrpcTriton):
 
     async def infer(self, call: InferCall, timeout_s: float) -> InferResult:
         if not _is_plain(call) or self._was_given_up(call.model):
-            return await super().infer(call, timeout_s)
+            return await self.infer_by_grpc(call, timeout_s)
         connection = self._kept() or await self._connect(timeout_s)
         try:
             answer = await connection.ask(request_of(call, self._host), timeout_s)
@@ -97,6 +97,9 @@ class HttpTriton(GrpcTriton):
         if answer.status != 200:
             raise error_of(answer)
         return result_of(answer)
+
+    async def infer_by_grpc(self, call: InferCall, timeout_s: float) -> InferResult:
+        return await super().infer(call, timeout_s)
 
     async def close(self) -> None:
         self._closed = True

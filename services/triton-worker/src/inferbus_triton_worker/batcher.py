@@ -1,11 +1,12 @@
-"""Batcher: while enough requests of a kind are with the server, those that come wait and then go as one. No timers: a request
-that finds the server free goes at once, and alone."""
+"""Batcher: what comes in one pass of the event loop goes as one, and while a call of its kind is with the server, what comes
+waits for its end. No timers: a request that finds nobody else goes at once, and alone."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 
@@ -18,32 +19,56 @@ Infer = Callable[[InferCall, float], Awaitable[InferResult]]
 
 
 class _Waiting:
-    __slots__ = ("answer", "call", "rows", "timeout_s")
+    """`answer` comes with None where it is to go alone, by itself."""
+
+    __slots__ = ("answer", "call", "goes_alone", "rows", "timeout_s")
 
     def __init__(self, call: InferCall, rows: int, timeout_s: float) -> None:
         self.call = call
         self.rows = rows
         self.timeout_s = timeout_s
-        self.answer: asyncio.Future[InferResult] = asyncio.get_running_loop().create_future()
+        self.goes_alone = False
+        self.answer: asyncio.Future[InferResult | None] = asyncio.get_running_loop().create_future()
 
 
 class _Line:
-    """The requests of one kind: how many calls are with the server, and who waits."""
+    """The requests of one kind: how many calls are with the server, who waits, and with how many rows."""
 
-    __slots__ = ("calls", "waiting")
+    __slots__ = ("calls", "is_due", "rows", "waiting")
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.calls = self.rows = 0
+        self.is_due = False
         self.waiting: deque[_Waiting] = deque()
+
+    def add(self, waiting: _Waiting) -> None:
+        self.waiting.append(waiting)
+        self.rows += waiting.rows
+
+    def take(self, max_rows: int) -> list[_Waiting]:
+        """Take those who go next, as many as fit into one call."""
+        together: list[_Waiting] = []
+        rows = 0
+        while self.waiting:
+            first = self.waiting[0]
+            if together and rows + first.rows > max_rows and not first.answer.done():
+                break
+            self.waiting.popleft()
+            self.rows -= first.rows
+            if not first.answer.done():  # else given up meanwhile
+                together.append(first)
+                rows += first.rows
+        return together
 
 
 class Batcher:
-    """Joins the calls of one server. `window`: calls of a kind that are with the server before others wait, per instance
-    of the model."""
+    """Joins the calls of one server. Of a kind, one call per instance of the model is with the server before others wait;
+    of calls that are full, `full` times as many. `is_alone` says that nobody else is being served."""
 
-    def __init__(self, infer: Infer, *, window: int = 2) -> None:
+    def __init__(self, infer: Infer, *, full: int = 2, is_alone: Callable[[], bool] = lambda: False) -> None:
         self._infer = infer
-        self._window = window
+        self._full = full
+        self._is_alone = is_alone
         self._lines: dict[Kind, _Line] = {}
         self._whole: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -60,47 +85,61 @@ class Batcher:
         line = self._lines.get(kind)
         if line is None:
             line = self._lines[kind] = _Line()
-        if line.calls < self._window * signature.instances and not line.waiting:
-            line.calls += 1
+        if line.calls or line.waiting or not self._is_alone():
+            waiting = _Waiting(call, rows, timeout_s)
+            line.add(waiting)
+            if not line.is_due and self._may_go(line, signature):
+                line.is_due = True
+                asyncio.get_running_loop().call_soon(self._go, kind, line, signature)
             try:
-                return await self._infer(call, timeout_s)
-            finally:
-                self._done(kind, line, signature)
-        waiting = _Waiting(call, rows, timeout_s)
-        line.waiting.append(waiting)
-        return await waiting.answer
+                answer = await waiting.answer
+            except asyncio.CancelledError:
+                if waiting.goes_alone:  # it had been told to go, and did not
+                    self._done(kind, line, signature)
+                raise
+            if answer is not None:
+                return answer
+        else:
+            line.calls += 1
+        try:
+            return await self._infer(call, timeout_s)
+        finally:
+            self._done(kind, line, signature)
+
+    def _may_go(self, line: _Line, signature: Signature) -> bool:
+        if line.calls < signature.instances:
+            return True
+        return line.rows >= signature.max_rows and line.calls < self._full * signature.instances
+
+    def _go(self, kind: Kind, line: _Line, signature: Signature) -> None:
+        """Send what waits, as far as it may go."""
+        line.is_due = False
+        while self._may_go(line, signature):
+            together = line.take(signature.max_rows)
+            if not together:
+                break
+            line.calls += 1
+            if len(together) == 1:
+                together[0].goes_alone = True
+                together[0].answer.set_result(None)
+                continue
+            task = asyncio.create_task(self._send(kind, line, signature, together))
+            stop = partial(_stop_if_unwanted, task, together)
+            for waiting in together:
+                waiting.answer.add_done_callback(stop)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if not line.calls and not line.waiting and self._lines.get(kind) is line:
+            del self._lines[kind]
 
     def _done(self, kind: Kind, line: _Line, signature: Signature) -> None:
         """A call is back: the next goes, with all that fit into it."""
         line.calls -= 1
-        together: list[_Waiting] = []
-        rows = 0
-        while line.waiting:
-            first = line.waiting[0]
-            if first.answer.done():  # given up meanwhile
-                line.waiting.popleft()
-                continue
-            if together and rows + first.rows > signature.max_rows:
-                break
-            together.append(line.waiting.popleft())
-            rows += first.rows
-        if together:
-            line.calls += 1
-            task = asyncio.create_task(self._send(kind, line, signature, together))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        elif not line.calls:
-            self._lines.pop(kind, None)
+        self._go(kind, line, signature)
 
     async def _send(self, kind: Kind, line: _Line, signature: Signature, together: list[_Waiting]) -> None:
-        sending = asyncio.ensure_future(self._answer_all(signature, together))
-        for waiting in together:
-            waiting.answer.add_done_callback(lambda _: _stop_if_unwanted(sending, together))
         try:
-            await sending
-        except asyncio.CancelledError:
-            if not sending.cancelled():
-                raise
+            await self._answer_all(signature, together)
         finally:
             for waiting in together:
                 if not waiting.answer.done():
@@ -136,6 +175,6 @@ def _fail(together: list[_Waiting], error: Exception) -> None:
             waiting.answer.set_exception(error)
 
 
-def _stop_if_unwanted(sending: asyncio.Future[None], together: list[_Waiting]) -> None:
+def _stop_if_unwanted(sending: asyncio.Task[None], together: list[_Waiting], _: object) -> None:
     if not sending.done() and all(waiting.answer.cancelled() for waiting in together):
         sending.cancel()

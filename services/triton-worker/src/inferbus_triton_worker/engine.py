@@ -46,14 +46,19 @@ class _Up:
     """All that belongs to one run of the server."""
 
     def __init__(
-        self, server: TritonServer, settings: TritonSettings, on_dead: Callable[[str], None], turns: Turns
+        self,
+        server: TritonServer,
+        settings: TritonSettings,
+        on_dead: Callable[[str], None],
+        turns: Turns,
+        is_alone: Callable[[], bool],
     ) -> None:
         self.server = server
         self.catalog = Catalog(server)
         self.healer = Healer(server, Path(settings.repository) if settings.repository else None, turns)
         self.caller = Caller(server, self.healer, on_unreachable=lambda: on_dead("it does not answer"))
         infer = self.caller.infer
-        self.batcher = Batcher(infer) if settings.micro_batch else None
+        self.batcher = Batcher(infer, is_alone=is_alone) if settings.micro_batch else None
         self.prober = Prober(
             server, self.catalog, self.caller, on_dead=on_dead, every_s=settings.probe_every_s,
             timeout_s=settings.probe_timeout_s,
@@ -99,7 +104,7 @@ class TritonEngine:
             await server.close()
             raise
         self._death = asyncio.get_running_loop().create_future()
-        up = self._up = _Up(server, self._settings, self._on_death, self.turns)
+        up = self._up = _Up(server, self._settings, self._on_death, self.turns, lambda: len(self._calls) <= 1)
         self._answering = Answering(up.catalog, up.caller, up.batcher, self._name_of)
         self._watches = [
             asyncio.create_task(up.prober.run(), name="triton-prober"),

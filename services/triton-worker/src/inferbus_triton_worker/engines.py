@@ -9,6 +9,7 @@ from pathlib import Path
 from inferbus.settings import SettingsError
 from inferbus_triton_worker.adapters.grpc_server import GrpcTriton
 from inferbus_triton_worker.adapters.homes import ExternalTriton
+from inferbus_triton_worker.adapters.http_server import HttpTriton
 from inferbus_triton_worker.adapters.server import ManagedServer, ServerOptions
 from inferbus_triton_worker.engine import TritonEngine
 from inferbus_triton_worker.settings import TritonSettings
@@ -21,7 +22,9 @@ def make_engine(settings: TritonSettings) -> TritonEngine:
         SettingsError: neither an address nor a repository is set.
     """
     if settings.address:
-        return TritonEngine(settings, ExternalTriton(settings.address), GrpcTriton)
+        return TritonEngine(
+            settings, ExternalTriton(settings.address), lambda address: _at(address, settings.http_address)
+        )
     if not settings.repository:
         raise SettingsError(
             "INFERBUS_TRITON_WORKER_ADDRESS (host:port of a Triton's gRPC) or INFERBUS_TRITON_WORKER_REPOSITORY (a folder of "
@@ -34,7 +37,12 @@ def make_engine(settings: TritonSettings) -> TritonEngine:
         models=tuple(settings.models),
         start_within_s=settings.start_timeout_s,
     )
-    return TritonEngine(settings, ManagedServer(options, os.environ), GrpcTriton)
+    home = ManagedServer(options, os.environ)
+    return TritonEngine(settings, home, lambda address: HttpTriton(address, home.http_address))
+
+
+def _at(address: str, http_address: str) -> GrpcTriton:
+    return HttpTriton(address, http_address) if http_address else GrpcTriton(address)
 
 
 def _state_of(settings: TritonSettings) -> Path:

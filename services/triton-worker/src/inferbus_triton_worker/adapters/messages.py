@@ -80,13 +80,21 @@ def error_of(error: grpc.aio.AioRpcError) -> ServerError:
 
 
 def error_from(code: grpc.StatusCode, message: str) -> ServerError:
-    if dead := _DEAD.search(message):
-        return ModelDead(message, dead["stub"].rsplit("_", 2)[0])  # the process is named <model>_<instance>_<device>
+    if model := dead_model(message):
+        return ModelDead(message, model)
     if code == grpc.StatusCode.UNAVAILABLE:
         return Busy(message)
     if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
         return TimedOut(message)
     return Refused(message, _STATUS.get(code, 500))
+
+
+def dead_model(message: str) -> str:
+    """Name the model whose process is gone, if that is what a message says."""
+    dead = _DEAD.search(message)
+    return (
+        dead["stub"].rsplit("_", 2)[0] if dead is not None else ""
+    )  # the process is named <model>_<instance>_<device>
 
 
 def _spec_of(given: Any) -> TensorSpec:

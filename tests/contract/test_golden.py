@@ -21,6 +21,7 @@ from inferbus.contracts.directory import Organisation, Team
 from inferbus.contracts.durable import Claim, Deltas, DurableRequest, IdempotencyKey, StoredDelta
 from inferbus.contracts.envelope import Envelope, envelope_from, headers_of
 from inferbus.contracts.facts import RequestCancelled
+from inferbus.contracts.files import FileRecord
 from inferbus.contracts.keys import KeyEntry
 from inferbus.contracts.limits import LimitSet
 from inferbus.contracts.models import Buckets, Limits, ModelEntry
@@ -243,6 +244,16 @@ JSON: list[tuple[Any, bytes]] = [
         (
             b'{"type":"directory.organisation.v1","id":"dev","tenant":"dev","name":"","created":0,"disabled":false,'
             b'"lanes":["batch"],"models":[],"endpoints":[],"max_tokens":0,"priority":0,"weight":4}'
+        ),
+    ),
+    (
+        FileRecord(
+            id="file-0a", tenant="dev", purpose="batch", filename="in.jsonl", bytes=12, sha256="ff",
+            body="files/dev/file-0a", created_at=1763750000, key_id="k1",
+        ),
+        (
+            b'{"type":"files.record.v1","id":"file-0a","tenant":"dev","purpose":"batch","filename":"in.jsonl","bytes":12,'
+            b'"sha256":"ff","body":"files/dev/file-0a","created_at":1763750000,"expires_at":0,"rows":0,"key_id":"k1","job":""}'
         ),
     ),
     (

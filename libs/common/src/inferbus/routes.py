@@ -344,10 +344,12 @@ SUBJECTS_PAY, SUBJECTS_DLQ, SUBJECTS_EVENTS = "pay.*.*.*", "dlq.>", "events.*.*"
 KV_KEYS, KV_MODELS = "keys", "models"
 KV_REQUESTS, KV_IDEMPOTENCY = "requests", "idempotency"
 KV_DIRECTORY, KV_LIMITS, KV_SLOTS, KV_OUTSTANDING = "directory", "limits", "slots", "outstanding"
+KV_FILES = "files"
 KV_BUCKETS = (
     KV_KEYS, KV_MODELS, KV_REQUESTS, KV_IDEMPOTENCY, KV_DIRECTORY, KV_LIMITS, KV_SLOTS,
     KV_PRICES, KV_TOTALS, KV_LEDGER, KV_OUTSTANDING,
     KV_JOBS,
+    KV_FILES,
 )  # fmt: skip
 KV_EXPIRING = (KV_REQUESTS, KV_IDEMPOTENCY)
 """Buckets whose keys go by themselves, as long after their last change as outcomes are kept."""

@@ -78,6 +78,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, tag="batch.job.v1"):
     ended early will be (expired, cancelled, failed): lines that were not asked become errors. `owner` is the incarnation
     of the coordinator that works on it, `plan` the run of planning whose chunks count. `since` says when a state was
     entered, `expires_at` when the completion window ends, `keep_until` when record and files may go (0: never).
+    `dead_file_id` is the file of its dead letters (`DeadRow`, one to a line).
     """
 
     id: str
@@ -108,6 +109,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, tag="batch.job.v1"):
     error_file_id: str = ""
     since: dict[str, float] = {}
     keep_until: float = 0.0
+    dead_file_id: str = ""
+    traceparent: str = ""
 
 
 class LineFault(msgspec.Struct, frozen=True, array_like=True):

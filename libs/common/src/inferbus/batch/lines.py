@@ -144,7 +144,9 @@ def output_line(custom_id: str, request_id: str, status: int, body: bytes) -> by
 def error_line(dead: DeadRow) -> bytes:
     """Write the line of a dead letter: what was answered, or why nobody was asked."""
     if dead.status:
-        line = ResultLine(_id_of(dead.request_id), dead.custom_id, Answered(dead.status, dead.request_id, dead.body), None)
+        line = ResultLine(
+            _id_of(dead.request_id), dead.custom_id, Answered(dead.status, dead.request_id, dead.body), None
+        )
     else:
         line = ResultLine(_id_of(dead.request_id), dead.custom_id, None, LineError(dead.code, dead.message))
     return _encode(line) + b"\n"

@@ -186,6 +186,18 @@ MAY_NOT_PUBLISH += [
     ("dev", "$JS.API.DIRECT.GET.KV_totals"),
 ]
 
+MAY_NOT_PUBLISH += [
+    ("gateway", "$JS.API.STREAM.MSG.DELETE.KV_files"),
+    ("gateway", "$JS.API.STREAM.MSG.DELETE.KV_jobs"),
+    ("gateway", "$JS.API.STREAM.MSG.DELETE.BATCH_PARTS"),
+    ("gateway", routes.batch_part("dev", "j", 0)),
+    ("worker", routes.kv_subject("files", "dev.f")),
+    ("worker", routes.kv_subject("jobs", "dev.j")),
+    ("worker", "$JS.API.DIRECT.GET.KV_files"),
+    ("dev", routes.kv_subject("files", "dev.f")),
+    ("dev", "$JS.API.DIRECT.GET.KV_jobs"),
+]
+
 MAY_NOT_READ = [
     ("gateway", "infer.>"),
     ("gateway", "request.>"),

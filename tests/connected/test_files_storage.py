@@ -14,6 +14,7 @@ from inferbus.errors import InvalidRequest, NotFound, StorageDown, TooLarge
 from inferbus.files.fsspec_storage import FsspecStorage, open_storage
 from inferbus.files.settings import FilesSettings
 from inferbus.local.ports import free_port
+from inferbus.settings import SettingsError
 
 BIG = 20 * 1024 * 1024
 
@@ -168,5 +169,5 @@ async def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["nothing://x", "s3://bucket"])
 def test_wrong_settings_are_told(url: str) -> None:
-    with pytest.raises(StorageDown):
+    with pytest.raises(SettingsError):
         open_storage(FilesSettings(url=url, options="[]"))

@@ -15,6 +15,7 @@ from inferbus.bus_users.render import render
 from inferbus.bus_users.template import read_template
 from inferbus.cli import bus_users
 from inferbus.cli.models import read_models
+from inferbus.files.settings import FilesSettings
 from inferbus.ledger.main import LedgerSettings
 from inferbus.local.layout import Layout
 from inferbus.local.processes import Platform, gateway_spec, ledger_spec, nats_spec, topology_spec, worker_specs
@@ -32,10 +33,11 @@ DOCKERFILES = sorted((ROOT / "deploy/docker").glob("*.Dockerfile"))
 SETTINGS: list[tuple[str, type[msgspec.Struct]]] = [
     ("bus", BusSettings), ("gateway", GatewaySettings), ("health", HealthSettings), ("llm_worker", WorkerSettings),
     ("topology", TopologySettings), ("ledger", LedgerSettings), ("triton_worker", TritonSettings),
+    ("files", FilesSettings),
 ]  # fmt: skip
 # Where it runs, and as what: rightly different.
 _OWN = re.compile(
-    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|BUS_NKEY_SEED(_FILE)?|(GATEWAY|HEALTH)_(HOST|PORT)|GATEWAY_ADMIN_(KEYS|NKEY_SEED(_FILE)?)|LLM_WORKER_MODEL|TRITON_WORKER_(ENVIRONMENT|REPOSITORY|STATE)|TOPOLOGY_KNOWN_STREAMS"
+    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|BUS_NKEY_SEED(_FILE)?|(GATEWAY|HEALTH)_(HOST|PORT)|GATEWAY_ADMIN_(KEYS|NKEY_SEED(_FILE)?)|LLM_WORKER_MODEL|TRITON_WORKER_(ENVIRONMENT|REPOSITORY|STATE)|TOPOLOGY_KNOWN_STREAMS|FILES_URL"
     r"|TELEMETRY_.*)"
 )
 

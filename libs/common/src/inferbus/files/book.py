@@ -6,6 +6,7 @@ A body is stored before its record and forgotten after it: what a crash leaves b
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncIterable, AsyncIterator
 
@@ -16,21 +17,29 @@ from inferbus.admission import revisions
 from inferbus.bus import Bus
 from inferbus.codec import from_json, to_json
 from inferbus.contracts.files import FileRecord
-from inferbus.errors import Conflict, InvalidRequest, NotFound
+from inferbus.errors import Conflict, InvalidRequest, NotFound, StorageDown
 from inferbus.files.names import body_of_file, is_file_id, new_file_id
-from inferbus.files.ports import Storage
+from inferbus.files.ports import Storage, Written
 
 ASC, DESC = "asc", "desc"
 
 
 class NewFile(msgspec.Struct, frozen=True, kw_only=True):
-    """What is said of a file before its body came. `expires_at` is a Unix time, 0: never."""
+    """What is said of a file. `expires_at` is a Unix time, 0: never."""
 
-    tenant: str
     purpose: str
     filename: str
     expires_at: int = 0
     key_id: str = ""
+
+
+class StoredBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A body that is stored under the id of a file that is not there yet."""
+
+    tenant: str
+    file_id: str
+    body: str
+    written: Written
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,23 +58,42 @@ class FileBook:
         self._bus = bus
         self.storage = storage
 
-    async def create(self, new: NewFile, pieces: AsyncIterable[bytes], *, limit_bytes: int = 0) -> FileRecord:
-        """Store a body and make it a file.
+    async def store(self, tenant: str, pieces: AsyncIterable[bytes], *, limit_bytes: int = 0) -> StoredBody:
+        """Store a body for a file of a tenant's.
 
         Raises:
-            TooLarge: more than `limit_bytes` (0: any number) came. StorageDown, DependencyDown: there is no such file.
-            What `pieces` raises.
+            TooLarge: more than `limit_bytes` (0: any number) came. StorageDown: it is not stored. What `pieces` raises.
         """
         file_id = new_file_id()
-        body = body_of_file(new.tenant, file_id)
+        body = body_of_file(tenant, file_id)
         written = await self.storage.write(body, pieces, limit_bytes=limit_bytes)
-        record = FileRecord(
-            id=file_id, tenant=new.tenant, purpose=new.purpose, filename=new.filename, bytes=written.bytes,
-            sha256=written.sha256, body=body, created_at=int(time.time()), expires_at=new.expires_at, key_id=new.key_id,
-        )  # fmt: skip
+        return StoredBody(tenant=tenant, file_id=file_id, body=body, written=written)
+
+    async def create(self, new: NewFile, stored: StoredBody) -> FileRecord:
+        """Make a stored body a file. Where that fails it may be one all the same: the body stays, and is purged if not.
+
+        Raises:
+            DependencyDown: the bus is away.
+        """
         return await self.add(
-            record
-        )  # where that fails it may be in all the same: the body stays, and is purged if not
+            FileRecord(
+                id=stored.file_id,
+                tenant=stored.tenant,
+                purpose=new.purpose,
+                filename=new.filename,
+                bytes=stored.written.bytes,
+                sha256=stored.written.sha256,
+                body=stored.body,
+                created_at=int(time.time()),
+                expires_at=new.expires_at,
+                key_id=new.key_id,
+            ),
+        )
+
+    async def drop(self, stored: StoredBody) -> None:
+        """Remove a body that is not to be a file after all; where the storage is away, purging does it."""
+        with contextlib.suppress(StorageDown):
+            await self.storage.delete(stored.body)
 
     async def add(self, record: FileRecord) -> FileRecord:
         """Make a body that is stored a file, once: of two records with one id the first one counts.
@@ -103,11 +131,6 @@ class FileBook:
             InvalidRequest: there is no such order, or no file `after` names. DependencyDown: the bus does not answer.
         """
         return page_of(await self._all(tenant), page, time.time())
-
-    async def count(self, tenant: str) -> int:
-        """Count a tenant's files."""
-        now = time.time()
-        return sum(not is_expired(one, now) for one in await self._all(tenant))
 
     def read(self, record: FileRecord, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """Read a file's body from an offset on. Raises as `Storage.read`."""

@@ -26,6 +26,7 @@ from inferbus.files.names import check_name, is_name
 from inferbus.files.ports import BodyStat, Written
 from inferbus.files.settings import FilesSettings
 from inferbus.files.stat_of import stat_of
+from inferbus.settings import SettingsError
 
 T = TypeVar("T")
 _PIECE_BYTES = 1024 * 1024
@@ -225,7 +226,7 @@ def open_storage(settings: FilesSettings) -> FsspecStorage:
     """Open the storage that the settings name. Nothing is asked of it yet.
 
     Raises:
-        StorageDown: there is no such kind of file system, or its options are wrong; the message says what.
+        SettingsError: there is no such kind of file system, or its options are wrong; the message says what.
     """
     try:
         options = msgspec.json.decode(settings.options, type=dict[str, Any])
@@ -235,5 +236,5 @@ def open_storage(settings: FilesSettings) -> FsspecStorage:
             skip_instance_cache=True, use_listings_cache=False, **options,
         )  # fmt: skip
     except (ValueError, ImportError, TypeError, msgspec.DecodeError) as exc:
-        raise StorageDown(f"INFERBUS_FILES_URL: {exc}") from exc
+        raise SettingsError(f"INFERBUS_FILES_URL, INFERBUS_FILES_OPTIONS: {exc}") from exc
     return FsspecStorage(fs, root, settings)

@@ -23,8 +23,8 @@ class FilesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     max_file_bytes: int = 1024 * 1024 * 1024
     """Largest file that may be uploaded."""
-    max_files: int = 10_000
-    """Files one tenant may have at once."""
+    max_uploads: int = 32
+    """Uploads at once in one gateway; each holds up to two blocks of 8 MB. One more is a 503 with Retry-After."""
     upload_idle_s: float = 60.0
     """An upload that brings nothing for that long is given up."""
     default_expiry_s: int = 30 * _DAY_S

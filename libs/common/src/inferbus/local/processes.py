@@ -23,6 +23,7 @@ WORKERS = (WORKER, TRITON_WORKER)
 ADMIN_NAME = "local"
 """What audit events call whoever has the admin key that `inferbus up` made."""
 _HOST = "127.0.0.1"
+_FILES = "INFERBUS_FILES_"
 _NAMES = ("INFERBUS_GATEWAY_PROCESS", "INFERBUS_LLM_WORKER_PROCESS", "INFERBUS_TRITON_WORKER_PROCESS")
 _POOLS = {WORKER: "INFERBUS_LLM_WORKER_POOL", TRITON_WORKER: "INFERBUS_TRITON_WORKER_POOL"}
 _REAL_KV_BYTES = 1024**3
@@ -100,12 +101,16 @@ def gateway_spec(
     platform: Platform, *, bus_url: str, port: int, name: str = "gateway-0", listen_fd: int = -1
 ) -> ProcessSpec:
     """Give a gateway: on a socket of its own, or on the listening one it inherits as `listen_fd`."""
-    env = service_env(platform, bus_url, GATEWAY) | {
-        "INFERBUS_GATEWAY_PROCESS": name,
-        "INFERBUS_GATEWAY_HOST": platform.options.host,
-        "INFERBUS_GATEWAY_PORT": str(port),
-        "INFERBUS_GATEWAY_KEY_PEPPER": platform.secrets.key_pepper,
-    }
+    env = (
+        service_env(platform, bus_url, GATEWAY)
+        | files_env(platform)
+        | {
+            "INFERBUS_GATEWAY_PROCESS": name,
+            "INFERBUS_GATEWAY_HOST": platform.options.host,
+            "INFERBUS_GATEWAY_PORT": str(port),
+            "INFERBUS_GATEWAY_KEY_PEPPER": platform.secrets.key_pepper,
+        }
+    )
     if platform.secrets.admin_mac:
         env["INFERBUS_GATEWAY_ADMIN_KEYS"] = f"{ADMIN_NAME}:{platform.secrets.admin_mac}"
         env["INFERBUS_GATEWAY_ADMIN_NKEY_SEED_FILE"] = str(users_folder(platform.layout).seed_file("admin"))
@@ -197,8 +202,14 @@ def service_env(platform: Platform, bus_url: str, bus_user: str) -> dict[str, st
     return env
 
 
+def files_env(platform: Platform) -> dict[str, str]:
+    """Say where files are kept, to those who read and write them: it may come with a key of that storage."""
+    said = {name: value for name, value in os.environ.items() if name.startswith(_FILES)}
+    return {f"{_FILES}URL": str(platform.layout.files)} | said
+
+
 def _base_env(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    secret = ("INFERBUS_NATS_", "INFERBUS_BUS_", "INFERBUS_GATEWAY_KEY_PEPPER", "INFERBUS_GATEWAY_ADMIN_")
+    secret = ("INFERBUS_NATS_", "INFERBUS_BUS_", "INFERBUS_GATEWAY_KEY_PEPPER", "INFERBUS_GATEWAY_ADMIN_", _FILES)
     return {key: value for key, value in (os.environ if env is None else env).items() if not key.startswith(secret)}
 
 

@@ -139,6 +139,10 @@ class MainPath:
         """Start a ledger process."""
         return await self._start(name, "inferbus.ledger", "ledger", "LEDGER", {"every_s": 0.2} | settings)
 
+    async def batch(self, name: str = "batch-0", **settings: object) -> Service:
+        """Start a batch process: coordinator and chunk workers."""
+        return await self._start(name, "inferbus_batch", "batch", "BATCH", settings)
+
     async def _start(self, name: str, module: str, role: str, section: str, settings: dict[str, object]) -> Service:
         env = {key: value for key, value in os.environ.items() if not key.startswith("INFERBUS_")}
         env |= {

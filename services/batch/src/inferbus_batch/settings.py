@@ -23,8 +23,8 @@ class BatchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How often a row is asked whose failures are of the moment."""
     chunk_attempts: int = 25
     """A chunk that has failed here and was delivered so often gets errors for its rows."""
-    row_deadline_s: float = 3600.0
-    """How long one asking of a row may take, queueing included."""
+    row_deadline_s: float = 86_400.0
+    """How long one asking of a row may take at most, queueing included; never beyond its job's window."""
 
     chunk_rows: int = 512
     chunk_bytes: int = 4 * 1024 * 1024

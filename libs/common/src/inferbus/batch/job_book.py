@@ -61,13 +61,13 @@ class JobBook:
             raise NotFound(f"No batch found with id '{job_id}'.", param="batch_id")
         return found
 
-    async def replace(self, known: KnownJob, job: JobRecord) -> KnownJob:
-        """Change a job that is as it was last seen.
+    async def replace(self, known: KnownJob, job: JobRecord, *, ttl_s: float = 0.0) -> KnownJob:
+        """Change a job that is as it was last seen. After `ttl_s` seconds (0: never) the record goes by itself.
 
         Raises:
             WrongSequence: somebody else has changed it meanwhile.
         """
-        return KnownJob(job, await self._put(job, known.revision))
+        return KnownJob(job, await self._put(job, known.revision, ttl_s))
 
     async def change(self, tenant: str, job_id: str, decide: Callable[[JobRecord], JobRecord]) -> KnownJob:
         """Change a job, again if somebody else was first. `decide` gives the job as it is to be; what it raises is raised.
@@ -105,10 +105,11 @@ class JobBook:
         stored = await last_stored(self._bus, routes.kv_stream(routes.KV_JOBS), subject, hold_s=HOLD_S)
         return None if stored is None or not stored.data else KnownJob(job_from(stored.data), stored.seq)
 
-    async def _put(self, job: JobRecord, expected: int) -> int:
+    async def _put(self, job: JobRecord, expected: int, ttl_s: float = 0.0) -> int:
         subject = routes.kv_subject(routes.KV_JOBS, routes.tenant_key(job.tenant, job.id))
         headers = {EXPECTED: str(expected)}
-        return await self._bus.accept(subject, to_json(job), headers, msg_id=secrets.token_hex(12))
+        ttl = int(ttl_s) if ttl_s > 0 else None
+        return await self._bus.accept(subject, to_json(job), headers, msg_id=secrets.token_hex(12), ttl_s=ttl)
 
 
 def job_from(data: bytes) -> JobRecord:

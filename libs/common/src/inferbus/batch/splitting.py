@@ -8,12 +8,12 @@ import msgspec
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A physical line. `number` counts from 1, `offset` and `bytes` are where it lies, its end included; `data` is without
+    """A physical line. `number` counts from 1, `offset` and `size` (in bytes) are where it lies, its end included; `data` is without
     it, None where the line is over the limit and was not kept."""
 
     number: int
     offset: int
-    bytes: int
+    size: int
     data: bytes | None
 
     @property
@@ -59,7 +59,7 @@ class LineSplitter:
         data = (self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)) if self._is_kept else None
         line = Line(self._number, self._offset, self._size + end, data)
         self._number += 1
-        self._offset += line.bytes
+        self._offset += line.size
         self._parts.clear()
         self._size, self._is_kept = 0, True
         return line

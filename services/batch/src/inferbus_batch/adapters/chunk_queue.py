@@ -9,7 +9,8 @@ from nats.aio.msg import Msg
 
 from inferbus import routes
 from inferbus.bus import Bus
-from inferbus.contracts.batch import JobRecord
+from inferbus.codec import to_json
+from inferbus.contracts.batch import ChunkSpec, JobRecord
 from inferbus.errors import DependencyDown
 from inferbus.queue.delivery import Delivery
 
@@ -42,10 +43,14 @@ class ChunkQueue:
             return None
         return Delivery(self._bus, message)
 
-    async def publish(self, tenant: str, subject_data: tuple[str, bytes], msg_id: str) -> None:
-        """Put a chunk into the queue."""
-        subject, data = subject_data
-        await self._bus.accept(subject, data, {}, msg_id=f"{tenant}:{msg_id}")
+    async def publish(self, tenant: str, spec: ChunkSpec) -> None:
+        """Put a chunk into the queue.
+
+        Raises:
+            DependencyDown: the bus stays away. Overloaded: the queue has no room.
+        """
+        subject = routes.batch_chunk(tenant, spec.job, spec.plan)
+        await self._bus.accept(subject, to_json(spec), {}, msg_id=f"{tenant}:{spec.plan}:{spec.n}")
 
     async def forget(self, tenant: str, job_id: str) -> None:
         """Remove a job's chunks and its consumer."""

@@ -18,7 +18,7 @@ class SqliteSeenIds:
     """
 
     def __enter__(self) -> Self:
-        self._file = tempfile.NamedTemporaryFile(prefix="inferbus-ids-")  # noqa: SIM115 - closed in __exit__
+        self._file = tempfile.NamedTemporaryFile(prefix="inferbus-ids-")
         self._db = sqlite3.connect(self._file.name, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("PRAGMA synchronous = OFF")

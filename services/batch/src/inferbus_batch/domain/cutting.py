@@ -53,15 +53,15 @@ class Cutter:
             self.rows += 1
             yield self._overlong(line)
             return
-        if self._first is not None and self._size + line.bytes > limits.bytes:
+        if self._first is not None and self._size + line.size > limits.bytes:
             yield from self.finish()
         if self._first is None:
             self._first, self._digest = line, hashlib.sha256()
         self._digest.update(line.data)
-        if line.bytes > len(line.data):
+        if line.size > len(line.data):
             self._digest.update(b"\n")
         self._lines += 1
-        self._size += line.bytes
+        self._size += line.size
         if not line.is_blank:
             self.rows += 1
             self._rows += 1
@@ -85,7 +85,7 @@ class Cutter:
     def _overlong(self, line: Line) -> ChunkSpec:
         spec = ChunkSpec(
             job=self._job, plan=self._plan, n=self.chunks, first_line=line.number, lines=1, rows=1, offset=line.offset,
-            bytes=line.bytes, sha256="", faults=[overlong(line.number, line.bytes, self._limits.line_bytes)],
+            bytes=line.size, sha256="", faults=[overlong(line.number, line.size, self._limits.line_bytes)],
             unread=True,
         )  # fmt: skip
         self.chunks += 1

@@ -273,3 +273,57 @@ async def test_a_failed_batch_says_why(path: MainPath, client: AsyncOpenAI) -> N
     await bus.close()
     found = await client.batches.retrieve(job.id)
     assert (found.status, found.failed_at) == ("failed", 3)
+
+
+def lines(count: int) -> bytes:
+    """Lines of an input, of which every 50th names a model nobody knows."""
+    return b"".join(
+        msgspec.json.encode(
+            {
+                "custom_id": f"row-{n}",
+                "method": "POST",
+                "url": CHAT,
+                "body": {
+                    "model": "nobody" if n % 50 == 0 else MODEL,
+                    "max_tokens": 4,
+                    "messages": [{"role": "user", "content": f"say {n}"}],
+                },
+            }
+        )
+        + b"\n"
+        for n in range(1, count + 1)
+    )
+
+
+async def test_from_upload_to_output_with_the_openai_client(path: MainPath, client: AsyncOpenAI) -> None:
+    await path.worker(simulator_itl_s=0.001)
+    await path.batch(chunk_rows=32)
+    file = await client.files.create(file=("in.jsonl", lines(200)), purpose="batch")
+    made = await client.batches.create(
+        input_file_id=file.id, endpoint=CHAT, completion_window="24h",
+        output_expires_after={"anchor": "created_at", "seconds": 7200},
+    )  # fmt: skip
+
+    async def is_over() -> bool:
+        return (await client.batches.retrieve(made.id)).status == "completed"
+
+    await eventually(is_over, within_s=60)
+    done = await client.batches.retrieve(made.id)
+    counts = done.request_counts
+    assert counts is not None
+    assert (counts.total, counts.completed, counts.failed) == (200, 196, 4)
+    assert None not in (done.in_progress_at, done.finalizing_at, done.completed_at, done.usage)
+    assert done.output_file_id is not None
+    assert done.error_file_id is not None
+    answers = msgspec.json.decode(
+        b"[" + (await client.files.content(done.output_file_id)).content.strip().replace(b"\n", b",") + b"]"
+    )
+    assert [one["custom_id"] for one in answers] == [f"row-{n}" for n in range(1, 201) if n % 50]
+    assert all(one["response"]["body"]["choices"][0]["message"]["content"] for one in answers)
+    faults = [msgspec.json.decode(one) for one in (await client.files.content(done.error_file_id)).content.splitlines()]
+    assert [one["custom_id"] for one in faults] == ["row-50", "row-100", "row-150", "row-200"]
+    assert {one["response"]["status_code"] for one in faults} == {404}
+    output = await client.files.retrieve(done.output_file_id)
+    assert (output.purpose, output.expires_at) == ("batch_output", pytest.approx(output.created_at + 7200, abs=60))
+    assert done.usage is not None
+    assert done.usage.output_tokens == sum(one["response"]["body"]["usage"]["completion_tokens"] for one in answers)

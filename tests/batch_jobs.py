@@ -55,7 +55,8 @@ class Batches:
             for one in data:
                 yield one + b"\n"
 
-        file = await self.files.create(NewFile(tenant="dev", purpose=BATCH_INPUT, filename="input.jsonl"), pieces())
+        stored = await self.files.store("dev", pieces())
+        file = await self.files.create(NewFile(purpose=BATCH_INPUT, filename="input.jsonl"), stored)
         return await self.begin(input_file_id=file.id, **fields)
 
     async def begin(self, **fields: Any) -> JobRecord:

@@ -208,7 +208,7 @@ JSON: list[tuple[Any, bytes]] = [
             b'"paused":{"reason":"user","message":"","at":0.0},"owner":"","plan":"","chunks":0,"parts":0,"input":null,'
             b'"counts":{"total":0,"completed":0,"failed":0},"spent":{"prompt_tokens":0,"completion_tokens":0,'
             b'"cached_tokens":0,"wasted_tokens":0},"errors":[],"output_file_id":"","error_file_id":"","since":{},'
-            b'"keep_until":0.0,"dead_file_id":"","traceparent":""}'
+            b'"keep_until":0.0,"dead_file_id":"","traceparent":"","output_expires_s":0}'
         ),
     ),
     (

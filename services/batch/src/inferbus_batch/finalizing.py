@@ -90,5 +90,6 @@ def _dead(data: bytes) -> DeadRow:
 
 
 def ended_job(job: JobRecord, keep_s: float, now: float) -> JobRecord:
-    """Say until when a job that ends stays."""
+    """Say until when a job that ends stays: its files as long as its owner said, else `keep_s`."""
+    keep_s = job.output_expires_s or keep_s
     return msgspec.structs.replace(job, keep_until=now + keep_s if keep_s > 0 else 0.0)

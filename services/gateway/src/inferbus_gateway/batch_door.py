@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from inferbus.batch.dead_letters import DeadLetters
 from inferbus.batch.job_book import JobBook
 from inferbus.errors import NotFound
 from inferbus.files.book import FileBook
@@ -15,6 +16,7 @@ class BatchDoor(msgspec.Struct, frozen=True, kw_only=True):
 
     files: FileBook
     jobs: JobBook
+    dead_letters: DeadLetters
     settings: FilesSettings
 
 

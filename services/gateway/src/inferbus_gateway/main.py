@@ -16,7 +16,9 @@ from inferbus.admission.quota.settings import QuotaSettings
 from inferbus.admission.quota.tokens import BodyEstimator
 from inferbus.admission.withdrawals import Withdrawals
 from inferbus.answers.asker import Asker
+from inferbus.batch.dead_letters import DeadLetters
 from inferbus.batch.job_book import JobBook
+from inferbus.batch.part_book import PartBook
 from inferbus.bus import Bus
 from inferbus.bus.refusals import RefusalCollector
 from inferbus.contracts.presence import DRAINING, READY, STARTING, Presence
@@ -79,7 +81,9 @@ def _open_batch_door(bus: Bus, stack: AsyncExitStack) -> BatchDoor:
     settings = from_env(FilesSettings, "files")
     storage = open_storage(settings)
     stack.push_async_callback(storage.close)
-    return BatchDoor(files=FileBook(bus, storage), jobs=JobBook(bus), settings=settings)
+    files = FileBook(bus, storage)
+    letters = DeadLetters(files, PartBook(bus))
+    return BatchDoor(files=files, jobs=JobBook(bus), dead_letters=letters, settings=settings)
 
 
 async def main(process: runtime.Runtime) -> None:

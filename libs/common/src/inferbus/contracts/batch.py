@@ -78,7 +78,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, tag="batch.job.v1"):
     ended early will be (expired, cancelled, failed): lines that were not asked become errors. `owner` is the incarnation
     of the coordinator that works on it, `plan` the run of planning whose chunks count. `since` says when a state was
     entered, `expires_at` when the completion window ends, `keep_until` when record and files may go (0: never).
-    `dead_file_id` is the file of its dead letters (`DeadRow`, one to a line).
+    `dead_file_id` is the file of its dead letters (`DeadRow`, one to a line). `output_expires_s`: how long its files stay
+    after they were made (0: as long as the platform says).
     """
 
     id: str
@@ -111,6 +112,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, tag="batch.job.v1"):
     keep_until: float = 0.0
     dead_file_id: str = ""
     traceparent: str = ""
+    output_expires_s: int = 0
 
 
 class LineFault(msgspec.Struct, frozen=True, array_like=True):

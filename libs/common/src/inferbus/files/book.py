@@ -27,6 +27,7 @@ ASC, DESC = "asc", "desc"
 class NewFile(msgspec.Struct, frozen=True, kw_only=True):
     """What is said of a file. `expires_at` is a Unix time, 0: never."""
 
+    tenant: str
     purpose: str
     filename: str
     expires_at: int = 0
@@ -36,7 +37,6 @@ class NewFile(msgspec.Struct, frozen=True, kw_only=True):
 class StoredBody(msgspec.Struct, frozen=True, kw_only=True):
     """A body that is stored under the id of a file that is not there yet."""
 
-    tenant: str
     file_id: str
     body: str
     written: Written
@@ -67,28 +67,24 @@ class FileBook:
         file_id = new_file_id()
         body = body_of_file(tenant, file_id)
         written = await self.storage.write(body, pieces, limit_bytes=limit_bytes)
-        return StoredBody(tenant=tenant, file_id=file_id, body=body, written=written)
+        return StoredBody(file_id=file_id, body=body, written=written)
 
-    async def create(self, new: NewFile, stored: StoredBody) -> FileRecord:
+    async def keep(self, new: NewFile, stored: StoredBody) -> FileRecord:
         """Make a stored body a file. Where that fails it may be one all the same: the body stays, and is purged if not.
 
         Raises:
             DependencyDown: the bus is away.
         """
-        return await self.add(
-            FileRecord(
-                id=stored.file_id,
-                tenant=stored.tenant,
-                purpose=new.purpose,
-                filename=new.filename,
-                bytes=stored.written.bytes,
-                sha256=stored.written.sha256,
-                body=stored.body,
-                created_at=int(time.time()),
-                expires_at=new.expires_at,
-                key_id=new.key_id,
-            ),
-        )
+        record = FileRecord(
+            id=stored.file_id, tenant=new.tenant, purpose=new.purpose, filename=new.filename, bytes=stored.written.bytes,
+            sha256=stored.written.sha256, body=stored.body, created_at=int(time.time()), expires_at=new.expires_at,
+            key_id=new.key_id,
+        )  # fmt: skip
+        return await self.add(record)
+
+    async def create(self, new: NewFile, pieces: AsyncIterable[bytes], *, limit_bytes: int = 0) -> FileRecord:
+        """Store a body and make it a file. Raises as `store` and `keep`."""
+        return await self.keep(new, await self.store(new.tenant, pieces, limit_bytes=limit_bytes))
 
     async def drop(self, stored: StoredBody) -> None:
         """Remove a body that is not to be a file after all; where the storage is away, purging does it."""

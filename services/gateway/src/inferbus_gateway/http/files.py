@@ -138,7 +138,7 @@ class UploadEndpoint:
         except BaseException:
             await files.drop(stored)
             raise
-        return await files.create(new, stored)
+        return await files.keep(new, stored)
 
 
 def new_file_of(upload: Upload, identity: Identity, *, now: int, default_s: int) -> NewFile:
@@ -159,6 +159,7 @@ def new_file_of(upload: Upload, identity: Identity, *, now: int, default_s: int)
     if anchor or seconds:
         keep_s = checked_expiry(anchor, int(seconds) if seconds.isdecimal() else 0, "expires_after")
     return NewFile(
+        tenant=identity.tenant,
         purpose=purpose, filename=upload.filename[:255] or "file", expires_at=now + keep_s if keep_s else 0,
         key_id=identity.key_id,
     )  # fmt: skip

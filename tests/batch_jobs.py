@@ -55,8 +55,7 @@ class Batches:
             for one in data:
                 yield one + b"\n"
 
-        stored = await self.files.store("dev", pieces())
-        file = await self.files.create(NewFile(purpose=BATCH_INPUT, filename="input.jsonl"), stored)
+        file = await self.files.create(NewFile(tenant="dev", purpose=BATCH_INPUT, filename="input.jsonl"), pieces())
         return await self.begin(input_file_id=file.id, **fields)
 
     async def begin(self, **fields: Any) -> JobRecord:

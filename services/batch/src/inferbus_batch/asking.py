@@ -169,6 +169,8 @@ class Asking:
                 return await self._ended_in(given, exchange, request_id, error)
             except InferbusError as error:
                 return await self._ended_in(given, exchange, request_id, error)
+            if isinstance(event, Ended) and event.data:  # what was stored, and first
+                return Outcome(status=event.status, usage=event.usage, content_type=event.content_type, body=event.data)
             if event is None or isinstance(event, Ended):
                 outcome = await self._outcome(given, request_id)
                 if outcome is not None:

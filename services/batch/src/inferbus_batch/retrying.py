@@ -22,10 +22,11 @@ async def make_input(files: FileBook, job: JobRecord, dead_file_id: str) -> File
         NotFound: the dead letters are gone. StorageDown, DependencyDown: later it may be possible.
     """
     letters = await files.get(job.tenant, dead_file_id)
-    stored = await files.store(job.tenant, originals(files.read(letters)))
-    name, expires_at = f"{job.retry_of}_failed.jsonl", int(time.time()) + _KEPT_S
-    new = NewFile(purpose=BATCH_INPUT, filename=name, key_id=job.key_id, expires_at=expires_at)
-    return await files.create(new, stored)
+    new = NewFile(
+        tenant=job.tenant, purpose=BATCH_INPUT, filename=f"{job.retry_of}_failed.jsonl", key_id=job.key_id,
+        expires_at=int(time.time()) + _KEPT_S,
+    )  # fmt: skip
+    return await files.create(new, originals(files.read(letters)))
 
 
 async def originals(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

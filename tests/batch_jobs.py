@@ -48,15 +48,15 @@ class Batches:
         self.storage = storage
         self.files = FileBook(bus, storage)
 
-    async def submit(self, data: Iterable[bytes], **fields: Any) -> JobRecord:
+    async def submit(self, data: Iterable[bytes], *, tenant: str = "dev", **fields: Any) -> JobRecord:
         """Store an input and begin a job."""
 
         async def pieces() -> AsyncIterator[bytes]:
             for one in data:
                 yield one + b"\n"
 
-        file = await self.files.create(NewFile(tenant="dev", purpose=BATCH_INPUT, filename="input.jsonl"), pieces())
-        return await self.begin(input_file_id=file.id, **fields)
+        file = await self.files.create(NewFile(tenant=tenant, purpose=BATCH_INPUT, filename="input.jsonl"), pieces())
+        return await self.begin(input_file_id=file.id, tenant=tenant, **fields)
 
     async def begin(self, **fields: Any) -> JobRecord:
         now = time.time()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
 import pytest
 from tests.batch_jobs import line, lines, open_batches
-from tests.main_path import MainPath
+from tests.main_path import MainPath, answer_of, ask
 
 from inferbus import routes
 from inferbus.batch.states import cancelled, paused, resumed
@@ -199,6 +200,40 @@ async def test_what_failed_is_tried_again_as_a_job_of_its_own(tmp_path: Path) ->
             clean = await batches.over(await batches.submit(lines(3)))
             nothing = await batches.over(await batches.begin(input_file_id="", retry_of=clean.id))
             assert (nothing.state, nothing.errors[0].code) == (FAILED, "invalid_request")
+
+
+async def test_beside_a_batch_there_is_room_for_who_waits(tmp_path: Path) -> None:
+    """The batch lane fills the engine but for its reserve, and whoever asks interactively does not queue behind it."""
+    async with MainPath(tmp_path) as path:
+        await path.worker(simulator_itl_s=0.02, simulator_slots=8)
+        await path.gateway()
+        await path.batch()
+        async with open_batches(path, tmp_path) as batches, path.client() as client:
+            job = await batches.submit(lines(600, tokens=10))
+            await batches.reaches(job, 16)
+            most = 0
+            for _ in range(20):
+                running = path.figure("llm-0", "inferbus_worker_running")
+                most = max(most, int(running))
+                await asyncio.sleep(0.05)
+            assert 6 <= most <= 7, "one of eight slots is kept free"
+            for _ in range(5):
+                assert await ask(client, 10) == answer_of(10)
+            assert (await batches.job(job)).counts.completed < 500, "they were not served after the batch"
+            assert (await batches.over(job)).counts.completed == 600
+
+
+async def test_two_tenants_share_whoever_came_first(tmp_path: Path) -> None:
+    async with MainPath(tmp_path) as path:
+        await path.worker(simulator_itl_s=0.01, simulator_slots=8)
+        await path.batch(chunk_slots=2, in_flight=16, chunk_rows=16)
+        async with open_batches(path, tmp_path) as batches:
+            large = await batches.submit(lines(600, tokens=4))
+            await batches.reaches(large, 16)
+            small = await batches.over(await batches.submit(lines(40, tokens=4), tenant="other"))
+            assert (small.state, small.counts.completed) == (COMPLETED, 40)
+            assert (await batches.job(large)).state == IN_PROGRESS
+            assert (await batches.over(large)).counts.completed == 600
 
 
 async def _nothing_runs(path: MainPath) -> bool:

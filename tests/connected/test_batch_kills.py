@@ -11,8 +11,12 @@ import pytest
 from tests.batch_jobs import Batches, lines, open_batches
 from tests.main_path import MainPath
 
+from inferbus import routes
 from inferbus.batch.part_book import PartBook
+from inferbus.bus.stored import read_stored
+from inferbus.codec import from_json
 from inferbus.contracts.batch import COMPLETED, Counts, JobRecord, PartRecord
+from inferbus.contracts.usage import UsageEvent
 from inferbus.testing import NatsServer
 from inferbus_batch.fail_points import FILES_WRITTEN, PART_COMMITTED, PART_WRITTEN, PLAN_PUBLISHED, ROWS_ENDED
 from inferbus_llm_worker.adapters.simulated_words import simulated_answer
@@ -34,6 +38,19 @@ async def check_whole(batches: Batches, job: JobRecord, rows: int = ROWS) -> Non
     parts = [part async for _, part in batches.parts.since(job.tenant, job.id, 1)]
     assert sum(part.rows for part in parts) == rows
     assert sorted(part.n for part in parts) == list(range(job.chunks))
+
+
+async def check_bills(path: MainPath, job: JobRecord) -> None:
+    """Each line was charged once, for what its result took."""
+    bus = await path.nats.connect("ledger")
+    try:
+        found = await read_stored(bus, routes.STREAM_USAGE, routes.usage_filter("dev"))
+    finally:
+        await bus.close()
+    events = [from_json(one.data, UsageEvent, what="event") for one in found]
+    charged = [event.request_id for event in events if event.requests]
+    assert sorted(charged) == sorted(f"{job.id}-{line}" for line in range(1, job.counts.total + 1))
+    assert sum(event.completion_tokens for event in events) == job.spent.completion_tokens
 
 
 @pytest.mark.parametrize("point", [PLAN_PUBLISHED, ROWS_ENDED, PART_WRITTEN, PART_COMMITTED, FILES_WRITTEN])
@@ -61,7 +78,9 @@ async def test_of_two_processes_one_is_killed_again_and_again(tmp_path: Path) ->
                 await batches.reaches(job, done)
                 await victim.kill()
                 victim = await path.batch("batch-0", **SMALL)
-            await check_whole(batches, await batches.over(job))
+            job = await batches.over(job)
+            await check_whole(batches, job)
+            await check_bills(path, job)
 
 
 async def test_engines_and_the_bus_are_killed(tmp_path: Path) -> None:
@@ -77,7 +96,9 @@ async def test_engines_and_the_bus_are_killed(tmp_path: Path) -> None:
             await path.nats.restart()
             await batches.reaches(job, 48)
             await path.nats.restart()
-            await check_whole(batches, await batches.over(job))
+            job = await batches.over(job)
+            await check_whole(batches, job)
+            await check_bills(path, job)
 
 
 async def test_asked_to_go_it_hands_its_chunks_back_at_once(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from inferbus.admission.identity import Identity
 from inferbus.answers.exchange import Ended, Exchange, Stored
 from inferbus.batch.lines import Row
 from inferbus.bus import Bus
+from inferbus.bus.stored import is_stored
 from inferbus.contracts.batch import JobRecord
 from inferbus.contracts.durable import Outcome
 from inferbus.contracts.envelope import RESULTS
 from inferbus.durable.outcomes import failed_outcome, load_outcome, store_outcome
 from inferbus.errors import Cancelled, DependencyDown, InferbusError, Permanent, RateLimited, Transient
-from inferbus_batch.adapters.work_queue import is_stored
 from inferbus_batch.domain.row_end import RowEnd, backoff_s, is_of_the_moment, tokens_of
 from inferbus_batch.gate import Gate
 
@@ -102,7 +102,7 @@ class Asking:
                 return outcome
             if not await given.gate.sleep(_AGAIN_S):
                 return None
-            if not await is_stored(self._bus, stored):
+            if not await is_stored(self._bus, stored.stream, stored.sequence):
                 return await self._outcome(given, request_id)  # it left the queue after its outcome was stored
 
     async def _outcome(self, given: Given, request_id: str, *, patient: bool = True) -> Outcome | None:
@@ -169,6 +169,8 @@ class Asking:
                 return await self._ended_in(given, exchange, request_id, error)
             except InferbusError as error:
                 return await self._ended_in(given, exchange, request_id, error)
+            if isinstance(event, Ended) and event.data:  # what was stored, and first
+                return Outcome(status=event.status, usage=event.usage, content_type=event.content_type, body=event.data)
             if event is None or isinstance(event, Ended):
                 outcome = await self._outcome(given, request_id)
                 if outcome is not None:

@@ -79,7 +79,11 @@ class ChunkRun:
         if await deps.parts.find(job.tenant, job.id, spec.n) is not None:
             await self._delivery.ack_surely()
             return SKIPPED
-        attributes: dict[str, str | int] = {"inferbus.batch": job.id, "inferbus.chunk": spec.n, "inferbus.attempt": self._delivery.attempt}
+        attributes: dict[str, str | int] = {
+            "inferbus.batch": job.id,
+            "inferbus.chunk": spec.n,
+            "inferbus.attempt": self._delivery.attempt,
+        }
         span = deps.tracing.begin("batch chunk", job.traceparent, SpanKind.CONSUMER, attributes, root=True)
         try:
             outcome = await self._work(traceparent_of(span, job.traceparent))

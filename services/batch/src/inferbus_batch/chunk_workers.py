@@ -13,7 +13,16 @@ import structlog
 from inferbus.batch.job_book import JobBook
 from inferbus.batch.states import is_runnable, paused
 from inferbus.contracts.batch import INPUT_CHANGED, NOT_ENTITLED, STORAGE_DOWN, JobRecord, Pause
-from inferbus.errors import Conflict, DependencyDown, Forbidden, InferbusError, NotFound, StorageDown, Unauthenticated
+from inferbus.errors import (
+    Conflict,
+    DependencyDown,
+    Forbidden,
+    InferbusError,
+    InvalidRequest,
+    NotFound,
+    StorageDown,
+    Unauthenticated,
+)
 from inferbus.queue.delivery import Delivery
 from inferbus_batch.adapters.chunk_queue import ACK_WAIT_S, ChunkQueue
 from inferbus_batch.chunk_input import InputChanged
@@ -111,7 +120,7 @@ class ChunkWorkers:
         """Take one chunk; False where there is none."""
         now = time.time()
         jobs = self._jobs.open()
-        own = {job.id: quiet_hours_from(job.quiet_hours) for job in jobs if job.quiet_hours}
+        own = {job.id: _quiet_hours(job) for job in jobs if job.quiet_hours}
         job = choose(jobs, self._shares, now=now, quiet=self._limits.quiet, own_quiet=own, resting=self._resting)
         if job is None:
             self._resting = {job_id: until for job_id, until in self._resting.items() if until > now}
@@ -194,6 +203,13 @@ class ChunkWorkers:
         except DependencyDown as error:
             log.warning("job_not_paused", batch=job.id, reason=reason, error=error.message)
         log.warning("job_paused", batch=job.id, reason=reason, message=message)
+
+
+def _quiet_hours(job: JobRecord) -> QuietHours:
+    try:
+        return quiet_hours_from(job.quiet_hours)
+    except InvalidRequest:
+        return QuietHours()  # whoever took it has not looked: it is no reason to stop all others
 
 
 def _tell(gate: Gate, job: JobRecord | None) -> None:

@@ -48,12 +48,13 @@ class Finalizer:
     async def _write(
         self, job: JobRecord, file_id: str, kind: str, purpose: str, pieces: AsyncIterator[bytes], rows: int
     ) -> None:
-        body = body_of_file(job.tenant, file_id)
+        body, now = body_of_file(job.tenant, file_id), time.time()
+        expires_at = now + job.output_expires_s if job.output_expires_s else job.keep_until
         written = await self._storage.write(body, pieces)
         await self._files.add(
             FileRecord(
                 id=file_id, tenant=job.tenant, purpose=purpose, filename=f"{job.id}_{kind}.jsonl", bytes=written.bytes,
-                sha256=written.sha256, body=body, created_at=int(time.time()), expires_at=int(job.keep_until), rows=rows,
+                sha256=written.sha256, body=body, created_at=int(now), expires_at=int(expires_at), rows=rows,
                 key_id=job.key_id, job=job.id,
             )
         )  # fmt: skip

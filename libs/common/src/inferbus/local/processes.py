@@ -18,6 +18,7 @@ from inferbus.local.secrets import Secrets
 from inferbus.local.serving import CannotServe, Served, UpOptions, is_cpu_build
 
 NATS, TOPOLOGY, GATEWAY, WORKER, LEDGER = "nats", "topology", "gateway", "llm-worker", "ledger"
+BATCH = "batch"
 TRITON_WORKER = "triton-worker"
 WORKERS = (WORKER, TRITON_WORKER)
 ADMIN_NAME = "local"
@@ -95,6 +96,14 @@ def ledger_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
     return ProcessSpec(
         name="ledger-0", role=LEDGER, argv=[sys.executable, "-m", "inferbus.ledger"], env=env, grace_s=5.0
     )
+
+
+def batch_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
+    env = service_env(platform, bus_url, BATCH) | files_env(platform) | {"INFERBUS_BATCH_PROCESS": "batch-0"}
+    return ProcessSpec(
+        name="batch-0", role=BATCH, argv=[sys.executable, "-m", "inferbus_batch"], env=env,
+        grace_s=grace_s(env, "INFERBUS_BATCH_DRAIN_S"),
+    )  # fmt: skip
 
 
 def gateway_spec(

@@ -1,21 +1,17 @@
-"""What lies in the queue of work: which requests of a tenant are waiting or running there, and is one still."""
+"""What lies in the queue of work: which requests of a tenant are waiting or running there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-import msgspec
 
 from inferbus import routes
 from inferbus.answers.exchange import Stored
 from inferbus.bus import Bus
 from inferbus.bus.stored import read_page
 from inferbus.contracts.models import ModelEntry
-from inferbus.errors import DependencyDown
 from inferbus.queue.buckets import bucket_for
 
 _REQUEST = "Ib-Request"
-_NOTHING = "404"
 
 
 async def queued_requests(bus: Bus, tenant: str, entries: Iterable[ModelEntry]) -> dict[str, Stored]:
@@ -35,15 +31,6 @@ async def queued_requests(bus: Bus, tenant: str, entries: Iterable[ModelEntry]) 
                 seq = message.seq + 1
             left = left if page else 0
     return found
-
-
-async def is_stored(bus: Bus, stored: Stored) -> bool:
-    """Say whether a message is still in its stream; one that cannot be asked for now is."""
-    try:
-        answer = await bus.request(f"$JS.API.DIRECT.GET.{stored.stream}", msgspec.json.encode({"seq": stored.sequence}))
-    except DependencyDown:
-        return True
-    return (answer.headers or {}).get("Status") != _NOTHING
 
 
 def _place(region: str, tenant: str, entry: ModelEntry) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from inferbus.bus import Bus
 from inferbus.bus.refusals import RefusalCollector
 from inferbus.contracts.presence import DRAINING, READY, STARTING, Presence
+from inferbus.files.book import FileBook
 from inferbus.files.fsspec_storage import open_storage
 from inferbus.files.settings import FilesSettings
 from inferbus.process.drain import listen_for_drain
@@ -22,6 +23,7 @@ from inferbus_batch.fail_points import FailPoints
 from inferbus_batch.jobs_view import JobsView
 from inferbus_batch.keeper import Keeper
 from inferbus_batch.metrics import BatchMetrics
+from inferbus_batch.retention import Retention
 from inferbus_batch.room import RoomDeps
 from inferbus_batch.settings import BatchSettings
 
@@ -78,6 +80,9 @@ async def main(process: Runtime) -> None:
 
         await jobs.start()
         stack.push_async_callback(jobs.stop)
+        retention = Retention(bus, FileBook(bus, storage), every_s=settings.purge_every_s)
+        await retention.start()
+        stack.push_async_callback(retention.stop)
         await beacon.start()
         stack.push_async_callback(beacon.stop)
         await listen_for_drain(bus, settings.process, process.stopping)

@@ -24,6 +24,7 @@ from inferbus.contracts.batch import (
     Counts,
     Pause,
 )
+from inferbus.errors import NotFound
 from inferbus.testing import eventually
 
 
@@ -234,6 +235,24 @@ async def test_two_tenants_share_whoever_came_first(tmp_path: Path) -> None:
             assert (small.state, small.counts.completed) == (COMPLETED, 40)
             assert (await batches.job(large)).state == IN_PROGRESS
             assert (await batches.over(large)).counts.completed == 600
+
+
+async def test_files_go_when_their_time_is_over(tmp_path: Path) -> None:
+    async with MainPath(tmp_path) as path:
+        await path.worker(simulator_itl_s=0.001)
+        await path.batch(purge_every_s=0.2, keep_s=2)
+        async with open_batches(path, tmp_path) as batches:
+            job = await batches.submit(lines(3))
+
+            async def is_gone() -> bool:
+                try:
+                    await batches.job(job)
+                except NotFound:
+                    return not list((tmp_path / "files/files/dev").glob(f"{done.output_file_id}*"))
+                return False
+
+            done = await batches.over(job)
+            await eventually(is_gone, within_s=20)
 
 
 async def _nothing_runs(path: MainPath) -> bool:

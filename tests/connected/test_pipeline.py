@@ -282,7 +282,9 @@ async def test_a_model_answers_every_row_once_whatever_is_killed(tmp_path: Path)
         assert [row["n"] for row in rows] == list(range(150))
         assert all(row["answer"] for row in rows)
         await path.settled()
-        assert path.figure("llm-0", "inferbus_worker_requests_total") <= 155  # asked anew, it would be up to eight a kill
+        assert (
+            path.figure("llm-0", "inferbus_worker_requests_total") <= 155
+        )  # asked anew, it would be up to eight a kill
 
 
 async def test_what_a_model_refuses_is_a_dead_letter(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry
 from inferbus.bus import Bus
 from inferbus.bus.refusals import RefusalCollector
 from inferbus.contracts.presence import DRAINING, READY, STARTING, Presence
-from inferbus.files.book import FileBook
 from inferbus.files.fsspec_storage import open_storage
 from inferbus.files.settings import FilesSettings
 from inferbus.process.drain import listen_for_drain
@@ -23,7 +22,7 @@ from inferbus_batch.fail_points import FailPoints
 from inferbus_batch.jobs_view import JobsView
 from inferbus_batch.keeper import Keeper
 from inferbus_batch.metrics import BatchMetrics
-from inferbus_batch.retention import Retention
+from inferbus_batch.retention import keep_purging
 from inferbus_batch.room import RoomDeps
 from inferbus_batch.settings import BatchSettings
 
@@ -80,10 +79,9 @@ async def main(process: Runtime) -> None:
 
         await jobs.start()
         stack.push_async_callback(jobs.stop)
-        retention = Retention(bus, FileBook(bus, storage), every_s=settings.purge_every_s)
-        await retention.start()
-        stack.push_async_callback(retention.stop)
         await beacon.start()
         stack.push_async_callback(beacon.stop)
         await listen_for_drain(bus, settings.process, process.stopping)
+        purging = asyncio.create_task(keep_purging(bus, storage, every_s=settings.purge_every_s), name="purging")
+        stack.callback(purging.cancel)
         await keeper.run(beat_now)

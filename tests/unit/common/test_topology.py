@@ -33,6 +33,8 @@ def test_without_models_there_are_the_fixed_streams_only() -> None:
         "RESULTS",
         "QUOTA",
         "QUOTA_LONG",
+        "BATCH_CHUNKS",
+        "BATCH_PARTS",
     } | {
         f"KV_{bucket}"
         for bucket in (
@@ -47,6 +49,9 @@ def test_without_models_there_are_the_fixed_streams_only() -> None:
             "prices",
             "totals",
             "ledger",
+            "jobs",
+            "files",
+            "turns",
         )
     }
     assert set(consumers()) == {("REQUEST", "gateway_interactive"), ("REQUEST", "gateway_batch")}

@@ -132,6 +132,21 @@ async def test_a_share_is_filled_before_it_is_used_up() -> None:
     assert requests.share.held == added[requests.subject] == 222
 
 
+async def test_what_was_asked_ahead_is_returned_by_who_ends_meanwhile() -> None:
+    added = Added()
+    made = meters(added, 8)
+    plan, lease = Plan(made, []), made[0].lease
+    added.open.clear()
+    assert plan.try_take((1, 0, 0), 1.0) is not None
+    assert plan.try_take((7, 0, 0), 1.0) is not None
+    await eventually(lambda: added.calls)
+    closing = asyncio.create_task(lease.close())
+    await asyncio.sleep(0)
+    added.open.set()
+    await closing
+    assert added[lease.subject] == lease.share.held == 8, "what was given out stays"
+
+
 async def test_near_the_end_of_a_limit_nothing_is_asked_ahead() -> None:
     added = Added()
     made = meters(added, LIMIT)

@@ -177,6 +177,8 @@ class Lease:
         self.part()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self.share.free:  # it was asked for ahead
+                self.part()
 
     # --- round trips ------------------------------------------------------------------------------------------------
 

@@ -78,6 +78,8 @@ class MainPath:
 
     def __init__(self, folder: Path, entry: ModelEntry | None = None) -> None:
         self._folder = folder
+        self.files = folder / "files"
+        """Where bodies of files lie."""
         self.entry = entry or ModelEntry(name=MODEL, pool=MODEL)
         self.nats = NatsServer(folder, CONFIG)
         self.key = ""
@@ -141,12 +143,17 @@ class MainPath:
         """Start a ledger process."""
         return await self._start(name, "inferbus.ledger", "ledger", "LEDGER", {"every_s": 0.2} | settings)
 
+    async def batch(self, name: str = "batch-0", **settings: object) -> Service:
+        """Start a batch process: coordinator and chunk workers."""
+        return await self._start(name, "inferbus_batch", "batch", "BATCH", settings)
+
     async def _start(self, name: str, module: str, role: str, section: str, settings: dict[str, object]) -> Service:
         env = {key: value for key, value in os.environ.items() if not key.startswith("INFERBUS_")}
         env |= {
             "INFERBUS_BUS_URL": self.bus_url_of(name),
             "INFERBUS_BUS_USER": role,
             "INFERBUS_BUS_PASSWORD": self.nats.passwords[role],
+            "INFERBUS_FILES_URL": str(self.files),
         }
         env |= {
             f"INFERBUS_{section}_{key.upper()}": str(value) for key, value in ({"process": name} | settings).items()
@@ -247,8 +254,8 @@ class MainPath:
 
     @asynccontextmanager
     async def client(self, **options: Any) -> AsyncIterator[AsyncOpenAI]:
-        defaults: dict[str, Any] = {"max_retries": 0, "timeout": 60.0}
-        async with AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.key, **(defaults | options)) as client:
+        defaults: dict[str, Any] = {"max_retries": 0, "timeout": 60.0, "api_key": self.key}
+        async with AsyncOpenAI(base_url=f"{self.url}/v1", **(defaults | options)) as client:
             yield client
 
 

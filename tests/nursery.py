@@ -32,7 +32,13 @@ import msgspec
 
 ROOT = Path(__file__).parents[1]
 CLI = "inferbus.cli.main"
-MODULES = ("inferbus_gateway.main", "inferbus_llm_worker.main", "inferbus.ledger.main", "inferbus.topology.main")
+MODULES = (
+    "inferbus_gateway.main",
+    "inferbus_llm_worker.main",
+    "inferbus.ledger.main",
+    "inferbus.topology.main",
+    "inferbus_batch.main",
+)
 _REQUEST_BYTES = 128 * 1024
 _PR_SET_PDEATHSIG = 1
 

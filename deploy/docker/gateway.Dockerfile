@@ -10,10 +10,11 @@ COPY services/gateway services/gateway
 RUN /opt/inferbus/bin/pip install --no-cache-dir --no-deps --no-build-isolation ./libs/common ./services/gateway
 
 FROM python:3.11-slim-bookworm
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin inferbus
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin inferbus && install -d -o 10001 /files
 COPY --from=build /opt/inferbus /opt/inferbus
 ENV PATH=/opt/inferbus/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    INFERBUS_FILES_URL=/files \
     INFERBUS_GATEWAY_HOST=0.0.0.0 \
     INFERBUS_GATEWAY_PORT=8080 \
     INFERBUS_GATEWAY_PROCESS=gateway-0

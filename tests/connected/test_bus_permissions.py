@@ -206,7 +206,52 @@ MAY_NOT_PUBLISH += [
     ("worker", "$JS.API.CONSUMER.CREATE.KV_turns"),  # a server's workers follow its models and no others
 ]
 
+MAY_NOT_PUBLISH += [
+    ("gateway", "$JS.API.STREAM.MSG.DELETE.KV_files"),
+    ("gateway", "$JS.API.STREAM.MSG.DELETE.KV_jobs"),
+    ("gateway", "$JS.API.STREAM.MSG.DELETE.BATCH_PARTS"),
+    ("gateway", routes.batch_part("dev", "j", 0)),
+    ("worker", routes.kv_subject("files", "dev.f")),
+    ("worker", routes.kv_subject("jobs", "dev.j")),
+    ("worker", "$JS.API.DIRECT.GET.KV_files"),
+    ("dev", routes.kv_subject("files", "dev.f")),
+    ("dev", "$JS.API.DIRECT.GET.KV_jobs"),
+]
+
+BATCH_WORK = routes.infer(region="local", runtime="llm", pool="m", lane="batch", bucket=0, tenant="dev")
+CHUNK = routes.batch_chunk("dev", "j", "p")
+MAY_NOT_PUBLISH += [
+    ("batch", WORK),  # the other lane
+    ("batch", "control.llm-0.drain"),
+    ("batch", "request.dev.m.batch"),
+    ("batch", "reply.dev.c"),
+    ("batch", routes.usage("dev", "m")),
+    ("batch", routes.kv_subject("keys", "k")),
+    ("batch", routes.kv_subject("models", "m")),
+    ("batch", routes.kv_subject("limits", "org.dev")),
+    ("batch", routes.kv_subject("idempotency", "dev.r")),
+    ("batch", "$JS.API.DIRECT.GET.KV_keys"),
+    ("batch", "$JS.API.DIRECT.GET.REQUEST"),
+    ("batch", "$JS.API.DIRECT.GET.DELTAS"),
+    ("batch", f"{_NEXT}.{INTERACTIVE}.m_0"),
+    ("batch", f"{_NEXT}.REQUEST.gateway_batch"),
+    ("batch", "$JS.API.STREAM.PURGE.BATCH_PARTS"),
+    ("batch", "$JS.API.STREAM.MSG.DELETE.BATCH_PARTS"),
+    ("batch", "$JS.API.STREAM.MSG.DELETE.RESULTS"),
+    ("batch", "$JS.API.STREAM.DELETE.BATCH_CHUNKS"),
+    *((role, CHUNK) for role in ("gateway", "worker", "ledger", "admin", "dev")),
+    *((role, routes.batch_part("dev", "j", 1)) for role in ("worker", "ledger", "admin", "dev")),
+    ("worker", f"{_NEXT}.BATCH_CHUNKS.j"),
+    ("gateway", f"{_NEXT}.BATCH_CHUNKS.j"),
+]
+
 MAY_NOT_READ = [
+    ("batch", "infer.>"),
+    ("batch", "request.>"),
+    ("batch", "results.>"),
+    ("batch", "_INBOX_gateway.>"),
+    ("worker", "batch.part.>"),
+    ("dev", "batch.part.>"),
     ("gateway", "infer.>"),
     ("gateway", "request.>"),
     ("gateway", "reply.>"),
@@ -248,6 +293,15 @@ MAY = [  # publisher, subject, reader (of another role) or "" where JetStream an
     ("dev", "fetch.dev.r", "gateway"),
     ("gateway", "cancel.dev.r", "gateway"),
     ("gateway", "_INBOX_gateway.x", "gateway"),
+    ("worker", "step.a", "batch"),
+    ("batch", "control.llm-0.confirm", "worker"),
+    ("batch", "control.llm-0.cancel", "worker"),
+    ("batch", "cancel.dev.r", "worker"),
+    ("batch", "_INBOX_worker.x", "worker"),
+    ("batch", "presence.local.batch-0", "worker"),
+    ("worker", "presence.local.llm-0", "batch"),
+    ("admin", "control.batch-0.drain", "batch"),
+    ("batch", "batch.part.dev.j.7", "batch"),
 ]
 
 JETSTREAM = [
@@ -303,6 +357,20 @@ JETSTREAM += [
     ("admin", "$JS.API.DIRECT.GET.KV_totals"),
     ("admin", routes.kv_subject("prices", "m")),
     ("gateway", "$JS.API.DIRECT.GET.KV_totals"),
+    ("batch", BATCH_WORK),
+    ("batch", CHUNK),
+    ("batch", routes.batch_part("dev", "j", 2)),
+    ("batch", routes.kv_subject("jobs", "dev.j")),
+    ("batch", routes.kv_subject("files", "dev.f")),
+    ("batch", routes.results("dev", "b")),
+    ("batch", "pay.dev.b.0"),
+    ("batch", routes.event("batch", routes.FACT_REQUEST_CANCELLED)),
+    ("batch", "$JS.API.DIRECT.GET.KV_jobs.$KV.jobs.dev.j"),
+    ("batch", "$JS.API.DIRECT.GET.BATCH_PARTS"),
+    ("batch", f"$JS.API.DIRECT.GET.{routes.stream_infer('local', 'llm', 'batch')}"),
+    ("batch", "$JS.API.DIRECT.GET.PAY"),
+    ("batch", routes.kv_subject("slots", "dev.b")),
+    ("batch", routes.kv_subject("outstanding", "b")),
 ]
 
 

@@ -100,10 +100,10 @@ async def test_a_rolling_restart_fails_no_request(tmp_path: Path, count: int) ->
         assert platform.url == url
         assert all(process.restarts == 0 for process in platform.state.processes), "nothing crashed"
         done = [line.partition("-")[0].partition(":")[0] for line in printed.splitlines() if ": done after" in line]
-        assert done == ["nats", "topology", "ledger", *["llm"] * count, *["gateway"] * count]
+        assert done == ["nats", "topology", "ledger", *["llm"] * count, "batch", *["gateway"] * count]
         if count == 1:
             assert "llm-0: alone at its work, so llm-1 starts first" in printed
-            assert sorted(after) == ["gateway-1", "ledger-0", "llm-1", "nats", "topology-0"]
+            assert sorted(after) == ["batch-0", "gateway-1", "ledger-0", "llm-1", "nats", "topology-0"]
 
 
 UPGRADED = """

@@ -23,7 +23,7 @@ from inferbus.local.lock import holder_of
 from inferbus.local.secrets import ROLES
 from inferbus.local.state import READY, STOPPED, read_state
 
-NAMES = ["gateway-0", "ledger-0", "llm-0", "llm-1", "nats", "topology-0"]
+NAMES = ["batch-0", "gateway-0", "ledger-0", "llm-0", "llm-1", "nats", "topology-0"]
 _START_S, _SOON_S = 60.0, 30.0
 
 
@@ -89,7 +89,7 @@ def test_what_it_serves_is_in_the_audit_and_its_workers_may_follow_weights(platf
     applied = [event for event in events if event["action"] == "model_applied"]
     assert [(event["actor"], event["target"]) for event in applied] == [("cli:inferbus up", "simulator")]
     platform.command("orgs", "create", "acme", "--weight", "3")
-    for process in ("llm-0", "gateway-0", "topology-0", "ledger-0"):
+    for process in ("llm-0", "gateway-0", "topology-0", "ledger-0", "batch-0"):
         assert "bus_permission_refused" not in platform.layout.log_of(process).read_text()
 
 
@@ -101,7 +101,7 @@ def test_second_start_says_that_one_is_running(platform: RunningPlatform) -> Non
     assert ask(platform)
 
 
-@pytest.mark.parametrize("name", ["gateway-0", "ledger-0", "llm-0", "topology-0", "nats"])
+@pytest.mark.parametrize("name", ["gateway-0", "ledger-0", "llm-0", "topology-0", "batch-0", "nats"])
 def test_a_killed_process_comes_back_where_it_was(platform: RunningPlatform, name: str) -> None:
     before = platform.state
     old = platform.pid(name)

@@ -17,14 +17,24 @@ from inferbus.bus_users.render import render
 from inferbus.bus_users.template import read_template
 from inferbus.cli import bus_users
 from inferbus.cli.models import read_models
+from inferbus.files.settings import FilesSettings
 from inferbus.ledger.main import LedgerSettings
 from inferbus.local.layout import Layout
-from inferbus.local.processes import Platform, gateway_spec, ledger_spec, nats_spec, topology_spec, worker_specs
+from inferbus.local.processes import (
+    Platform,
+    batch_spec,
+    gateway_spec,
+    ledger_spec,
+    nats_spec,
+    topology_spec,
+    worker_specs,
+)
 from inferbus.local.secrets import Secrets
 from inferbus.local.serving import UpOptions, served_models
 from inferbus.local.triton import served_by_triton, triton_entries, triton_specs
 from inferbus.settings import BusSettings, HealthSettings, from_env
 from inferbus.topology.configs import TopologySettings
+from inferbus_batch.settings import BatchSettings
 from inferbus_gateway.settings import GatewaySettings
 from inferbus_llm_worker.settings import WorkerSettings
 from inferbus_triton_worker.settings import TritonSettings
@@ -34,10 +44,11 @@ DOCKERFILES = sorted((ROOT / "deploy/docker").glob("*.Dockerfile"))
 SETTINGS: list[tuple[str, type[msgspec.Struct]]] = [
     ("bus", BusSettings), ("gateway", GatewaySettings), ("health", HealthSettings), ("llm_worker", WorkerSettings),
     ("topology", TopologySettings), ("ledger", LedgerSettings), ("triton_worker", TritonSettings),
+    ("files", FilesSettings), ("batch", BatchSettings),
 ]  # fmt: skip
 # Where it runs, and as what: rightly different.
 _OWN = re.compile(
-    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|BUS_NKEY_SEED(_FILE)?|(GATEWAY|HEALTH)_(HOST|PORT)|GATEWAY_ADMIN_(KEYS|NKEY_SEED(_FILE)?)|LLM_WORKER_MODEL|TRITON_WORKER_(ENVIRONMENT|REPOSITORY|STATE)|TOPOLOGY_KNOWN_STREAMS"
+    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|BUS_NKEY_SEED(_FILE)?|(GATEWAY|HEALTH)_(HOST|PORT)|GATEWAY_ADMIN_(KEYS|NKEY_SEED(_FILE)?)|LLM_WORKER_MODEL|TRITON_WORKER_(ENVIRONMENT|REPOSITORY|STATE)|TOPOLOGY_KNOWN_STREAMS|FILES_URL"
     r"|TELEMETRY_.*)"
 )
 
@@ -75,6 +86,7 @@ def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
         "nats": nats_spec(platform, port=4222),
         "topology": topology_spec(platform, bus_url=url),
         "ledger": ledger_spec(platform, bus_url=url),
+        "batch": batch_spec(platform, bus_url=url),
         "gateway": gateway_spec(platform, bus_url=url, port=8080),
         "llm-worker": worker_specs(platform, chat, bus_url=url)[0],
         "embed-worker": worker_specs(platform, embed, bus_url=url)[0],
@@ -86,7 +98,7 @@ def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
     }
 
 
-_SERVICES = ["topology", "ledger", "gateway", "llm-worker", "embed-worker", "triton-worker"]
+_SERVICES = ["topology", "ledger", "batch", "gateway", "llm-worker", "embed-worker", "triton-worker"]
 
 
 @pytest.mark.parametrize("service", ["nats", *_SERVICES])
@@ -136,6 +148,7 @@ def test_compose_asks_for_the_seeds_that_init_prints(
     ("service", "drain_s"),
     [
         ("gateway", GatewaySettings().drain_s),
+        ("batch", BatchSettings().drain_s),
         ("llm-worker", WorkerSettings().drain_grace_s),
         ("embed-worker", WorkerSettings().drain_grace_s),
         ("triton-worker", TritonSettings().drain_grace_s),

@@ -14,12 +14,14 @@ import pytest
 from inferbus.bus.tickets import Ticket, ticket_from
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.audit import AdminChanged
+from inferbus.contracts.batch import BodyRef, ChunkSpec, DeadRow, JobRecord, LineFault, PartRecord, Pause
 from inferbus.contracts.budgets import BudgetThreshold
 from inferbus.contracts.control import Control, ControlItem
 from inferbus.contracts.directory import Organisation, Team
 from inferbus.contracts.durable import Claim, Deltas, DurableRequest, IdempotencyKey, StoredDelta
 from inferbus.contracts.envelope import Envelope, envelope_from, headers_of
 from inferbus.contracts.facts import RequestCancelled
+from inferbus.contracts.files import FileRecord
 from inferbus.contracts.keys import KeyEntry
 from inferbus.contracts.limits import LimitSet
 from inferbus.contracts.models import Buckets, Limits, ModelEntry
@@ -196,10 +198,63 @@ JSON: list[tuple[Any, bytes]] = [
         ),
     ),
     (
+        JobRecord(
+            id="batch_1", tenant="dev", endpoint="/v1/completions", input_file_id="file-1", created=1.5, expires_at=9.5,
+            paused=Pause(reason="user"),
+        ),
+        (
+            b'{"type":"batch.job.v1","id":"batch_1","tenant":"dev","endpoint":"/v1/completions","input_file_id":"file-1",'
+            b'"created":1.5,"expires_at":9.5,"completion_window":"24h","key_id":"","metadata":{},"model":"","priority":0,'
+            b'"quiet_hours":"","retry_of":"","state":"validating","ending":"",'
+            b'"paused":{"reason":"user","message":"","at":0.0},"owner":"","plan":"","chunks":0,"parts":0,"input":null,'
+            b'"counts":{"total":0,"completed":0,"failed":0},"spent":{"prompt_tokens":0,"completion_tokens":0,'
+            b'"cached_tokens":0,"wasted_tokens":0},"errors":[],"output_file_id":"","error_file_id":"","since":{},'
+            b'"keep_until":0.0,"dead_file_id":"","traceparent":"","output_expires_s":0}'
+        ),
+    ),
+    (
+        ChunkSpec(
+            job="batch_1", plan="p", n=0, first_line=1, lines=3, rows=2, offset=0, bytes=90, sha256="ff",
+            faults=[LineFault(2, "invalid_request", "no JSON")],
+        ),
+        (
+            b'{"type":"batch.chunk.v1","job":"batch_1","plan":"p","n":0,"first_line":1,"lines":3,"rows":2,"offset":0,'
+            b'"bytes":90,"sha256":"ff","faults":[[2,"invalid_request","no JSON"]],"unread":false}'
+        ),
+    ),
+    (
+        PartRecord(
+            job="batch_1", plan="p", n=0, first_line=1, rows=2, completed=1, failed=1,
+            output=BodyRef(body="b", bytes=5, sha256="ff", rows=1),
+        ),
+        (
+            b'{"type":"batch.part.v1","job":"batch_1","plan":"p","n":0,"first_line":1,"rows":2,"completed":1,"failed":1,'
+            b'"spent":{"prompt_tokens":0,"completion_tokens":0,"cached_tokens":0,"wasted_tokens":0},'
+            b'"output":{"body":"b","bytes":5,"sha256":"ff","rows":1},"dead":null,"taken":0,"attempt":1,"worker":""}'
+        ),
+    ),
+    (
+        DeadRow(line=3, custom_id="a", request_id="batch_1-3", code="not_found", message="no", original="{}"),
+        (
+            b'{"line":3,"custom_id":"a","request_id":"batch_1-3","code":"not_found","message":"no","attempts":0,'
+            b'"status":0,"body":null,"original":"{}"}'
+        ),
+    ),
+    (
         Organisation(id="dev", tenant="dev", lanes=("batch",), weight=4),
         (
             b'{"type":"directory.organisation.v1","id":"dev","tenant":"dev","name":"","created":0,"disabled":false,'
             b'"lanes":["batch"],"models":[],"endpoints":[],"max_tokens":0,"priority":0,"weight":4}'
+        ),
+    ),
+    (
+        FileRecord(
+            id="file-0a", tenant="dev", purpose="batch", filename="in.jsonl", bytes=12, sha256="ff",
+            body="files/dev/file-0a", created_at=1763750000, key_id="k1",
+        ),
+        (
+            b'{"type":"files.record.v1","id":"file-0a","tenant":"dev","purpose":"batch","filename":"in.jsonl","bytes":12,'
+            b'"sha256":"ff","body":"files/dev/file-0a","created_at":1763750000,"expires_at":0,"rows":0,"key_id":"k1","job":""}'
         ),
     ),
     (

@@ -31,6 +31,8 @@ BUILT = {
     "dlq": routes.dlq("anything"),
     "events": routes.event("gateway", routes.FACT_REQUEST_CANCELLED),
     "usage": routes.usage("dev", "p"),
+    "batch.chunk": routes.batch_chunk("dev", "batch_1", "p1"),
+    "batch.part": routes.batch_part("dev", "batch_1", 0),
     "audit": routes.audit("dev", "key_created"),
     "quota": routes.quota("minute", "dev", "org-tpm", 29_000_000),
 }
@@ -51,6 +53,8 @@ FILTERS = {
     "dlq": [routes.SUBJECTS_DLQ],
     "events": [routes.SUBJECTS_EVENTS],
     "usage": [routes.SUBJECTS_USAGE, routes.usage_filter("dev")],
+    "batch.chunk": [routes.SUBJECTS_BATCH_CHUNKS, routes.batch_chunks_of("dev", "batch_1")],
+    "batch.part": [routes.SUBJECTS_BATCH_PARTS, routes.batch_parts_of("dev", "batch_1")],
     "audit": [routes.SUBJECTS_AUDIT],
     "quota": [routes.SUBJECTS_QUOTA[0]],
 }
@@ -74,7 +78,7 @@ def test_every_row_has_a_builder_here_and_a_name_of_its_own() -> None:
 def test_what_is_built_has_the_row_s_shape(route: Route) -> None:
     template = re.sub(r"\\\{\w+\\\}", "[^.]+", re.escape(route.subject))
     assert re.fullmatch(template, BUILT[route.name]), route.subject
-    assert route.subject.split(".")[0] == route.name, "the first token names the row"
+    assert route.subject.startswith(f"{route.name}."), "the first tokens name the row"
 
 
 @pytest.mark.parametrize("name", sorted(FILTERS))

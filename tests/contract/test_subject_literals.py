@@ -30,6 +30,7 @@ FIRST = [
     "usage",
     "events",
     "audit",
+    "batch",
     "quota",
     "dlq",
 ]
@@ -47,6 +48,7 @@ API_USERS = {
         "bus/watch",
         "bus/tickets",
         "bus/stored",
+        "bus/consumers",
         "bus/oldest",
         "queue/intake",
         "topology/reconcile",

@@ -45,9 +45,20 @@ async def test_the_documentation_is_served(door: Door) -> None:
     paths = msgspec.json.decode(document.body)["paths"]
     assert "/admin/v1/keys" in paths
     assert {path for path in paths if not path.startswith("/admin/")} == {
+        "/v1/batches",
+        "/v1/batches/{batch_id}",
+        "/v1/batches/{batch_id}/cancel",
+        "/v1/batches/{batch_id}/dead-letters",
+        "/v1/batches/{batch_id}/dead-letters/{line}",
+        "/v1/batches/{batch_id}/pause",
+        "/v1/batches/{batch_id}/resume",
+        "/v1/batches/{batch_id}/retry-failed",
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/embeddings",
+        "/v1/files",
+        "/v1/files/{file_id}",
+        "/v1/files/{file_id}/content",
         "/v1/models",
         "/v1/models/{model_id}",
         "/v1/requests/{request_id}",

@@ -12,6 +12,7 @@ import msgspec
 
 from inferbus.contracts import control, durable, step
 from inferbus.contracts.audit import AdminChanged
+from inferbus.contracts.batch import ChunkSpec, PartRecord
 from inferbus.contracts.budgets import BudgetThreshold
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.facts import RequestCancelled
@@ -253,6 +254,40 @@ STREAM_USAGE, SUBJECTS_USAGE = "USAGE", "usage.*.*"
 KV_PRICES, KV_TOTALS, KV_LEDGER = "prices", "totals", "ledger"
 
 
+# --- batch ----------------------------------------------------------------------------------------------------------------
+
+STREAM_BATCH_CHUNKS, STREAM_BATCH_PARTS = "BATCH_CHUNKS", "BATCH_PARTS"
+SUBJECTS_BATCH_CHUNKS, SUBJECTS_BATCH_PARTS = "batch.chunk.*.*.*", "batch.part.*.*.*"
+KV_JOBS = "jobs"
+
+
+def batch_chunk(tenant: str, job: str, plan: str) -> str:
+    """Chunks of a job, as one run of planning has made them."""
+    return f"batch.chunk.{tenant}.{job}.{plan}"
+
+
+def batch_chunks_of(tenant: str, job: str) -> str:
+    return f"batch.chunk.{tenant}.{job}.*"
+
+
+def durable_chunks(job: str) -> str:
+    """The consumer of a job's chunks."""
+    return job
+
+
+def batch_part(tenant: str, job: str, n: int) -> str:
+    return f"batch.part.{tenant}.{job}.{n}"
+
+
+def batch_parts_of(tenant: str, job: str) -> str:
+    return f"batch.part.{tenant}.{job}.*"
+
+
+def line_request(job: str, line: int, attempt: int = 1) -> str:
+    """The request id of a line: of the first time it is asked, or of another that a stored failure made necessary."""
+    return f"{job}-{line}" if attempt == 1 else f"{job}-{line}-r{attempt}"
+
+
 # --- what operators change ---------------------------------------------------------------------------------------------
 
 PLATFORM, ADMIN = "PLATFORM", "ADMIN"
@@ -315,9 +350,12 @@ KV_KEYS, KV_MODELS = "keys", "models"
 KV_REQUESTS, KV_IDEMPOTENCY = "requests", "idempotency"
 KV_DIRECTORY, KV_LIMITS, KV_SLOTS, KV_OUTSTANDING = "directory", "limits", "slots", "outstanding"
 KV_TURNS = "turns"
+KV_FILES = "files"
 KV_BUCKETS = (
     KV_KEYS, KV_MODELS, KV_REQUESTS, KV_IDEMPOTENCY, KV_DIRECTORY, KV_LIMITS, KV_SLOTS,
     KV_PRICES, KV_TOTALS, KV_LEDGER, KV_OUTSTANDING,
+    KV_JOBS,
+    KV_FILES,
     KV_TURNS,
 )  # fmt: skip
 KV_EXPIRING = (KV_REQUESTS, KV_IDEMPOTENCY)
@@ -377,6 +415,8 @@ ROUTES: tuple[Route, ...] = (
     Route(name="dlq", subject="dlq.{subject}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A dead letter: the message as it was, with the reason in its headers."),
     Route(name="events", subject="events.{service}.{fact}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A fact: what happened, stored once (JSON).", payload=RequestCancelled | BudgetThreshold),  # type: ignore[arg-type]  # a union, which msgspec takes
     Route(name="usage", subject="usage.{tenant}.{pool}", transport="jetstream", sender="worker", receiver="ledger", summary="What one request took, told once (JSON).", payload=UsageEvent),
+    Route(name="batch.chunk", subject="batch.chunk.{tenant}.{job}.{plan}", transport="jetstream", sender="batch", receiver="batch", summary="Some lines of a job's input, to be asked and committed (JSON).", payload=ChunkSpec),
+    Route(name="batch.part", subject="batch.part.{tenant}.{job}.{n}", transport="jetstream", sender="batch", receiver="batch, gateway", summary="The one committed result of a chunk; a second one is refused (JSON).", payload=PartRecord),
     Route(name="audit", subject="audit.{tenant}.{fact}", transport="jetstream", sender="operator", receiver="operator", summary="A change an operator makes, stored before it is made (JSON).", payload=AdminChanged),
     Route(name="quota", subject="quota.{span}.{tenant}.{what}.{window}", transport="jetstream", sender="gateway", receiver="gateway", summary="A counter of a window: header Nats-Incr adds to it, the acknowledgement has its value. No body."),
 )  # fmt: skip

@@ -16,11 +16,17 @@ from inferbus.admission.quota.settings import QuotaSettings
 from inferbus.admission.quota.tokens import BodyEstimator
 from inferbus.admission.withdrawals import Withdrawals
 from inferbus.answers.asker import Asker
+from inferbus.batch.dead_letters import DeadLetters
+from inferbus.batch.job_book import JobBook
+from inferbus.batch.part_book import PartBook
 from inferbus.bus import Bus
 from inferbus.bus.refusals import RefusalCollector
 from inferbus.contracts.presence import DRAINING, READY, STARTING, Presence
 from inferbus.errands import Errands
 from inferbus.facts import Facts
+from inferbus.files.book import FileBook
+from inferbus.files.fsspec_storage import open_storage
+from inferbus.files.settings import FilesSettings
 from inferbus.ledger.prices import PriceBook
 from inferbus.ledger.reading import Totals
 from inferbus.models import ModelRegistry
@@ -32,6 +38,7 @@ from inferbus.telemetry import logs
 from inferbus.telemetry.tracing import Tracing
 from inferbus.topology.stream_check import StreamCheck, gateway_needs
 from inferbus_gateway.admin_door import AdminDoor
+from inferbus_gateway.batch_door import BatchDoor
 from inferbus_gateway.budget_alerts import budget_listeners
 from inferbus_gateway.bus_door import BusDoor
 from inferbus_gateway.cancelling import Cancelling
@@ -67,6 +74,16 @@ async def _open_admin_door(
     bus = await Bus.connect(role, name=f"{settings.process}-admin")
     stack.push_async_callback(bus.close)
     return AdminDoor(bus, keys, pepper)
+
+
+def _open_batch_door(bus: Bus, stack: AsyncExitStack) -> BatchDoor:
+    """Open the storage of files; nothing is asked of it before a client asks."""
+    settings = from_env(FilesSettings, "files")
+    storage = open_storage(settings)
+    stack.push_async_callback(storage.close)
+    files = FileBook(bus, storage)
+    letters = DeadLetters(files, PartBook(bus))
+    return BatchDoor(files=files, jobs=JobBook(bus), dead_letters=letters, settings=settings)
 
 
 async def main(process: runtime.Runtime) -> None:
@@ -120,7 +137,7 @@ async def main(process: runtime.Runtime) -> None:
             tracing=tracing, observer=observer, registry=registry, durable=durable,
             places=QueueView(lambda: asker.exchanges, presence, admission.bounds), canceller=cancelling,
             totals=Totals(bus), servers=TritonServers(bus, presence),
-            admin=await _open_admin_door(settings, bus_settings, stack),
+            admin=await _open_admin_door(settings, bus_settings, stack), batch=_open_batch_door(bus, stack),
         )  # fmt: skip
         server = HttpServer(build_app(deps), settings)
         fetch_door = FetchDoor(bus, durable, max_open=_DOOR_SLOTS)

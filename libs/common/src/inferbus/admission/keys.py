@@ -137,6 +137,20 @@ class KeyRing:
             raise Forbidden(f"the organisation {tenant} is disabled")
         return identity_of_tenant(tenant, organisation)
 
+    def of_key(self, key_id: str) -> Identity:
+        """Give the identity of a key whose owner was authenticated before: who asks has its id, and not its secret.
+
+        Raises:
+            Unauthenticated: it is gone, disabled or expired. DependencyDown: what is stored has not been read yet.
+        """
+        if not self.ready:
+            raise DependencyDown("the keys are not loaded yet")
+        entry = self._entries.get(key_id)
+        above = self._members.above(entry) if entry is not None else None
+        if entry is None or entry.disabled or above is None or 0 < entry.expires <= self._watch.clock.now():
+            raise _refused()
+        return identity_of(entry, above)
+
     def _check(self, authorization: str, key: str, entry: KeyEntry | None) -> Identity:
         now = self._watch.clock.now()
         above = self._members.above(entry) if entry is not None else ()

@@ -86,6 +86,15 @@ async def read_one(bus: Bus, stream: str, seq: int) -> Stored:
     return Stored(int(headers["Nats-Sequence"]), dict(headers), message.data)
 
 
+async def is_stored(bus: Bus, stream: str, seq: int) -> bool:
+    """Say whether a message is still in its stream; one that cannot be asked for now is."""
+    try:
+        message = await bus.request(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode({"seq": seq}))
+    except DependencyDown:
+        return True
+    return (message.headers or {}).get("Status") != _NOTHING
+
+
 async def read_page(bus: Bus, stream: str, subject: str, from_seq: int = 1) -> tuple[list[Stored], int]:
     """Read the next messages of a subject from a sequence on, in order, and say how many come after them.
 

@@ -7,7 +7,20 @@ import sys
 import typer
 
 from inferbus.bus_users.template import BadTemplate
-from inferbus.cli import admin_key, audit, bus_users, directory, keys, limits, models, platform, prices, triton, usage
+from inferbus.cli import (
+    admin_key,
+    audit,
+    batch,
+    bus_users,
+    directory,
+    keys,
+    limits,
+    models,
+    platform,
+    prices,
+    triton,
+    usage,
+)
 from inferbus.cli.connection import NotRunning
 from inferbus.contracts.directory import Team, User
 from inferbus.errors import InferbusError
@@ -36,6 +49,7 @@ def build_app() -> typer.Typer:
     app.add_typer(directory.members(User, "user"), name="users")
     app.add_typer(limits.app, name="limits")
     app.add_typer(triton.app, name="triton")
+    app.add_typer(batch.app, name="batch")
     app.command()(audit.audit)
     app.command("admin-key")(admin_key.admin_key)
     return app

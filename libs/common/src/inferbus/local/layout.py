@@ -77,6 +77,11 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.logs / "supervisor.log"
 
     @property
+    def files(self) -> Path:
+        """Uploaded files and what batches have made, where `INFERBUS_FILES_URL` does not say otherwise."""
+        return self.home / "files"
+
+    @property
     def traces(self) -> Path:
         return self.home / "traces.jsonl"
 

@@ -16,11 +16,18 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.contracts.presence import GONE, Presence
 from inferbus.errors import DependencyDown
-from inferbus.local.processes import GATEWAY, LEDGER, TOPOLOGY, TRITON_WORKER, WORKER, ProcessSpec
+from inferbus.local.processes import BATCH, GATEWAY, LEDGER, TOPOLOGY, TRITON_WORKER, WORKER, ProcessSpec
 from inferbus.settings import BusSettings
 
 _PATIENCE_S = 1.0
-_USERS = {GATEWAY: "gateway", WORKER: "worker", TRITON_WORKER: "worker", TOPOLOGY: "operator", LEDGER: "ledger"}
+_USERS = {
+    GATEWAY: "gateway",
+    WORKER: "worker",
+    TRITON_WORKER: "worker",
+    TOPOLOGY: "operator",
+    LEDGER: "ledger",
+    BATCH: "batch",
+}
 log = structlog.get_logger()
 
 

@@ -18,11 +18,13 @@ from inferbus.local.secrets import Secrets
 from inferbus.local.serving import CannotServe, Served, UpOptions, is_cpu_build
 
 NATS, TOPOLOGY, GATEWAY, WORKER, LEDGER = "nats", "topology", "gateway", "llm-worker", "ledger"
+BATCH = "batch"
 TRITON_WORKER = "triton-worker"
 WORKERS = (WORKER, TRITON_WORKER)
 ADMIN_NAME = "local"
 """What audit events call whoever has the admin key that `inferbus up` made."""
 _HOST = "127.0.0.1"
+_FILES = "INFERBUS_FILES_"
 _NAMES = ("INFERBUS_GATEWAY_PROCESS", "INFERBUS_LLM_WORKER_PROCESS", "INFERBUS_TRITON_WORKER_PROCESS")
 _POOLS = {WORKER: "INFERBUS_LLM_WORKER_POOL", TRITON_WORKER: "INFERBUS_TRITON_WORKER_POOL"}
 _REAL_KV_BYTES = 1024**3
@@ -96,16 +98,28 @@ def ledger_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
     )
 
 
+def batch_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
+    env = service_env(platform, bus_url, BATCH) | files_env(platform) | {"INFERBUS_BATCH_PROCESS": "batch-0"}
+    return ProcessSpec(
+        name="batch-0", role=BATCH, argv=[sys.executable, "-m", "inferbus_batch"], env=env,
+        grace_s=grace_s(env, "INFERBUS_BATCH_DRAIN_S"),
+    )  # fmt: skip
+
+
 def gateway_spec(
     platform: Platform, *, bus_url: str, port: int, name: str = "gateway-0", listen_fd: int = -1
 ) -> ProcessSpec:
     """Give a gateway: on a socket of its own, or on the listening one it inherits as `listen_fd`."""
-    env = service_env(platform, bus_url, GATEWAY) | {
-        "INFERBUS_GATEWAY_PROCESS": name,
-        "INFERBUS_GATEWAY_HOST": platform.options.host,
-        "INFERBUS_GATEWAY_PORT": str(port),
-        "INFERBUS_GATEWAY_KEY_PEPPER": platform.secrets.key_pepper,
-    }
+    env = (
+        service_env(platform, bus_url, GATEWAY)
+        | files_env(platform)
+        | {
+            "INFERBUS_GATEWAY_PROCESS": name,
+            "INFERBUS_GATEWAY_HOST": platform.options.host,
+            "INFERBUS_GATEWAY_PORT": str(port),
+            "INFERBUS_GATEWAY_KEY_PEPPER": platform.secrets.key_pepper,
+        }
+    )
     if platform.secrets.admin_mac:
         env["INFERBUS_GATEWAY_ADMIN_KEYS"] = f"{ADMIN_NAME}:{platform.secrets.admin_mac}"
         env["INFERBUS_GATEWAY_ADMIN_NKEY_SEED_FILE"] = str(users_folder(platform.layout).seed_file("admin"))
@@ -197,8 +211,14 @@ def service_env(platform: Platform, bus_url: str, bus_user: str) -> dict[str, st
     return env
 
 
+def files_env(platform: Platform) -> dict[str, str]:
+    """Say where files are kept, to those who read and write them: it may come with a key of that storage."""
+    said = {name: value for name, value in os.environ.items() if name.startswith(_FILES)}
+    return {f"{_FILES}URL": str(platform.layout.files)} | said
+
+
 def _base_env(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    secret = ("INFERBUS_NATS_", "INFERBUS_BUS_", "INFERBUS_GATEWAY_KEY_PEPPER", "INFERBUS_GATEWAY_ADMIN_")
+    secret = ("INFERBUS_NATS_", "INFERBUS_BUS_", "INFERBUS_GATEWAY_KEY_PEPPER", "INFERBUS_GATEWAY_ADMIN_", _FILES)
     return {key: value for key, value in (os.environ if env is None else env).items() if not key.startswith(secret)}
 
 

@@ -1,7 +1,7 @@
 """The supervisor: starts the processes in order, keeps them alive, restarts them on request, drains them in reverse.
 
-    start: nats -> topology -> key and models -> workers, gateways and ledger
-    stop:  gateways -> workers -> ledger -> topology -> nats
+    start: nats -> topology -> key and models -> workers, gateways, ledger and batch
+    stop:  gateways -> batch -> workers -> ledger -> topology -> nats
 
 It holds the socket that gateways serve: while one of them is replaced, connections wait in it instead of being refused.
 """
@@ -28,6 +28,7 @@ from inferbus.local.crew import Crew, StartFailed
 from inferbus.local.processes import (
     Platform,
     ProcessSpec,
+    batch_spec,
     gateway_spec,
     ledger_spec,
     nats_spec,
@@ -118,7 +119,7 @@ class Supervisor:
             )
             for n in range(self._platform.options.gateways)
         ]
-        serving.append(ledger_spec(self._platform, bus_url=bus_url))
+        serving += [spec(self._platform, bus_url=bus_url) for spec in (ledger_spec, batch_spec)]
         await asyncio.gather(*(self._crew.until_ready(child) for child in [self._crew.add(spec) for spec in serving]))
 
     def _specs_of(self, served: Served) -> list[ProcessSpec]:

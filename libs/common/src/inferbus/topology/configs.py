@@ -42,6 +42,8 @@ class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     audit_max_age_s: float = 400 * 86_400
     quota_max_age_s: float = 600.0
     quota_long_max_age_s: float = 40 * 86_400.0
+    batch_max_bytes: int = 1024 * 1024 * 1024
+    batch_parts_max_age_s: float = 40 * 86_400.0
 
 
 def stream_configs(settings: TopologySettings, region: str, models: list[ModelEntry]) -> list[dict[str, Any]]:
@@ -79,6 +81,7 @@ def stream_configs(settings: TopologySettings, region: str, models: list[ModelEn
     configs.append(_audit_config(settings, common))
     configs.extend(_durable_configs(settings, common))
     configs.append(_usage_config(settings, common))
+    configs.extend(_batch_configs(settings, common))
     configs.extend(_quota_configs(settings, common))
     kv = common | {"max_msgs_per_subject": 1, "discard": "new", "deny_delete": True, "allow_rollup_hdrs": True}
     expiring = {
@@ -170,6 +173,26 @@ def _durable_configs(settings: TopologySettings, common: dict[str, Any]) -> list
         settings.results_max_age_s,
     )
     return [deltas | {"storage": settings.deltas_storage}, results | {"max_msgs_per_subject": 1}]
+
+
+def _batch_configs(settings: TopologySettings, common: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give the queue of chunks, whose consumers come and go with their jobs, and the stream of committed parts: one
+    message to a part, for ever the first (docs/adr/0016-batch.md). Where they are full, planning and committing wait."""
+    bounded = common | {"discard": "new", "max_bytes": settings.batch_max_bytes}
+    return [
+        bounded
+        | {
+            "name": routes.STREAM_BATCH_CHUNKS,
+            "subjects": [routes.SUBJECTS_BATCH_CHUNKS],
+            "retention": "workqueue",
+        },
+        bounded
+        | {
+            "name": routes.STREAM_BATCH_PARTS,
+            "subjects": [routes.SUBJECTS_BATCH_PARTS],
+            "max_age": int(settings.batch_parts_max_age_s * 1e9),
+        },
+    ]
 
 
 def _usage_config(settings: TopologySettings, common: dict[str, Any]) -> dict[str, Any]:

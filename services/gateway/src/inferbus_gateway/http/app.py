@@ -26,10 +26,14 @@ from inferbus_gateway.http.admin_limits import build_audit, build_limits
 from inferbus_gateway.http.admin_members import build_organisations, build_teams_and_users
 from inferbus_gateway.http.admin_triton import TritonChange, build_triton
 from inferbus_gateway.http.answers import ChatCompletion, ChatCompletionChunk, Completion, EmbeddingList
+from inferbus_gateway.http.batch_shapes import NewBatch, Redrive
+from inferbus_gateway.http.batches import build_batches
 from inferbus_gateway.http.cancel import build_cancel
 from inferbus_gateway.http.chat import ChatRequest, build_chat
 from inferbus_gateway.http.completions import CompletionRequest, build_completions
 from inferbus_gateway.http.embeddings import EmbeddingRequest, build_embeddings
+from inferbus_gateway.http.file_shapes import FileObject
+from inferbus_gateway.http.files import build_files
 from inferbus_gateway.http.health import build_health
 from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint
 from inferbus_gateway.http.kserve import build_kserve
@@ -50,7 +54,7 @@ _UNOBSERVED = ("/health/", "/v2/health/", "/metrics", "/docs")  # probes and pag
 _TYPES: Sequence[type[msgspec.Struct]] = [
     ChatRequest, ChatCompletion, ChatCompletionChunk, CompletionRequest, Completion, EmbeddingRequest, EmbeddingList,
     *SHAPES, NewOrganisation, OrganisationChange, NewMember, MemberChange, NewKey, KeyChange, Rotation, LimitSet,
-    TritonChange,
+    TritonChange, FileObject, NewBatch, Redrive,
 ]  # fmt: skip
 
 
@@ -126,6 +130,8 @@ def build_app(deps: HttpDeps) -> HttpDoor:
             *build_limits(deps),
             *build_audit(deps),
             *build_triton(deps),
+            *build_files(deps),
+            *build_batches(deps),
         ],
         exception_handlers={
             InferbusError: on_inferbus_error,

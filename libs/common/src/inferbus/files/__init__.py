@@ -1,0 +1,1 @@
+"""Files: bodies in object storage (or a folder), and what the bus knows of them."""

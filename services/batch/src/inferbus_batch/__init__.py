@@ -1,0 +1,1 @@
+"""Batch: jobs of many lines, one result for each, whatever crashes."""

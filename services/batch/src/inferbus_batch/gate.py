@@ -1,0 +1,55 @@
+"""Gate: what the rows of one chunk in the making are told: go on, begin nothing more, or stop now."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from inferbus.answers.exchange import Exchange
+
+
+class Gate:
+    """`ending` is not empty once the job is being ended early: what runs is cancelled. `held`: nothing is begun any more,
+    and the chunk goes back when what runs has ended; `again_s` is when it may be tried again."""
+
+    def __init__(self) -> None:
+        self.ending = ""
+        self.held = ""
+        self.again_s = 0.0
+        self._shut = asyncio.Event()
+        self._open: set[Exchange] = set()
+
+    @property
+    def is_shut(self) -> bool:
+        return self._shut.is_set()
+
+    def end(self, ending: str) -> None:
+        """The job ends early: cancel what runs."""
+        if self.ending:
+            return
+        self.ending = ending
+        self._shut.set()
+        for exchange in list(self._open):
+            exchange.cancel()
+
+    def hold(self, why: str, again_s: float = 0.0) -> None:
+        """Begin nothing more."""
+        if not self.is_shut:
+            self.held, self.again_s = why, again_s
+            self._shut.set()
+
+    def enter(self, exchange: Exchange) -> None:
+        """A row waits for this."""
+        self._open.add(exchange)
+        if self.ending:
+            exchange.cancel()
+
+    def leave(self, exchange: Exchange) -> None:
+        self._open.discard(exchange)
+
+    async def sleep(self, seconds: float) -> bool:
+        """Wait; False as soon as nothing may be begun any more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._shut.wait()
+        return not self.is_shut

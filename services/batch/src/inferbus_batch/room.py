@@ -1,0 +1,176 @@
+"""Room: everything work needs, open while there are jobs. Its connections are its own, so that nothing of it is left."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import msgspec
+import structlog
+from prometheus_client import CollectorRegistry
+
+from inferbus import routes
+from inferbus.admission.admit import Admission
+from inferbus.admission.identity import Identity
+from inferbus.admission.keys import KeyRing
+from inferbus.admission.quota.quota import Quota
+from inferbus.admission.quota.settings import QuotaSettings
+from inferbus.admission.quota.tokens import BodyEstimator
+from inferbus.admission.withdrawals import Withdrawals
+from inferbus.answers.asker import Asker
+from inferbus.batch.job_book import JobBook
+from inferbus.batch.part_book import PartBook
+from inferbus.bus import Bus
+from inferbus.contracts.batch import JobRecord
+from inferbus.errands import Errands
+from inferbus.errors import Forbidden
+from inferbus.facts import Facts
+from inferbus.files.book import FileBook
+from inferbus.files.ports import Storage
+from inferbus.ledger.prices import PriceBook
+from inferbus.models import ModelRegistry
+from inferbus.process.presence import PresenceTable
+from inferbus.settings import BusSettings, from_env
+from inferbus.telemetry.tracing import Tracing
+from inferbus.worker.tenant_weights import TenantWeights
+from inferbus_batch.adapters.chunk_queue import ChunkQueue
+from inferbus_batch.asking import Asking
+from inferbus_batch.chunk_run import ChunkDeps
+from inferbus_batch.chunk_workers import ChunkWorkers, WorkerLimits
+from inferbus_batch.coordinator import Coordinator
+from inferbus_batch.domain.cutting import CutLimits
+from inferbus_batch.domain.quiet_hours import quiet_hours_from
+from inferbus_batch.fail_points import FailPoints
+from inferbus_batch.finalizing import Finalizer
+from inferbus_batch.job_care import CareDeps
+from inferbus_batch.jobs_view import JobsView
+from inferbus_batch.metrics import BatchMetrics
+from inferbus_batch.planning import Planner
+from inferbus_batch.settings import CHUNKS, COORDINATOR, BatchSettings
+
+log = structlog.get_logger()
+
+
+class RoomDeps(msgspec.Struct, frozen=True, kw_only=True):
+    """What is there whether the room is open or not. `me` is this process's incarnation."""
+
+    settings: BatchSettings
+    bus_settings: BusSettings
+    jobs: JobsView
+    storage: Storage
+    metrics: BatchMetrics
+    tracing: Tracing
+    fail_points: FailPoints
+    registry: CollectorRegistry
+    me: str
+
+
+class Room:
+    """Coordinator and chunk workers at work. `asker` is who waits for their rows."""
+
+    def __init__(self, asker: Asker, coordinator: Coordinator | None, workers: ChunkWorkers | None) -> None:
+        self._asker = asker
+        self._coordinator = coordinator
+        self._workers = workers
+
+    @property
+    def asker(self) -> str:
+        return self._asker.id
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._asker.exchanges)
+
+    async def start(self) -> None:
+        if self._coordinator is not None:
+            await self._coordinator.start()
+        if self._workers is not None:
+            await self._workers.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Hand back what is not done within `grace_s`."""
+        if self._coordinator is not None:
+            await self._coordinator.stop()
+        if self._workers is not None:
+            await self._workers.stop(grace_s)
+        await self._asker.stop()
+
+
+def identity_of(keys: KeyRing, job: JobRecord) -> Identity:
+    """Say who asks, and with which rights as they are now.
+
+    Raises:
+        Unauthenticated, Forbidden: the submitter may use the batch lane no more, or never might.
+    """
+    identity = keys.of_key(job.key_id) if job.key_id else keys.of_tenant(job.tenant)
+    if identity.tenant != job.tenant or routes.BATCH not in identity.lanes:
+        raise Forbidden("the key of this batch may not use the batch lane")
+    return identity
+
+
+@asynccontextmanager
+async def open_room(deps: RoomDeps) -> AsyncIterator[Room]:
+    """Connect and learn what admission must know.
+
+    Raises:
+        DependencyDown: the bus cannot be reached.
+    """
+    settings = deps.settings
+    async with AsyncExitStack() as stack:
+        bus = await Bus.connect(deps.bus_settings, name=f"{settings.process}-room")
+        stack.push_async_callback(bus.close)
+        payload_bus = await Bus.connect(deps.bus_settings, name=f"{settings.process}-payloads")
+        stack.push_async_callback(payload_bus.close)
+        models, keys, presence = ModelRegistry(bus), KeyRing(bus, b""), PresenceTable(bus, bus.region)
+        asker, errands, prices, weights = Asker(bus, presence), Errands(), PriceBook(bus), TenantWeights(bus)
+        quota_settings = from_env(QuotaSettings, "quota")
+        quota = Quota(
+            bus, quota_settings, gateways=lambda: presence.processes("gateway") + presence.processes("batch"),
+            price_of=prices.price_of, holder=asker.id, tags=asker.tags,
+        )  # fmt: skip
+        admission = Admission(
+            bus, models, asker, presence, payload_bus=payload_bus, tracing=deps.tracing, quota=quota,
+            withdrawals=Withdrawals(bus, Facts(bus, "batch", errands), errands, asker=asker.id),
+            price_of=prices.price_of, estimator=BodyEstimator(default_completion=quota_settings.default_completion_tokens),
+        )  # fmt: skip
+        for known in (presence, asker, models, keys, prices, quota, weights):
+            await known.start()
+            if known is not asker:
+                stack.push_async_callback(known.stop)
+        stack.push_async_callback(errands.stop)
+        for loading in (models.loaded(), keys.loaded(), prices.loaded(), quota.loaded()):
+            await loading
+        queue, parts = ChunkQueue(bus), PartBook(bus)
+        book, files = JobBook(bus), FileBook(bus, deps.storage)
+        coordinator = None if settings.role == CHUNKS else Coordinator(
+            CareDeps(
+                bus=bus, book=book, jobs=deps.jobs, parts=parts, files=files, storage=deps.storage, queue=queue,
+                planner=Planner(deps.storage, queue, _cut_limits(settings), max_rows=settings.max_rows),
+                finalizer=Finalizer(deps.storage, parts, files), identity_of=lambda job: identity_of(keys, job),
+                metrics=deps.metrics, fail_points=deps.fail_points, me=deps.me, keep_s=settings.keep_s,
+            ),
+            presence,
+        )  # fmt: skip
+        workers = None if settings.role == COORDINATOR else ChunkWorkers(
+            ChunkDeps(
+                bus=bus, storage=deps.storage, parts=parts, models=models,
+                asking=Asking(bus, admission, attempts=settings.row_attempts),
+                identity_of=lambda job: identity_of(keys, job), metrics=deps.metrics, tracing=deps.tracing,
+                fail_points=deps.fail_points, rows_at_once=max(1, settings.in_flight // settings.chunk_slots),
+                row_deadline_s=settings.row_deadline_s, worker=settings.process,
+            ),
+            queue, deps.jobs, book,
+            WorkerLimits(
+                slots=settings.chunk_slots, chunk_attempts=settings.chunk_attempts,
+                quiet=quiet_hours_from(settings.quiet_hours),
+            ),
+            weights.all,
+        )  # fmt: skip
+        yield Room(asker, coordinator, workers)
+
+
+def _cut_limits(settings: BatchSettings) -> CutLimits:
+    return CutLimits(
+        rows=settings.chunk_rows, bytes=settings.chunk_bytes, first_rows=settings.first_chunk_rows,
+        line_bytes=settings.max_line_bytes,
+    )  # fmt: skip

@@ -92,8 +92,7 @@ async def test_a_dead_model_is_loaded_once_whoever_finds_it(shared: Shared) -> N
         shared.kill_stub("slow")
         assert is_right(await asyncio.gather(*tasks))
         assert shared.loads("slow") == 1 + deaths
-    healed = [shared.path.figure(name, "inferbus_triton_heals") for name in WORKERS]
-    await eventually(lambda: [shared.path.figure(name, "inferbus_triton_heals") for name in WORKERS] == [3, 3]), healed
+    await eventually(lambda: [shared.path.figure(name, "inferbus_triton_heals") for name in WORKERS] == [3, 3])
     assert sum(shared.path.log(name).count("model_healed") for name in WORKERS) == 3
 
 

@@ -306,10 +306,12 @@ async def test_a_direct_request_nobody_waits_for_is_cancelled_at_the_server(tmp_
         await path.triton(slots=4, micro_batch=False, probe_every_s=600)
         body = json.dumps(tensor("X", [[1, 2, 3, 4]])).encode()
         ask = Ask(model="slow", task="infer", path="/v2/models/slow/infer", body=body, deadline_s=60.0)
-        exchanges = [await path.admission.admit(Identity(tenant="dev"), ask)]
+        first = await path.admission.admit(Identity(tenant="dev"), ask)
         await eventually(runs.exists, within_s=30)
-        exchanges += [await path.admission.admit(Identity(tenant="dev"), ask) for _ in range(3)]  # wait at the server
-        await eventually(lambda: path.beat("triton-0").in_flight == 4)
+        first.cancel()  # it has begun: the model goes on with it, nobody else does
+        await eventually(lambda: path.beat("triton-0").in_flight == 0)
+        exchanges = [await path.admission.admit(Identity(tenant="dev"), ask) for _ in range(3)]  # wait at the server
+        await eventually(lambda: path.beat("triton-0").in_flight == 3)
         for exchange in exchanges:
             exchange.cancel()
         await eventually(lambda: path.beat("triton-0").in_flight == 0)

@@ -85,13 +85,10 @@ class SharedTurns(LocalCopy):
         self._locks: dict[str, asyncio.Lock] = {}
         super().__init__(bus, routes.KV_TURNS, below=f"{server}.")
 
-    async def stop(self) -> None:
-        await self._watch.stop()
-
     @asynccontextmanager
     async def healing(self, model: str) -> AsyncIterator[Turn]:
         async with self._turn(model) as (turn, record):
-            if self._watch.ready.is_set() and record.heals > self._heals.get(model, 0):  # it has not told it yet
+            if self.ready and record.heals > self._heals.get(model, 0):  # it has not told it yet
                 self._heals[model] = record.heals
                 self._on_healed(model)
                 turn.mine = False
@@ -115,7 +112,7 @@ class SharedTurns(LocalCopy):
         record = _record_of("", value)
         self._models[key] = record.model
         known, self._heals[record.model] = self._heals.get(record.model, 0), record.heals
-        if record.heals > known and self._watch.ready.is_set():
+        if record.heals > known and self.ready:
             self._on_healed(record.model)
 
     # --- the record ---------------------------------------------------------------------------------------------------

@@ -62,8 +62,7 @@ class _Error(msgspec.Struct):
 
 _in_path = re.compile(r"[A-Za-z0-9._~-]+").fullmatch
 _RAW = {"binary_data": True}
-_ALL_in_path = re.compile(r"[A-Za-z0-9._~-]+").fullmatch
-_RAW = {"binary_data_output": True}
+_ALL_RAW = {"binary_data_output": True}
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_AnswerHead).decode
 _decode_error = msgspec.json.Decoder(_Error).decode

@@ -6,7 +6,9 @@
 One platform, one worker with one Triton, the model `ranker` (LightGBM, 32 features). A round goes load by load through all
 targets; figures are medians over rounds. CPU is user and system time from /proc: `path` is gateway, nats-server and worker
 without Triton. `gateway` and `triton HTTP` are asked by the same load generator with the same bytes (binary tensors);
-`tritonclient` (gRPC, asyncio) and the SDK are Python programs, whose own CPU is part of what two cores have to give.
+`tritonclient` (gRPC, asyncio) and the SDK are Python programs, whose own CPU is part of what two cores have to give. One
+connection also asks Triton with a pause of 1.5 ms before each request, which is about the pace of the path: a server that sleeps
+in between wakes up slower, whoever asks.
 Exit status 1 where a target of the issue was missed or a request failed.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import socket
 import statistics
 import sys
 import tempfile
@@ -47,9 +50,10 @@ SENTENCE = (
 )
 PATH, TRITON = ("gateway", "nats-server", "worker"), "triton"
 DRAIN_S = 40.0
-GATEWAY, GATEWAY_DIRECT, BARE, CLIENT, SDK = (
-    "gateway, durable", "gateway, direct", "triton HTTP", "tritonclient gRPC", "SDK over the bus",
+GATEWAY, GATEWAY_DIRECT, BARE, PACED, CLIENT, SDK = (
+    "gateway, durable", "gateway, direct", "triton HTTP", "triton HTTP, paced", "tritonclient gRPC", "SDK over the bus",
 )  # fmt: skip
+PAUSE_S = 0.0015
 
 
 class Times(msgspec.Struct, frozen=True):
@@ -101,10 +105,37 @@ async def ask_again(connections: int, seconds: float, ask: Callable[[], Awaitabl
     return Answer(len(took), rate, 1000 * float(np.percentile(took, 50)), 1000 * float(np.percentile(took, 99)))
 
 
+def ask_paced(port: int, rows: int, seconds: float) -> Answer:
+    """One caller on a plain socket who pauses before each request."""
+    body, headers = tensors(rows)
+    lines = [f"POST /v2/models/{MODEL}/infer HTTP/1.1", "Host: triton", f"Content-Length: {len(body)}", *headers]
+    request = "\r\n".join([*lines, "", ""]).encode() + body
+    took: list[float] = []
+    with socket.create_connection(("127.0.0.1", port)) as connection, connection.makefile("rb") as answers:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        warm, end = time.perf_counter() + 0.3, time.perf_counter() + 0.3 + seconds
+        while (now := time.perf_counter()) < end:
+            time.sleep(PAUSE_S)
+            began = time.perf_counter()
+            connection.sendall(request)
+            length = 0
+            while (line := answers.readline()) != b"\r\n":
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            answers.read(length)
+            if now >= warm:
+                took.append(time.perf_counter() - began)
+    return Answer(
+        len(took), len(took) / seconds, 1000 * float(np.percentile(took, 50)), 1000 * float(np.percentile(took, 99))
+    )
+
+
 async def client_main(args: argparse.Namespace) -> None:
     """Be one of the Python clients; prints an `Answer`."""
     rows = np.full((args.client_rows, FEATURES), 0.5, np.float32)
-    if args.client == "grpc":
+    if args.client == "paced":
+        answer = ask_paced(int(args.address.rpartition(":")[2]), args.client_rows, args.seconds)
+    elif args.client == "grpc":
         async with grpc.InferenceServerClient(args.address) as client:
 
             async def ask() -> None:
@@ -122,7 +153,7 @@ async def client_main(args: argparse.Namespace) -> None:
 async def run_python(kind: str, place: Place, connections: int, rows: int, seconds: float) -> Answer:
     state = read_state(Layout(root=ROOT, home=place.home))
     assert state is not None
-    address = f"127.0.0.1:{place.grpc}" if kind == "grpc" else state.bus_url
+    address = {"grpc": f"127.0.0.1:{place.grpc}", "paced": f"127.0.0.1:{place.http}", "sdk": state.bus_url}[kind]
     seed = users_folder(Layout(root=ROOT, home=place.home)).seed_file(DEV)
     argv = [sys.executable, __file__, "--client", kind, "--address", address, "--seed-file", str(seed)]
     argv += ["--callers", str(connections), "--client-rows", str(rows), "--seconds", str(seconds)]
@@ -169,6 +200,8 @@ def tensors(rows: int) -> tuple[bytes, list[str]]:
 async def run_one(name: str, place: Place, connections: int, rows: int, seconds: float) -> Answer:
     if name == CLIENT:
         return await run_python("grpc", place, connections, rows, seconds)
+    if name == PACED:
+        return await run_python("paced", place, connections, rows, seconds)
     if name == SDK:
         return await run_python("sdk", place, connections, rows, seconds)
     body, headers = tensors(rows)
@@ -224,7 +257,10 @@ async def rank(args: argparse.Namespace, folder: Path) -> bool:
     async with platform(folder, simulator=True, options=("--triton", "1")) as target:
         place = find_place(target, folder / "home")
         await add_direct(place.home)
-        loads = [(c, 1, (GATEWAY, GATEWAY_DIRECT, BARE, CLIENT, SDK)) for c in numbers(args.connections)]
+        loads = [
+            (c, 1, (GATEWAY, GATEWAY_DIRECT, BARE, *([PACED] if c == 1 else []), CLIENT, SDK))
+            for c in numbers(args.connections)
+        ]
         loads += [(16, rows, (GATEWAY, BARE, CLIENT)) for rows in numbers(args.rows)]
         seen: dict[tuple[int, int, str], list[Times]] = {}
         for number in range(args.rounds + 1):  # the first warms up

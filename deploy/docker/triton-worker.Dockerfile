@@ -1,7 +1,8 @@
 # The Triton worker with a Triton server of its own (CPU) and the models of services/triton-worker/models:
 #   docker build -f deploy/docker/triton-worker.Dockerfile -t inferbus/triton-worker .
-# For a Triton that runs elsewhere (NVIDIA's image as a sidecar) INFERBUS_TRITON_WORKER_ADDRESS says where. Each of the
-# models' processes has 1 MB of shared memory and more for large tensors: give the container 256 MB (`shm_size`).
+# For a Triton that runs elsewhere (NVIDIA's image as a sidecar) INFERBUS_TRITON_WORKER_ADDRESS says where its gRPC is, and
+# INFERBUS_TRITON_WORKER_HTTP_ADDRESS its HTTP, over which inference costs a third. Each of the models'
+# processes has 1 MB of shared memory and more for large tensors: give the container 256 MB (`shm_size`).
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /build
 COPY requirements/triton-worker.txt requirements/triton.txt requirements/weights.txt requirements/

@@ -238,8 +238,8 @@ async def test_a_worker_killed_under_load_loses_nothing_to_the_other_at_the_same
     )
     address = await server.start()
     try:
-        first = await path.triton("triton-0", address=address)
-        await path.triton("triton-1", address=address)
+        first = await path.triton("triton-0", address=address, http_address=server.http_address)
+        await path.triton("triton-1", address=address)  # over gRPC alone
         tasks = await ask_many(path, "slow", 200)
         await asyncio.wait(tasks[:20], timeout=30)
         first.signal(signal.SIGKILL)

@@ -93,6 +93,20 @@ async def test_what_is_sent_is_what_nats_py_would_send() -> None:
     assert not connection._pending
 
 
+@pytest.mark.parametrize("is_quiet", [True, False])
+async def test_a_connection_that_was_quiet_writes_at_the_end_of_the_pass_and_a_busy_one_collects(
+    is_quiet: bool,
+) -> None:
+    connection, writer = connected()
+    connection._wrote_at = asyncio.get_running_loop().time() + (-1.0 if is_quiet else 60.0)
+    connection.send("a.b", b"data")
+    assert not writer.written
+    await asyncio.sleep(0)
+    assert len(writer.written) == is_quiet
+    await written()
+    assert len(writer.written) == 1
+
+
 @pytest.mark.parametrize("late", [False, True])
 async def test_what_nobody_waits_for_leaves_with_the_next_message_or_soon(late: bool) -> None:
     connection, writer = connected()

@@ -90,10 +90,10 @@ async def triton(door: Door) -> AsyncIterator[Both]:
 
 
 def test_a_call_is_one_message_with_its_tensors_as_they_are() -> None:
-    call = call_of(2, model="a/b", version="7", outputs=[WantedOutput("Y")], traceparent="00-1-2-01")
+    call = call_of(2, model="a.b", version="7", outputs=[WantedOutput("Y")], traceparent="00-1-2-01")
     head, _, body = request_of(call, "h").partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
-    assert lines[:3] == ["POST /v2/models/a%2Fb/versions/7/infer HTTP/1.1", "Host: h", "traceparent: 00-1-2-01"]
+    assert lines[:3] == ["POST /v2/models/a.b/versions/7/infer HTTP/1.1", "Host: h", "traceparent: 00-1-2-01"]
     size = int(lines[3].removeprefix("Inference-Header-Content-Length: "))
     assert lines[4:] == [f"Content-Length: {len(body)}"]
     assert body[size:] == call.inputs[0].raw
@@ -158,6 +158,8 @@ async def test_connections_are_kept_and_as_many_as_calls_at_once(door: Door, tri
 @pytest.mark.parametrize(
     "fields",
     [
+        {"model": "a/b"},
+        {"model": "double", "version": "1 2"},
         {"parameters": {"sequence_id": 1}},
         {"outputs": [WantedOutput("Y", {"classification": 2})]},
         {"inputs": [InputTensor("X", "FP32", [0, 2], b"")]},

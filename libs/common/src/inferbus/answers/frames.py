@@ -12,7 +12,7 @@ from inferbus.codec import pack
 from inferbus.contracts.step import Frame
 
 _MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-_SOON_S = 0.002
+_SOON_S = 0.005
 log = structlog.get_logger()
 
 
@@ -35,7 +35,7 @@ class FrameSender:
             self._timer, self._is_late = self._loop.call_soon(self.flush), False
 
     def send_soon(self, asker: str, frame: Frame) -> None:
-        """Send with the next frame that does not wait, or after 2 ms: a fast engine's answer then is one message."""
+        """Send with the next frame that does not wait, or after 5 ms: a fast engine's answer then is one message."""
         self._add(asker, frame)
         if self._timer is None:
             self._timer, self._is_late = self._loop.call_later(_SOON_S, self.flush), True

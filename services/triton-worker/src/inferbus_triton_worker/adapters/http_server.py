@@ -8,8 +8,8 @@ given up. So after a call that was, its model is asked over gRPC for a minute.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from urllib.parse import quote
 
 import msgspec
 
@@ -60,6 +60,7 @@ class _Error(msgspec.Struct):
     error: str = ""
 
 
+_in_path = re.compile(r"[A-Za-z0-9._~-]+").fullmatch
 _RAW = {"binary_data": True}
 _ALL_RAW = {"binary_data_output": True}
 _encode = msgspec.json.Encoder().encode
@@ -144,10 +145,10 @@ def request_of(call: InferCall, host: str) -> bytes:
     else:
         head = _encode(_Head(inputs, call.request_id, [], _ALL_RAW))
     body = b"".join([head, *[each.raw for each in call.inputs]])
-    version = f"/versions/{quote(call.version, safe='')}" if call.version else ""
+    version = f"/versions/{call.version}" if call.version else ""
     trace = f"traceparent: {call.traceparent}\r\n" if call.traceparent else ""
     lines = (
-        f"POST /v2/models/{quote(call.model, safe='')}{version}/infer HTTP/1.1\r\nHost: {host}\r\n{trace}"
+        f"POST /v2/models/{call.model}{version}/infer HTTP/1.1\r\nHost: {host}\r\n{trace}"
         f"Inference-Header-Content-Length: {len(head)}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return lines.encode() + body
@@ -191,9 +192,10 @@ def error_of(answer: Answer) -> ServerError:
 
 
 def _is_plain(call: InferCall) -> bool:
-    """Whether a call says nothing but tensors, all of them of some size."""
+    """Whether a call says nothing but tensors, all of them of some size, and has a path of HTTP as it is."""
     return not (
         call.parameters
+        or not _in_path(f"{call.model}{call.version}")
         or any(output.parameters for output in call.outputs)
         or not all(each.raw for each in call.inputs)
     )

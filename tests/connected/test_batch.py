@@ -291,6 +291,21 @@ async def test_a_chunk_is_a_span_of_whoever_made_the_job_and_its_rows_are_below_
         assert set(served) == {span["span_id"] for span in published}
 
 
+async def test_a_storage_that_loses_results_ends_the_job_with_that_reason(tmp_path: Path) -> None:
+    async with MainPath(tmp_path) as path:
+        await path.worker(simulator_itl_s=0.02)
+        await path.batch(chunk_slots=1, in_flight=8, chunk_rows=16)
+        async with open_batches(path, tmp_path) as batches:
+            job = await batches.submit(lines(100))
+            await batches.reaches(job, 16)
+            part = await batches.parts.find("dev", job.id, 0)
+            assert part is not None
+            assert part.output is not None
+            (tmp_path / "files" / part.output.body).unlink()
+            job = await batches.over(job)
+            assert (job.state, job.errors[0].code, job.output_file_id) == (FAILED, "internal", "")
+
+
 async def test_files_go_when_their_time_is_over(tmp_path: Path) -> None:
     async with MainPath(tmp_path) as path:
         await path.worker(simulator_itl_s=0.001)

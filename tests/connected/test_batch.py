@@ -23,6 +23,7 @@ from inferbus.contracts.batch import (
     FAILED,
     IN_PROGRESS,
     INPUT_CHANGED,
+    NOT_ENTITLED,
     STORAGE_DOWN,
     Counts,
     Pause,
@@ -304,6 +305,33 @@ async def test_a_storage_that_loses_results_ends_the_job_with_that_reason(tmp_pa
             (tmp_path / "files" / part.output.body).unlink()
             job = await batches.over(job)
             assert (job.state, job.errors[0].code, job.output_file_id) == (FAILED, "internal", "")
+
+
+async def test_a_revoked_key_stops_its_job_and_another_may_let_it_go_on(tmp_path: Path) -> None:
+    async with MainPath(tmp_path) as path:
+        await path.worker(simulator_itl_s=0.02)
+        await path.batch(chunk_slots=1, in_flight=8, chunk_rows=16)
+        key_id = path.key.split("-")[1]
+        admin = await path.nats.connect("admin")
+        stored = await admin.kv_get(routes.KV_KEYS, key_id)
+        assert stored is not None
+        async with open_batches(path, tmp_path) as batches:
+            job = await batches.submit(lines(200), key_id=key_id)
+            await batches.reaches(job, 16)
+            await admin.kv_delete(routes.KV_KEYS, key_id)
+
+            async def is_paused() -> bool:
+                pause = (await batches.job(job)).paused
+                return pause is not None and pause.reason == NOT_ENTITLED
+
+            await eventually(is_paused, within_s=30)
+            unknown = await batches.over(await batches.submit(lines(1), key_id="none"))
+            assert (unknown.state, unknown.errors[0].code) == (FAILED, "unauthenticated")
+            await admin.kv_put(routes.KV_KEYS, key_id, stored)
+            await batches.book.change("dev", job.id, resumed)
+            job = await batches.over(job)
+            assert (job.state, job.counts.completed) == (COMPLETED, 200)
+        await admin.close()
 
 
 async def test_files_go_when_their_time_is_over(tmp_path: Path) -> None:

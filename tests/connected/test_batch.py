@@ -317,7 +317,7 @@ async def test_a_revoked_key_stops_its_job_and_another_may_let_it_go_on(tmp_path
         stored = await admin.kv_get(routes.KV_KEYS, key_id)
         assert stored is not None
         async with open_batches(path, tmp_path) as batches:
-            job = await batches.submit(lines(200), key_id=key_id)
+            job = await batches.submit(lines(1500), key_id=key_id)
             await batches.reaches(job, 16)
             await admin.kv_delete(routes.KV_KEYS, key_id)
 

@@ -17,6 +17,7 @@ from tests.main_path import MODEL, MainPath
 
 from inferbus.testing import eventually
 
+pytestmark = pytest.mark.timeout(300)  # each starts half a dozen processes
 Run = Callable[..., Awaitable[tuple[int, str, str]]]
 
 
@@ -34,7 +35,7 @@ def env_of(path: MainPath) -> dict[str, str]:
 @pytest.fixture
 def inferbus(path: MainPath) -> Run:
     async def run(*args: str) -> tuple[int, str, str]:
-        done = await asyncio.to_thread(nursery.command, *args, env=env_of(path), timeout_s=60)
+        done = await asyncio.to_thread(nursery.command, *args, env=env_of(path), timeout_s=120)
         return done.returncode, done.stdout, done.stderr
 
     return run
@@ -128,10 +129,10 @@ async def test_ctrl_c_leaves_the_batch_and_says_how_to_come_back(path: MainPath,
         env=env_of(path), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
-    batch = (await asyncio.wait_for(process.stdout.readline(), 60)).decode().strip()
-    await asyncio.wait_for(process.stdout.readline(), 60)  # its first state: it follows
+    batch = (await asyncio.wait_for(process.stdout.readline(), 120)).decode().strip()
+    await asyncio.wait_for(process.stdout.readline(), 120)  # its first state: it follows
     process.send_signal(signal.SIGINT)
-    _, error = await asyncio.wait_for(process.communicate(), 60)
+    _, error = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 130
     assert f"inferbus batch watch {batch} --out {out}" in error.decode()
     async with path.client() as client:
@@ -147,12 +148,12 @@ async def test_a_gateway_that_restarts_is_waited_for(path: MainPath, tmp_path: P
         env=env_of(path), stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
-    await asyncio.wait_for(process.stdout.readline(), 60)
+    await asyncio.wait_for(process.stdout.readline(), 120)
     (gateway,) = [one for one in path._services if one.name == "gateway-0"]
     await gateway.kill()
     await path.batch()
     await eventually(lambda: "gateway-0" not in path.presence.alive())
     await path.gateway()
-    await asyncio.wait_for(process.communicate(), 60)
+    await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0
     assert len((out / "output.jsonl").read_text().splitlines()) == 20

@@ -162,6 +162,14 @@ async def test_an_s3_that_does_not_answer_is_told() -> None:
         await storage.close()
 
 
+async def test_others_may_not_read_what_lies_in_a_folder(tmp_path: Path) -> None:
+    storage = open_storage(FilesSettings(url=str(tmp_path / "files")))
+    await storage.write("files/acme/1", pieces(b"x"))
+    assert not (tmp_path / "files/files/acme/1").stat().st_mode & 0o007
+    assert not (tmp_path / "files/files/acme").stat().st_mode & 0o007
+    await storage.close()
+
+
 async def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "files").write_text("a file where a folder should be")
     storage = open_storage(FilesSettings(url=str(tmp_path / "files")))

@@ -259,6 +259,7 @@ def env_of(path: MainPath) -> dict[str, str]:
     }  # fmt: skip
 
 
+@pytest.mark.timeout(300)
 async def test_a_model_answers_every_row_once_whatever_is_killed(tmp_path: Path) -> None:
     source, out = write_lines(tmp_path / "in.jsonl", 150), tmp_path / "out.jsonl"
     checkpoint = Path(f"{out}.checkpoint/parts")
@@ -277,7 +278,7 @@ async def test_a_model_answers_every_row_once_whatever_is_killed(tmp_path: Path)
             await process.wait()
         assert not out.exists()
         process = await begin()
-        assert await asyncio.wait_for(process.wait(), 90) == 0
+        assert await asyncio.wait_for(process.wait(), 150) == 0
         rows = lines_of(out)
         assert [row["n"] for row in rows] == list(range(150))
         assert all(row["answer"] for row in rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -29,6 +30,8 @@ from inferbus.settings import SettingsError
 T = TypeVar("T")
 _PIECE_BYTES = 1024 * 1024
 _RETRY_S = 5.0
+_MODE = 0o640
+"""Of files in a folder: prompts and answers are in them."""
 log = structlog.get_logger()
 
 
@@ -47,10 +50,20 @@ class FsspecStorage:
         target = self._path(name)
         upload = await self._call(self._begin, target)
         digest, size = hashlib.sha256(), 0
+        one_at_a_time = threading.Lock()  # a call that was given up may still run
 
         def put(data: bytes) -> None:
-            digest.update(data)
-            upload.write(data)
+            with one_at_a_time:
+                digest.update(data)
+                upload.write(data)
+
+        def commit() -> None:
+            with one_at_a_time:
+                upload.commit()
+
+        def discard() -> None:
+            with one_at_a_time:
+                upload.discard()
 
         try:
             async for data in _joined(pieces):
@@ -58,9 +71,9 @@ class FsspecStorage:
                 if limit_bytes and size > limit_bytes:
                     raise TooLarge(f"{size} bytes came, the limit is {limit_bytes} bytes")
                 await self._call(put, data)
-            await self._call(upload.commit)
+            await self._call(commit)
         except BaseException:
-            await self._discard(upload)
+            await self._discard(discard)
             raise
         return Written(size, digest.hexdigest())
 
@@ -126,11 +139,11 @@ class FsspecStorage:
         return data
 
     def _begin(self, target: str) -> Upload:
-        return begin_upload(self._fs, target)
+        return begin_upload(self._fs, target, _MODE)
 
-    async def _discard(self, upload: Upload) -> None:
+    async def _discard(self, discard: Callable[[], None]) -> None:
         with contextlib.suppress(StorageDown):  # why it is discarded is what is told
-            await asyncio.shield(self._call(upload.discard))
+            await asyncio.shield(self._call(discard))
 
     async def _call(self, function: Callable[..., T], *args: Any) -> T:
         """Run a blocking call in a thread and translate what it raises."""

@@ -16,25 +16,30 @@ BLOCK_BYTES = 8 * 1024 * 1024
 class LocalUpload:
     """A file that gets its name when it is complete. Beside its place, so that this is a rename."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, mode: int) -> None:
         self._target = Path(target)
-        self._target.parent.mkdir(parents=True, exist_ok=True)
+        self._target.parent.mkdir(mode=mode | (mode & 0o444) >> 2, parents=True, exist_ok=True)
         self._part = self._target.with_name(f"{self._target.name}.part-{secrets.token_hex(4)}")
-        self._file = self._part.open("xb", buffering=0)
+        self._descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[self._file.write(view) :]
+            view = view[os.write(self._descriptor, view) :]
 
     def commit(self) -> None:
-        os.fsync(self._file.fileno())
-        self._file.close()
+        os.fsync(self._descriptor)
+        self._close()
         self._part.replace(self._target)
 
     def discard(self) -> None:
-        self._file.close()
+        self._close()
         self._part.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 class RemoteUpload:
@@ -73,6 +78,7 @@ class RemoteUpload:
 Upload = LocalUpload | RemoteUpload
 
 
-def begin_upload(fs: Any, target: str) -> Upload:
-    """Begin to write a body. `commit` makes it be there, `discard` forgets it."""
-    return LocalUpload(target) if isinstance(fs, LocalFileSystem) else RemoteUpload(fs, target)
+def begin_upload(fs: Any, target: str, mode: int = 0o666) -> Upload:
+    """Begin to write a body. `commit` makes it be there, `discard` forgets it. `mode` is of a file of this machine, before
+    the umask."""
+    return LocalUpload(target, mode) if isinstance(fs, LocalFileSystem) else RemoteUpload(fs, target)

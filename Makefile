@@ -66,7 +66,7 @@ $(LOCK):
 	@requirements/install.sh "$(PYTHON)" "3.11 3.12" .venv-lock requirements/lock.txt --
 	@rm -f .venv-lock/.installed-*; touch $@
 
-.PHONY: help install up down test lint lock check-lock deploy-check demo-chat demo-failover demo-admission demo-triton chaos soak bench clean
+.PHONY: help install up down test lint lock check-lock deploy-check demo-chat demo-failover demo-admission demo-triton demo-batch chaos soak bench clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -139,6 +139,9 @@ demo-admission: install ## a limit over two gateways, a revoked key, a producer 
 
 demo-triton: install ## classic models over KServe v2; versions changed and everything killed under load
 	.venv/bin/python -m tests.demos.triton $(ARGS)
+
+demo-batch: install ## 10,000 lines, everything killed at least 50 times, each line has one result (4 minutes)
+	.venv/bin/python -m tests.demos.batch $(ARGS)
 
 bench: install ## measure side by side with vllm serve (minutes)
 	.venv/bin/python benchmarks/main_path.py $(ARGS)

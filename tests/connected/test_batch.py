@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from tests.main_path import MainPath, answer_of, ask
 
 from inferbus import routes
 from inferbus.batch.states import cancelled, paused, resumed
+from inferbus.bus.consumers import delete_consumer
 from inferbus.contracts.batch import (
     BY_USER,
     CANCELLED,
@@ -24,7 +27,9 @@ from inferbus.contracts.batch import (
     Counts,
     Pause,
 )
+from inferbus.errors import NotFound
 from inferbus.testing import eventually
+from inferbus_llm_worker.adapters.simulated_words import simulated_answer
 
 
 async def test_a_job_comes_to_one_result_for_each_line(tmp_path: Path) -> None:
@@ -234,6 +239,74 @@ async def test_two_tenants_share_whoever_came_first(tmp_path: Path) -> None:
             assert (small.state, small.counts.completed) == (COMPLETED, 40)
             assert (await batches.job(large)).state == IN_PROGRESS
             assert (await batches.over(large)).counts.completed == 600
+
+
+async def test_an_answer_of_any_size_is_a_result(tmp_path: Path) -> None:
+    """One that rides in its end's frame, one that is fetched, and one that lies in the payload stream."""
+    sizes = {"small": 3, "fetched": 12_000, "by ticket": 160_000}
+    async with MainPath(tmp_path) as path:
+        await path.worker(simulator_itl_s=0.0)
+        await path.batch()
+        async with open_batches(path, tmp_path) as batches:
+            job = await batches.over(await batches.submit([line(name, "x", tokens=n) for name, n in sizes.items()]))
+            assert (job.state, job.counts.completed) == (COMPLETED, 3), job
+            for answer in await batches.output(job):
+                text = answer["response"]["body"]["choices"][0]["message"]["content"]
+                assert text == simulated_answer([{"role": "user", "content": "x"}], sizes[answer["custom_id"]])
+
+
+async def test_a_consumer_that_is_gone_is_made_again(tmp_path: Path) -> None:
+    async with MainPath(tmp_path) as path:
+        await path.worker(simulator_itl_s=0.01)
+        await path.batch(chunk_slots=1, in_flight=8, chunk_rows=16)
+        async with open_batches(path, tmp_path) as batches:
+            job = await batches.submit(lines(200))
+            await batches.reaches(job, 16)
+            bus = await path.nats.connect("batch")
+            await delete_consumer(bus, routes.STREAM_BATCH_CHUNKS, routes.durable_chunks(job.id))
+            await bus.close()
+            job = await batches.over(job)
+            assert (job.state, job.counts.completed) == (COMPLETED, 200)
+            assert len({answer["custom_id"] for answer in await batches.output(job)}) == 200
+
+
+async def test_a_chunk_is_a_span_of_whoever_made_the_job_and_its_rows_are_below_it(tmp_path: Path) -> None:
+    async with MainPath(tmp_path) as path:
+        path.env = {"INFERBUS_TELEMETRY_TRACE_FILE": str(tmp_path / "traces"), "INFERBUS_TELEMETRY_SAMPLE_RATIO": "1"}
+        worker = await path.worker(simulator_itl_s=0.001)
+        batch = await path.batch()
+        trace = "0af7651916cd43dd8448eb211c80319c"
+        async with open_batches(path, tmp_path) as batches:
+            await batches.over(await batches.submit(lines(5), traceparent=f"00-{trace}-b7ad6b7169203331-01"))
+        for service in (batch, worker):
+            service.signal(signal.SIGTERM)
+            await service.ended()
+        spans = [json.loads(one) for one in (tmp_path / "traces").read_text().splitlines()]
+        assert {span["trace_id"] for span in spans} == {trace}
+        (chunk,) = [span for span in spans if span["name"] == "batch chunk"]
+        assert chunk["parent_id"] == "b7ad6b7169203331"
+        published = [span for span in spans if span["name"] == "publish simulator"]
+        assert [span["parent_id"] for span in published] == [chunk["span_id"]] * 5
+        served = [span["parent_id"] for span in spans if span["service"] == "llm-worker"]
+        assert set(served) == {span["span_id"] for span in published}
+
+
+async def test_files_go_when_their_time_is_over(tmp_path: Path) -> None:
+    async with MainPath(tmp_path) as path:
+        await path.worker(simulator_itl_s=0.001)
+        await path.batch(purge_every_s=0.2, keep_s=2)
+        async with open_batches(path, tmp_path) as batches:
+            job = await batches.submit(lines(3))
+
+            async def is_gone() -> bool:
+                try:
+                    await batches.job(job)
+                except NotFound:
+                    return not list((tmp_path / "files/files/dev").glob(f"{done.output_file_id}*"))
+                return False
+
+            done = await batches.over(job)
+            await eventually(is_gone, within_s=20)
 
 
 async def _nothing_runs(path: MainPath) -> bool:

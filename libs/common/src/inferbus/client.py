@@ -264,7 +264,7 @@ class Client:
         """
         began = queue is not None
         while True:
-            token = secrets.token_hex(8)
+            token, fetched = secrets.token_hex(8), queue is None
             if queue is None:
                 queue = self._replies[token] = asyncio.Queue()
                 headers = {door.REPLY_TO: f"{self._reply_to}.{token}"} | ({door.AFTER: after} if after else {})
@@ -275,7 +275,7 @@ class Client:
                     expected, reply = expected + 1, got[1]
                     if reply.status >= 400:
                         error = error_of(reply)
-                        if not (began and isinstance(error, NotFound)):
+                        if not (began and fetched and isinstance(error, NotFound)):  # else it is what was asked for
                             raise error
                         break
                     after, request_id = reply.event_id or after, reply.request_id or request_id

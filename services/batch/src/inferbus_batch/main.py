@@ -22,6 +22,7 @@ from inferbus_batch.fail_points import FailPoints
 from inferbus_batch.jobs_view import JobsView
 from inferbus_batch.keeper import Keeper
 from inferbus_batch.metrics import BatchMetrics
+from inferbus_batch.retention import keep_purging
 from inferbus_batch.room import RoomDeps
 from inferbus_batch.settings import BatchSettings
 
@@ -81,4 +82,6 @@ async def main(process: Runtime) -> None:
         await beacon.start()
         stack.push_async_callback(beacon.stop)
         await listen_for_drain(bus, settings.process, process.stopping)
+        purging = asyncio.create_task(keep_purging(bus, storage, every_s=settings.purge_every_s), name="purging")
+        stack.callback(purging.cancel)
         await keeper.run(beat_now)

@@ -108,6 +108,20 @@ def identity_of(keys: KeyRing, job: JobRecord) -> Identity:
     return identity
 
 
+class _Known(msgspec.Struct, frozen=True, kw_only=True):
+    """What is learned of the bus while the room is open."""
+
+    models: ModelRegistry
+    keys: KeyRing
+    presence: PresenceTable
+    asker: Asker
+    weights: TenantWeights
+    admission: Admission
+
+    def identity_of(self, job: JobRecord) -> Identity:
+        return identity_of(self.keys, job)
+
+
 @asynccontextmanager
 async def open_room(deps: RoomDeps) -> AsyncIterator[Room]:
     """Connect and learn what admission must know.
@@ -115,62 +129,73 @@ async def open_room(deps: RoomDeps) -> AsyncIterator[Room]:
     Raises:
         DependencyDown: the bus cannot be reached.
     """
-    settings = deps.settings
     async with AsyncExitStack() as stack:
-        bus = await Bus.connect(deps.bus_settings, name=f"{settings.process}-room")
+        bus = await Bus.connect(deps.bus_settings, name=f"{deps.settings.process}-room")
         stack.push_async_callback(bus.close)
-        payload_bus = await Bus.connect(deps.bus_settings, name=f"{settings.process}-payloads")
-        stack.push_async_callback(payload_bus.close)
-        models, keys, presence = ModelRegistry(bus), KeyRing(bus, b""), PresenceTable(bus, bus.region)
-        asker, errands, prices, weights = Asker(bus, presence), Errands(), PriceBook(bus), TenantWeights(bus)
-        quota_settings = from_env(QuotaSettings, "quota")
-        quota = Quota(
-            bus, quota_settings, gateways=lambda: presence.processes("gateway") + presence.processes("batch"),
-            price_of=prices.price_of, holder=asker.id, tags=asker.tags,
-        )  # fmt: skip
-        admission = Admission(
-            bus, models, asker, presence, payload_bus=payload_bus, tracing=deps.tracing, quota=quota,
-            withdrawals=Withdrawals(bus, Facts(bus, "batch", errands), errands, asker=asker.id),
-            price_of=prices.price_of, estimator=BodyEstimator(default_completion=quota_settings.default_completion_tokens),
-        )  # fmt: skip
-        for known in (presence, asker, models, keys, prices, quota, weights):
-            await known.start()
-            if known is not asker:
-                stack.push_async_callback(known.stop)
-        stack.push_async_callback(errands.stop)
-        for loading in (models.loaded(), keys.loaded(), prices.loaded(), quota.loaded()):
-            await loading
-        queue, parts = ChunkQueue(bus), PartBook(bus)
-        book, files = JobBook(bus), FileBook(bus, deps.storage)
-        coordinator = None if settings.role == CHUNKS else Coordinator(
-            CareDeps(
-                bus=bus, book=book, jobs=deps.jobs, parts=parts, files=files, storage=deps.storage, queue=queue,
-                planner=Planner(deps.storage, queue, _cut_limits(settings), max_rows=settings.max_rows),
-                finalizer=Finalizer(deps.storage, parts, files), identity_of=lambda job: identity_of(keys, job),
-                metrics=deps.metrics, fail_points=deps.fail_points, me=deps.me, keep_s=settings.keep_s,
-            ),
-            presence,
-        )  # fmt: skip
-        workers = None if settings.role == COORDINATOR else ChunkWorkers(
-            ChunkDeps(
-                bus=bus, storage=deps.storage, parts=parts, models=models,
-                asking=Asking(bus, admission, attempts=settings.row_attempts),
-                identity_of=lambda job: identity_of(keys, job), metrics=deps.metrics, tracing=deps.tracing,
-                fail_points=deps.fail_points, rows_at_once=max(1, settings.in_flight // settings.chunk_slots),
-                row_deadline_s=settings.row_deadline_s, worker=settings.process,
-            ),
-            queue, deps.jobs, book,
-            WorkerLimits(
-                slots=settings.chunk_slots, chunk_attempts=settings.chunk_attempts,
-                quiet=quiet_hours_from(settings.quiet_hours),
-            ),
-            weights.all,
-        )  # fmt: skip
-        yield Room(asker, coordinator, workers)
+        known = await _learn(deps, bus, stack)
+        queue, parts, book = ChunkQueue(bus), PartBook(bus), JobBook(bus)
+        coordinator = workers = None
+        if deps.settings.role != CHUNKS:
+            coordinator = _coordinator(deps, bus, known, queue, parts, book)
+        if deps.settings.role != COORDINATOR:
+            workers = _workers(deps, bus, known, queue, parts, book)
+        yield Room(known.asker, coordinator, workers)
 
 
-def _cut_limits(settings: BatchSettings) -> CutLimits:
-    return CutLimits(
+async def _learn(deps: RoomDeps, bus: Bus, stack: AsyncExitStack) -> _Known:
+    """Follow what admission must know, until the stack ends it."""
+    payload_bus = await Bus.connect(deps.bus_settings, name=f"{deps.settings.process}-payloads")
+    stack.push_async_callback(payload_bus.close)
+    models, keys, presence = ModelRegistry(bus), KeyRing(bus, b""), PresenceTable(bus, bus.region)
+    asker, errands, prices, weights = Asker(bus, presence), Errands(), PriceBook(bus), TenantWeights(bus)
+    settings = from_env(QuotaSettings, "quota")
+    quota = Quota(
+        bus, settings, gateways=lambda: presence.processes("gateway") + presence.processes("batch"),
+        price_of=prices.price_of, holder=asker.id, tags=asker.tags,
+    )  # fmt: skip
+    admission = Admission(
+        bus, models, asker, presence, payload_bus=payload_bus, tracing=deps.tracing, quota=quota,
+        withdrawals=Withdrawals(bus, Facts(bus, "batch", errands), errands, asker=asker.id),
+        price_of=prices.price_of, estimator=BodyEstimator(default_completion=settings.default_completion_tokens),
+    )  # fmt: skip
+    stack.push_async_callback(errands.stop)
+    await asker.start()
+    for learning in (presence, models, keys, prices, quota, weights):
+        await learning.start()
+        stack.push_async_callback(learning.stop)
+    for loading in (models.loaded(), keys.loaded(), prices.loaded(), quota.loaded()):
+        await loading
+    return _Known(models=models, keys=keys, presence=presence, asker=asker, weights=weights, admission=admission)
+
+
+def _coordinator(
+    deps: RoomDeps, bus: Bus, known: _Known, queue: ChunkQueue, parts: PartBook, book: JobBook
+) -> Coordinator:
+    settings, files = deps.settings, FileBook(bus, deps.storage)
+    limits = CutLimits(
         rows=settings.chunk_rows, bytes=settings.chunk_bytes, first_rows=settings.first_chunk_rows,
         line_bytes=settings.max_line_bytes,
     )  # fmt: skip
+    care = CareDeps(
+        bus=bus, book=book, jobs=deps.jobs, parts=parts, files=files, storage=deps.storage, queue=queue,
+        planner=Planner(deps.storage, queue, limits, max_rows=settings.max_rows),
+        finalizer=Finalizer(deps.storage, parts, files), identity_of=known.identity_of, metrics=deps.metrics,
+        fail_points=deps.fail_points, me=deps.me, keep_s=settings.keep_s,
+    )  # fmt: skip
+    return Coordinator(care, known.presence)
+
+
+def _workers(
+    deps: RoomDeps, bus: Bus, known: _Known, queue: ChunkQueue, parts: PartBook, book: JobBook
+) -> ChunkWorkers:
+    settings = deps.settings
+    chunks = ChunkDeps(
+        bus=bus, storage=deps.storage, parts=parts, models=known.models, identity_of=known.identity_of,
+        asking=Asking(bus, known.admission, attempts=settings.row_attempts), metrics=deps.metrics, tracing=deps.tracing,
+        fail_points=deps.fail_points, rows_at_once=max(1, settings.in_flight // settings.chunk_slots),
+        row_deadline_s=settings.row_deadline_s, worker=settings.process,
+    )  # fmt: skip
+    limits = WorkerLimits(
+        slots=settings.chunk_slots, chunk_attempts=settings.chunk_attempts, quiet=quiet_hours_from(settings.quiet_hours)
+    )
+    return ChunkWorkers(chunks, queue, deps.jobs, book, limits, known.weights.all)

@@ -37,6 +37,8 @@ class BatchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """When batch rests: `08:00-18:00` (UTC), or several with commas between. A job may have its own."""
     keep_s: float = 30 * 86_400.0
     """How long a job's record and files stay after its end; 0: for ever."""
+    purge_every_s: float = 3600.0
+    """How often expired files are looked for."""
     rest_after_s: float = 30.0
     """Without a job for that long the process lets go of everything but its watch of jobs."""
     drain_s: float = 10.0

@@ -9,29 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
-import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
-import fsspec
 import msgspec
 import structlog
 from fsspec.implementations.local import LocalFileSystem
 
 from inferbus.errors import InferbusError, NotFound, StorageDown, TooLarge
+from inferbus.files.file_systems import open_fs
 from inferbus.files.names import check_name, is_name
 from inferbus.files.ports import BodyStat, Written
 from inferbus.files.settings import FilesSettings
 from inferbus.files.stat_of import stat_of
+from inferbus.files.uploads import BLOCK_BYTES, Upload, begin_upload
 from inferbus.settings import SettingsError
 
 T = TypeVar("T")
 _PIECE_BYTES = 1024 * 1024
-_BLOCK_BYTES = 8 * 1024 * 1024
-"""Of an upload: what object stores take in parts, of which they take 10,000."""
 _RETRY_S = 5.0
 log = structlog.get_logger()
 
@@ -75,7 +71,7 @@ class FsspecStorage:
         if length is not None:
             end = min(end, start + length)
         while start < end:
-            upto = min(end, start + (_PIECE_BYTES if self._is_local else _BLOCK_BYTES))
+            upto = min(end, start + (_PIECE_BYTES if self._is_local else BLOCK_BYTES))
             data = await self._call(self._piece, path, start, upto)
             if len(data) != upto - start:
                 raise StorageDown(f"{name} ends before its {end} bytes")
@@ -95,6 +91,11 @@ class FsspecStorage:
         """Remove a folder's bodies (see `Storage`)."""
         with contextlib.suppress(NotFound):
             await self._call(lambda: self._fs.rm(self._path(folder), recursive=True))
+
+    async def delete_all(self) -> None:
+        """Remove everything, the folder of the storage itself included."""
+        with contextlib.suppress(NotFound):
+            await self._call(lambda: self._fs.rm(self._root, recursive=True))
 
     async def bodies(self, folder: str) -> list[BodyStat]:
         """List a folder's bodies (see `Storage`)."""
@@ -124,10 +125,10 @@ class FsspecStorage:
         data: bytes = self._fs.cat_file(path, start=start, end=end)
         return data
 
-    def _begin(self, target: str) -> LocalUpload | RemoteUpload:
-        return LocalUpload(target) if self._is_local else RemoteUpload(self._fs, target)
+    def _begin(self, target: str) -> Upload:
+        return begin_upload(self._fs, target)
 
-    async def _discard(self, upload: LocalUpload | RemoteUpload) -> None:
+    async def _discard(self, upload: Upload) -> None:
         with contextlib.suppress(StorageDown):  # why it is discarded is what is told
             await asyncio.shield(self._call(upload.discard))
 
@@ -149,63 +150,6 @@ class FsspecStorage:
         except Exception as exc:  # every file system has exceptions of its own
             log.warning("storage_failed", error=repr(exc))
             raise StorageDown("the storage of files cannot be used now", retry_after_s=_RETRY_S) from exc
-
-
-class LocalUpload:
-    """A file that gets its name when it is complete. Beside its place, so that this is a rename."""
-
-    def __init__(self, target: str) -> None:
-        self._target = Path(target)
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        self._part = self._target.with_name(f"{self._target.name}.part-{secrets.token_hex(4)}")
-        self._file = self._part.open("xb", buffering=0)
-
-    def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
-
-    def commit(self) -> None:
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._part.replace(self._target)
-
-    def discard(self) -> None:
-        self._file.close()
-        self._part.unlink(missing_ok=True)
-
-
-class RemoteUpload:
-    """An object that is shown when it is complete: put at once where it is small, else uploaded in parts."""
-
-    def __init__(self, fs: Any, target: str) -> None:
-        self._fs, self._target = fs, target
-        self._small: list[bytes] = []
-        self._room = _BLOCK_BYTES
-        self._file: Any = None
-
-    def write(self, data: bytes) -> None:
-        if self._file is not None:
-            self._file.write(data)
-            return
-        self._small.append(data)
-        self._room -= len(data)
-        if self._room <= 0:
-            self._file = self._fs.open(self._target, "wb", block_size=_BLOCK_BYTES, autocommit=False)
-            self._file.write(b"".join(self._small))
-            self._small = []
-
-    def commit(self) -> None:
-        if self._file is None:
-            self._fs.pipe_file(self._target, b"".join(self._small))
-        else:
-            self._file.close()
-            self._file.commit()
-
-    def discard(self) -> None:
-        if self._file is not None:
-            self._file.discard()
-            self._file.closed = True  # else it would upload the rest when it is collected
 
 
 async def _joined(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
@@ -230,11 +174,7 @@ def open_storage(settings: FilesSettings) -> FsspecStorage:
     """
     try:
         options = msgspec.json.decode(settings.options, type=dict[str, Any])
-        is_url = "://" in settings.url
-        fs, root = fsspec.core.url_to_fs(
-            settings.url if is_url else str(Path(settings.url).absolute()),
-            skip_instance_cache=True, use_listings_cache=False, **options,
-        )  # fmt: skip
+        fs, root = open_fs(settings.url, options)
     except (ValueError, ImportError, TypeError, msgspec.DecodeError) as exc:
         raise SettingsError(f"INFERBUS_FILES_URL, INFERBUS_FILES_OPTIONS: {exc}") from exc
     return FsspecStorage(fs, root, settings)

@@ -9,7 +9,7 @@ import msgspec
 from inferbus.batch.lines import json_of
 from inferbus.contracts.batch import DeadRow, LineFault, Spent
 from inferbus.contracts.durable import Outcome
-from inferbus.errors import ERROR_TABLE
+from inferbus.errors import ERROR_TABLE, RateLimited
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 _OF_THE_MOMENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -31,7 +31,8 @@ def is_of_the_moment(outcome: Outcome) -> bool:
     """Whether a row that ended so may end otherwise when it is asked again."""
     if outcome.failure is not None:
         row = ERROR_TABLE.get(outcome.failure.code)
-        return row is not None and row.retryable
+        # A limit that is an outcome is one no waiting helps with.
+        return row is not None and row.retryable and row.code != RateLimited.code
     return outcome.status in _OF_THE_MOMENT
 
 

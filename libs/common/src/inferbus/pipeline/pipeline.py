@@ -1,0 +1,229 @@
+"""Pipeline: what is to be done with the rows of an input, said in a chain, explained, and run.
+
+It runs in the process that says it. A row that cannot be done becomes a dead letter and stops nobody; a run that was
+killed goes on where its checkpoint is, and what a model has answered is not asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, aclosing
+from typing import Any
+
+import msgspec
+
+from inferbus.client import Client
+from inferbus.errors import Conflict, InvalidRequest
+from inferbus.files.fsspec_storage import FsspecStorage, open_storage
+from inferbus.files.settings import FilesSettings
+from inferbus.pipeline.checkpoint import Checkpoint
+from inferbus.pipeline.formats import (
+    JSONL,
+    Row,
+    UnreadableRow,
+    files_of,
+    format_of,
+    mark_of,
+    read_rows,
+)
+from inferbus.pipeline.results import write_results
+from inferbus.pipeline.running import Runner, RunSettings
+from inferbus.pipeline.stages import Embed, Filter, Function, Infer, Map, Stage, Tools, function_of, name_of
+from inferbus.routes import BATCH
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run ended: rows read, written, dropped by filters, failed (dead letters), and taken from a checkpoint."""
+
+    rows: int
+    written: int
+    dropped: int
+    failed: int
+    resumed: int
+    output: str
+    errors: str = ""
+
+
+class _End(msgspec.Struct, frozen=True, kw_only=True):
+    url: str
+    format: str
+    options: dict[str, Any]
+
+
+class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
+    """A chain of stages between an input and an output. Every method gives another pipeline; `run` runs it."""
+
+    source: _End
+    stages: tuple[Any, ...] = ()
+    sink: _End | None = None
+    in_flight: int = 1024
+    checkpoint_every_s: float = 1.0
+
+    @classmethod
+    def read(cls, url: str, *, format: str = "", **options: Any) -> Pipeline:  # noqa: A002 - what one calls it
+        """Read rows from JSON lines, CSV or Parquet: a path, several with `*`, or any url fsspec knows (`options` are its
+        file system's)."""
+        return cls(source=_End(url=url, format=format_of(url, format), options=options))
+
+    def map(self, function: Function | str, *, concurrency: int = 4, retries: int = 0) -> Pipeline:
+        """Put what a function makes of a row in its place: a plain one runs in a thread, a coroutine in the loop. Given as
+        `module:name`, it is imported."""
+        function = function_of(function)
+        return self._with(Map(function=function, name=name_of(function), concurrency=concurrency, retries=retries))
+
+    def filter(self, function: Function | str, *, concurrency: int = 4, retries: int = 0) -> Pipeline:
+        """Keep the rows a function is true of."""
+        function = function_of(function)
+        return self._with(Filter(function=function, name=name_of(function), concurrency=concurrency, retries=retries))
+
+    def infer(
+        self, model: str, prompt: str | Function, *, into: str = "answer", system: str = "", concurrency: int = 32,
+        retries: int = 5, lane: str = BATCH, **options: Any,
+    ) -> Pipeline:  # fmt: skip
+        """Ask a chat model. `prompt` is a text with columns in braces, or a function that gives one (or the messages);
+        `options` go into the request (`max_tokens`, `temperature`)."""
+        options = options | {"lane": lane}
+        return self._with(
+            Infer(
+                model=model, prompt=prompt, system=system, into=into, options=options, concurrency=concurrency, retries=retries
+            )
+        )  # fmt: skip
+
+    def embed(
+        self, model: str, text: str | Function = "text", *, into: str = "embedding", concurrency: int = 32, retries: int = 5,
+        lane: str = BATCH, **options: Any,
+    ) -> Pipeline:  # fmt: skip
+        """Embed a column, or what a function makes of a row."""
+        options = options | {"lane": lane}
+        return self._with(
+            Embed(model=model, text=text, into=into, options=options, concurrency=concurrency, retries=retries)
+        )
+
+    def write(self, url: str, *, format: str = "", **options: Any) -> Pipeline:  # noqa: A002 - as in read
+        """Write the rows to one file, in the order they were read. Dead letters go to `<url>.errors.jsonl`."""
+        return self.replaced(sink=_End(url=url, format=format_of(url, format), options=options))
+
+    def limited(self, in_flight: int) -> Pipeline:
+        """Have so many rows at most between reading and commit (1024)."""
+        return self.replaced(in_flight=max(1, in_flight))
+
+    def replaced(self, **fields: Any) -> Pipeline:
+        return msgspec.structs.replace(self, **fields)
+
+    def explain(self) -> str:
+        """Say what a run will do; nothing is read."""
+        lines = [f"read    {self.source.url} ({self.source.format})"]
+        lines += [
+            f"{one.kind:<7} {one.describe()}  [at once {one.concurrency}, again up to {one.retries} times]"
+            for one in self.stages
+        ]
+        if self.sink is not None:
+            lines.append(f"write   {self.sink.url} ({self.sink.format}); dead letters {_errors_url(self.sink.url)}")
+            lines.append(
+                f"        at most {self.in_flight} rows between; every {self.checkpoint_every_s:g} s into "
+                f"{_checkpoint_url(self.sink.url)}, from where a stopped run goes on"
+            )
+        return "\n".join(lines)
+
+    def run(
+        self,
+        client: Client | None = None,
+        *,
+        overwrite: bool = False,
+        on_commit: Callable[[int], None] = lambda _: None,
+    ) -> Report:
+        """Run to the end. Without a `client`, stages that ask models use the platform of this folder, or the bus that
+        `INFERBUS_BUS_URL` names. `on_commit` hears of every commit how many rows it had.
+
+        Raises:
+            InvalidRequest: it cannot be run. Conflict: the output is there already (`overwrite` replaces it), or the
+                checkpoint is of another pipeline or input. DependencyDown: there is no bus to ask. StorageDown: files cannot
+                be read or written now; run again to go on.
+        """
+        return asyncio.run(self.run_async(client, overwrite=overwrite, on_commit=on_commit))
+
+    async def run_async(
+        self,
+        client: Client | None = None,
+        *,
+        overwrite: bool = False,
+        on_commit: Callable[[int], None] = lambda _: None,
+    ) -> Report:
+        """As `run`, in a running event loop; a `client` given is one that was entered."""
+        if self.sink is None:
+            raise InvalidRequest("a pipeline ends with .write(...)")
+        fs, paths = await asyncio.to_thread(files_of, self.source.url, self.source.options)
+        if not overwrite and await asyncio.to_thread(_is_there, self.sink):
+            raise Conflict(f"{self.sink.url} is there already: write elsewhere, or run with overwrite=True")
+        async with AsyncExitStack() as stack:
+            checkpoint = Checkpoint(_open_checkpoint(self.sink, stack))
+            plan = [
+                await asyncio.to_thread(mark_of, fs, paths),
+                *(f"{one.kind} {one.describe()}" for one in self.stages),
+            ]
+            run = await checkpoint.open(plan)
+            resumed = checkpoint.done.count
+            threads = ThreadPoolExecutor(max(4, *(one.concurrency for one in self.stages), 4), "pipeline")
+            stack.callback(threads.shutdown, wait=False, cancel_futures=True)
+            tools = Tools(threads, await self._client(client, stack))
+            rows = await stack.enter_async_context(aclosing(self._rows(fs, paths, threads)))
+            settings = RunSettings(in_flight=self.in_flight, checkpoint_every_s=self.checkpoint_every_s)
+            await Runner(self.stages, tools, checkpoint, run, settings, on_commit).run(rows)
+            written = await write_results(checkpoint, self.sink, _errors_url(self.sink.url))
+            await checkpoint.remove()
+        return Report(
+            rows=checkpoint.done.count, written=written, failed=checkpoint.failed, resumed=resumed,
+            dropped=checkpoint.done.count - written - checkpoint.failed, output=self.sink.url,
+            errors=_errors_url(self.sink.url) if checkpoint.failed else "",
+        )  # fmt: skip
+
+    def _with(self, stage: Stage) -> Pipeline:
+        if stage.concurrency < 1:
+            raise InvalidRequest("concurrency is at least 1")
+        return self.replaced(stages=(*self.stages, stage), sink=None)
+
+    async def _client(self, client: Client | None, stack: AsyncExitStack) -> Client | None:
+        if client is not None or not any(isinstance(one, Infer | Embed) for one in self.stages):
+            return client
+        from inferbus.local.producer import local_client  # noqa: PLC0415 - the platform of this folder, only then
+
+        return await stack.enter_async_context(local_client())
+
+    async def _rows(
+        self, fs: Any, paths: list[str], threads: ThreadPoolExecutor
+    ) -> AsyncGenerator[tuple[int, Row | UnreadableRow], None]:
+        """Read the input a batch ahead of whoever takes the rows."""
+        loop, number = asyncio.get_running_loop(), 0
+        for path in paths:
+            batches = read_rows(fs, path, self.source.format)
+            try:
+                while (batch := await loop.run_in_executor(threads, next, batches, None)) is not None:
+                    for row in batch:
+                        yield number, row
+                        number += 1
+            finally:
+                batches.close()
+
+
+def _open_checkpoint(sink: _End, stack: AsyncExitStack) -> FsspecStorage:
+    options = msgspec.json.encode(sink.options).decode()
+    storage = open_storage(FilesSettings(url=_checkpoint_url(sink.url), options=options))
+    stack.push_async_callback(storage.close)
+    return storage
+
+
+def _is_there(sink: _End) -> bool:
+    try:
+        return bool(files_of(sink.url, sink.options)[1])
+    except InvalidRequest:
+        return False
+
+
+def _errors_url(url: str) -> str:
+    return f"{url}.errors.{JSONL}"
+
+
+def _checkpoint_url(url: str) -> str:
+    return f"{url}.checkpoint"

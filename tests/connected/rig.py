@@ -108,6 +108,7 @@ class WorkerSide:
         old_message_s: float = 5.0,
         pool: str = "m",
         runtime: str = "llm",
+        lane: str = routes.INTERACTIVE,
     ) -> None:
         self.bus = bus
         self._pool = pool
@@ -129,9 +130,9 @@ class WorkerSide:
         )
         self.beacon = Beacon(bus, self._describe)
         settings = IntakeSettings(
-            stream=routes.stream_infer(bus.region, runtime, routes.INTERACTIVE),
+            stream=routes.stream_infer(bus.region, runtime, lane),
             consumer=routes.durable_worker(pool, 0),
-            lane=routes.INTERACTIVE,
+            lane=lane,
             ack_wait_s=ack_wait_s,
         )
         self.intake = Intake(bus, settings, Slots(self.engine.slots), self.serving.on_delivery)

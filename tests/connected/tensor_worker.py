@@ -14,6 +14,7 @@ import msgspec
 from nats.aio.msg import Msg
 from tests.connected.rig import Call, WorkerSide
 
+from inferbus import routes
 from inferbus.codec import from_json, to_json
 from inferbus.contracts.control import TRITON
 from inferbus.contracts.step import Usage
@@ -109,9 +110,11 @@ class TensorWorker:
 
 
 @asynccontextmanager
-async def tensor_worker(server: NatsServer, *, pool: str, process: str = "triton-0") -> AsyncIterator[TensorWorker]:
+async def tensor_worker(
+    server: NatsServer, *, pool: str, process: str = "triton-0", lane: str = routes.INTERACTIVE
+) -> AsyncIterator[TensorWorker]:
     bus = await server.connect("worker", name=process)
-    worker = TensorWorker(WorkerSide(bus, process, pool=pool, runtime="triton"))
+    worker = TensorWorker(WorkerSide(bus, process, pool=pool, runtime="triton", lane=lane))
     await worker.start()
     try:
         yield worker

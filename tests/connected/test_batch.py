@@ -23,6 +23,7 @@ from inferbus.contracts.batch import (
     FAILED,
     IN_PROGRESS,
     INPUT_CHANGED,
+    NOT_ENTITLED,
     STORAGE_DOWN,
     Counts,
     Pause,
@@ -99,17 +100,17 @@ async def test_cancelled_it_has_what_was_done_and_says_of_the_rest_that_it_was_n
         await path.worker(simulator_itl_s=0.02)
         await path.batch(chunk_slots=2, in_flight=8, chunk_rows=16)
         async with open_batches(path, tmp_path) as batches:
-            job = await batches.submit(lines(400, tokens=4))
+            job = await batches.submit(lines(1500, tokens=4))
             await batches.reaches(job, 32)
             await batches.book.change("dev", job.id, lambda known: cancelled(known, time.time()))
             job = await batches.over(job)
             assert job.state == CANCELLED
             answers, errors = await batches.output(job), await batches.errors(job)
-            assert 32 <= len(answers) < 400
-            assert (job.counts.completed, job.counts.failed) == (len(answers), 400 - len(answers))
+            assert 32 <= len(answers) < 1500
+            assert (job.counts.completed, job.counts.failed) == (len(answers), 1500 - len(answers))
             assert {error["error"]["code"] for error in errors} == {"batch_cancelled"}
             names = {one["custom_id"] for one in (*answers, *errors)}
-            assert names == {f"row-{n}" for n in range(1, 401)}
+            assert names == {f"row-{n}" for n in range(1, 1501)}
             await eventually(lambda: _nothing_runs(path))
 
 
@@ -118,31 +119,31 @@ async def test_a_window_that_ends_leaves_what_was_done(tmp_path: Path) -> None:
         await path.worker(simulator_itl_s=0.02)
         await path.batch(chunk_slots=2, in_flight=8, chunk_rows=16)
         async with open_batches(path, tmp_path) as batches:
-            job = await batches.submit(lines(2000, tokens=4), expires_at=time.time() + 4)
+            job = await batches.submit(lines(3000, tokens=4), expires_at=time.time() + 8)
             job = await batches.over(job)
             assert job.state == EXPIRED
             answers, errors = await batches.output(job), await batches.errors(job)
-            assert len(answers) + len(errors) == 2000
+            assert len(answers) + len(errors) == 3000
             assert answers
             assert {error["error"]["code"] for error in errors} == {"batch_expired"}
 
 
 async def test_paused_nothing_is_begun_and_resumed_it_goes_on(tmp_path: Path) -> None:
     async with MainPath(tmp_path) as path:
-        await path.worker(simulator_itl_s=0.01)
+        await path.worker(simulator_itl_s=0.02)
         await path.batch(chunk_slots=2, in_flight=8, chunk_rows=16)
         async with open_batches(path, tmp_path) as batches:
-            job = await batches.submit(lines(200))
+            job = await batches.submit(lines(1000, tokens=4))
             await batches.reaches(job, 16)
             await batches.book.change("dev", job.id, lambda known: paused(known, Pause(reason=BY_USER)))
             await eventually(lambda: path.figure("batch-0", "inferbus_batch_rows_in_flight") == 0)
             stopped = sum([part.rows async for _, part in batches.parts.since("dev", job.id, 1)])
             assert (await batches.job(job)).state == IN_PROGRESS
-            assert stopped < 200
+            assert stopped < 1000
             await batches.book.change("dev", job.id, resumed)
             job = await batches.over(job)
-            assert (job.state, job.counts.completed) == (COMPLETED, 200)
-            assert len({answer["custom_id"] for answer in await batches.output(job)}) == 200
+            assert (job.state, job.counts.completed) == (COMPLETED, 1000)
+            assert len({answer["custom_id"] for answer in await batches.output(job)}) == 1000
 
 
 async def test_an_input_that_changes_pauses_the_job_and_costs_no_line(tmp_path: Path) -> None:
@@ -150,13 +151,13 @@ async def test_an_input_that_changes_pauses_the_job_and_costs_no_line(tmp_path: 
         await path.worker(simulator_itl_s=0.02)
         await path.batch(chunk_slots=1, in_flight=4, chunk_rows=16)
         async with open_batches(path, tmp_path) as batches:
-            job = await batches.submit(lines(200))
+            job = await batches.submit(lines(1000))
             await batches.reaches(job, 16)
             body = (await batches.job(job)).input
             assert body is not None
             place = tmp_path / "files" / body.body
             original = place.read_bytes()
-            place.write_bytes(original.replace(b"say 199", b"say 200"))
+            place.write_bytes(original.replace(b"say 999", b"say 998"))
 
             async def is_paused() -> bool:
                 pause = (await batches.job(job)).paused
@@ -166,8 +167,8 @@ async def test_an_input_that_changes_pauses_the_job_and_costs_no_line(tmp_path: 
             place.write_bytes(original)
             await batches.book.change("dev", job.id, resumed)
             job = await batches.over(job)
-            assert (job.state, job.counts.completed) == (COMPLETED, 200)
-            assert len({answer["custom_id"] for answer in await batches.output(job)}) == 200
+            assert (job.state, job.counts.completed) == (COMPLETED, 1000)
+            assert len({answer["custom_id"] for answer in await batches.output(job)}) == 1000
 
 
 async def test_without_storage_it_rests_and_goes_on_by_itself(tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ async def test_without_storage_it_rests_and_goes_on_by_itself(tmp_path: Path) ->
         await path.worker(simulator_itl_s=0.02)
         await path.batch(chunk_slots=1, in_flight=4, chunk_rows=16)
         async with open_batches(path, tmp_path) as batches:
-            job = await batches.submit(lines(150))
+            job = await batches.submit(lines(800))
             await batches.reaches(job, 16)
             folder, away = tmp_path / "files", tmp_path / "away"
             folder.rename(away)
@@ -189,7 +190,7 @@ async def test_without_storage_it_rests_and_goes_on_by_itself(tmp_path: Path) ->
             folder.unlink()
             away.rename(folder)
             job = await batches.over(job)
-            assert (job.state, job.counts.completed, job.paused) == (COMPLETED, 150, None)
+            assert (job.state, job.counts.completed, job.paused) == (COMPLETED, 800, None)
 
 
 async def test_what_failed_is_tried_again_as_a_job_of_its_own(tmp_path: Path) -> None:
@@ -233,12 +234,13 @@ async def test_two_tenants_share_whoever_came_first(tmp_path: Path) -> None:
         await path.worker(simulator_itl_s=0.01, simulator_slots=8)
         await path.batch(chunk_slots=2, in_flight=16, chunk_rows=16)
         async with open_batches(path, tmp_path) as batches:
-            large = await batches.submit(lines(600, tokens=4))
+            large = await batches.submit(lines(3000, tokens=4))
             await batches.reaches(large, 16)
             small = await batches.over(await batches.submit(lines(40, tokens=4), tenant="other"))
             assert (small.state, small.counts.completed) == (COMPLETED, 40)
             assert (await batches.job(large)).state == IN_PROGRESS
-            assert (await batches.over(large)).counts.completed == 600
+            await batches.book.change("dev", large.id, lambda known: cancelled(known, time.time()))
+            assert (await batches.over(large)).state == CANCELLED
 
 
 async def test_an_answer_of_any_size_is_a_result(tmp_path: Path) -> None:
@@ -291,10 +293,52 @@ async def test_a_chunk_is_a_span_of_whoever_made_the_job_and_its_rows_are_below_
         assert set(served) == {span["span_id"] for span in published}
 
 
+async def test_a_storage_that_loses_results_ends_the_job_with_that_reason(tmp_path: Path) -> None:
+    async with MainPath(tmp_path) as path:
+        await path.worker(simulator_itl_s=0.02)
+        await path.batch(chunk_slots=1, in_flight=8, chunk_rows=16)
+        async with open_batches(path, tmp_path) as batches:
+            job = await batches.submit(lines(800))
+            await batches.reaches(job, 16)
+            part = await batches.parts.find("dev", job.id, 0)
+            assert part is not None
+            assert part.output is not None
+            (tmp_path / "files" / part.output.body).unlink()
+            job = await batches.over(job)
+            assert (job.state, job.errors[0].code, job.output_file_id) == (FAILED, "internal", "")
+
+
+async def test_a_revoked_key_stops_its_job_and_another_may_let_it_go_on(tmp_path: Path) -> None:
+    async with MainPath(tmp_path) as path:
+        await path.worker(simulator_itl_s=0.02)
+        await path.batch(chunk_slots=1, in_flight=8, chunk_rows=16)
+        key_id = path.key.split("-")[1]
+        admin = await path.nats.connect("admin")
+        stored = await admin.kv_get(routes.KV_KEYS, key_id)
+        assert stored is not None
+        async with open_batches(path, tmp_path) as batches:
+            job = await batches.submit(lines(1500), key_id=key_id)
+            await batches.reaches(job, 16)
+            await admin.kv_delete(routes.KV_KEYS, key_id)
+
+            async def is_paused() -> bool:
+                pause = (await batches.job(job)).paused
+                return pause is not None and pause.reason == NOT_ENTITLED
+
+            await eventually(is_paused, within_s=30)
+            unknown = await batches.over(await batches.submit(lines(1), key_id="none"))
+            assert (unknown.state, unknown.errors[0].code) == (FAILED, "unauthenticated")
+            await admin.kv_put(routes.KV_KEYS, key_id, stored)
+            await batches.book.change("dev", job.id, resumed)
+            job = await batches.over(job)
+            assert (job.state, job.counts.completed) == (COMPLETED, 1500)
+        await admin.close()
+
+
 async def test_files_go_when_their_time_is_over(tmp_path: Path) -> None:
     async with MainPath(tmp_path) as path:
         await path.worker(simulator_itl_s=0.001)
-        await path.batch(purge_every_s=0.2, keep_s=2)
+        await path.batch(purge_every_s=0.2, keep_s=6)
         async with open_batches(path, tmp_path) as batches:
             job = await batches.submit(lines(3))
 
@@ -306,7 +350,7 @@ async def test_files_go_when_their_time_is_over(tmp_path: Path) -> None:
                 return False
 
             done = await batches.over(job)
-            await eventually(is_gone, within_s=20)
+            await eventually(is_gone, within_s=40)
 
 
 async def _nothing_runs(path: MainPath) -> bool:

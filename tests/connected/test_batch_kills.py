@@ -69,7 +69,7 @@ async def test_killed_between_two_steps_the_next_one_takes_it_up(tmp_path: Path,
 
 async def test_of_two_processes_one_is_killed_again_and_again(tmp_path: Path) -> None:
     async with MainPath(tmp_path) as path:
-        await path.worker(simulator_itl_s=0.005)
+        await path.worker(simulator_itl_s=0.05)
         async with open_batches(path, tmp_path) as batches:
             victim = await path.batch("batch-0", **SMALL)
             await path.batch("batch-1", **SMALL)
@@ -85,14 +85,14 @@ async def test_of_two_processes_one_is_killed_again_and_again(tmp_path: Path) ->
 
 async def test_engines_and_the_bus_are_killed(tmp_path: Path) -> None:
     async with MainPath(tmp_path) as path:
-        worker = await path.worker("llm-0", simulator_itl_s=0.005)
-        await path.worker("llm-1", simulator_itl_s=0.005)
+        worker = await path.worker("llm-0", simulator_itl_s=0.05)
+        await path.worker("llm-1", simulator_itl_s=0.05)
         async with open_batches(path, tmp_path) as batches:
             await path.batch(**SMALL)
             job = await batches.submit(lines(ROWS, tokens=TOKENS))
             await batches.reaches(job, 24)
             await worker.kill()
-            await path.worker("llm-0", simulator_itl_s=0.005)
+            await path.worker("llm-0", simulator_itl_s=0.05)
             await path.nats.restart()
             await batches.reaches(job, 48)
             await path.nats.restart()

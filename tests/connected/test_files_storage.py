@@ -9,12 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 from moto.server import ThreadedMotoServer
+from tests.batch_jobs import lines
+from tests.main_path import MainPath
 
 from inferbus.errors import InvalidRequest, NotFound, StorageDown, TooLarge
 from inferbus.files.fsspec_storage import FsspecStorage, open_storage
 from inferbus.files.settings import FilesSettings
 from inferbus.local.ports import free_port
 from inferbus.settings import SettingsError
+from inferbus.testing import eventually
 
 BIG = 20 * 1024 * 1024
 
@@ -171,3 +174,33 @@ async def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_wrong_settings_are_told(url: str) -> None:
     with pytest.raises(SettingsError):
         open_storage(FilesSettings(url=url, options="[]"))
+
+
+async def test_a_batch_over_s3(s3_url: str, tmp_path: Path) -> None:
+    settings = settings_of_s3(s3_url)
+    storage = open_storage(settings)
+    if not storage._fs.exists("bucket"):
+        storage._fs.mkdir("bucket")
+    async with MainPath(tmp_path) as path:
+        path.env |= {"INFERBUS_FILES_URL": settings.url, "INFERBUS_FILES_OPTIONS": settings.options}
+        await path.gateway()
+        await path.worker(simulator_itl_s=0.001)
+        await path.batch(chunk_rows=16)
+        async with path.client() as client:
+            file = await client.files.create(file=("in.jsonl", b"\n".join(lines(60))), purpose="batch")
+            made = await client.batches.create(
+                input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+            )
+
+            async def is_over() -> bool:
+                return (await client.batches.retrieve(made.id)).status == "completed"
+
+            await eventually(is_over, within_s=90)
+            done = await client.batches.retrieve(made.id)
+            assert done.output_file_id is not None
+            assert len((await client.files.content(done.output_file_id)).content.splitlines()) == 60
+            await client.files.delete(file.id)
+            names = sorted(body.name for body in await storage.bodies("files/dev"))
+            assert names == [f"files/dev/{done.output_file_id}"]
+    await storage.delete_below("files")
+    await storage.close()

@@ -97,7 +97,10 @@ class ChunkRun:
 
     async def give_up(self, why: str) -> None:
         """Give every row that has no end an error, and commit: what fails always must not run for ever."""
-        lines = unreadable(self.spec)
+        try:
+            lines = await read_chunk(self._deps.storage, self._job, self.spec)
+        except InputChanged:
+            lines, self._ends = unreadable(self.spec), {}
         await self._commit(lines, failure=why)
 
     async def _work(self, traceparent: str) -> str:

@@ -108,7 +108,10 @@ class JobCare:
     async def _stepped(self) -> bool:
         self._news.clear()
         try:
-            known = await self._deps.book.find(self._tenant, self._id)
+            known = await self._known()
+            if known is None:
+                log.info("job_gone", batch=self._id)
+                return False
             if is_over(known.job):
                 await self._deps.queue.forget(self._tenant, self._id)
                 return False
@@ -118,9 +121,6 @@ class JobCare:
             self._failures = 0
         except WrongSequence:
             return True
-        except NotFound:
-            log.info("job_gone", batch=self._id)
-            return False
         except StorageDown as error:
             await self._rest(error)
         except (DependencyDown, Transient) as error:
@@ -129,6 +129,12 @@ class JobCare:
             log.exception("job_step_failed", batch=self._id)
             await self._wait_after(error)
         return True
+
+    async def _known(self) -> KnownJob | None:
+        try:
+            return await self._deps.book.find(self._tenant, self._id)
+        except NotFound:
+            return None
 
     async def _step(self, known: KnownJob) -> None:
         if known.job.state == VALIDATING:
@@ -189,8 +195,8 @@ class JobCare:
         if changed.parts >= changed.chunks:
             await self._deps.book.replace(known, self._with_files(moved(changed, FINALIZING, now)))
             return
-        must = changed.ending != job.ending or changed.parts == job.parts == 0
-        if changed != job and (must or now - self._noted_at >= _NOTE_EVERY_S):
+        is_ending = changed.ending != job.ending
+        if changed != job and (is_ending or now - self._noted_at >= _NOTE_EVERY_S):
             self._noted_at = now
             known = await self._deps.book.replace(known, changed)
         if known.job.paused is not None:
@@ -216,13 +222,26 @@ class JobCare:
     async def _finalize(self, known: KnownJob) -> None:
         job = known.job
         if _WRITTEN not in job.since:
-            await self._deps.finalizer.write_files(job)
+            try:
+                await self._deps.finalizer.write_files(job)
+            except NotFound:
+                await self._results_lost(known)
+                return
             self._deps.fail_points.reach(FILES_WRITTEN)
             written = msgspec.structs.replace(job, since=job.since | {_WRITTEN: time.time()})
             known = await self._deps.book.replace(known, written)
         await self._deps.storage.delete_below(parts_folder(job.tenant, job.id))
         await self._deps.queue.forget(job.tenant, job.id)
         await self._end(known, known.job, final_state(job))
+
+    async def _results_lost(self, known: KnownJob) -> None:
+        """The storage has lost what it had taken: nobody can make whole files of the rest."""
+        fault = JobError(code="internal", message="results of this batch are gone from the storage of files")
+        log.error("batch_results_lost", batch=self._id, folder=parts_folder(self._tenant, self._id))
+        job = msgspec.structs.replace(
+            known.job, ending=FAILED, errors=[fault], output_file_id="", error_file_id="", dead_file_id=""
+        )
+        await self._end(known, job, FAILED)
 
     async def _end(self, known: KnownJob, job: JobRecord, state: str) -> None:
         ended = moved(ended_job(job, self._deps.keep_s, time.time()), state, time.time())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -48,6 +49,7 @@ from inferbus_batch.metrics import BatchMetrics
 from inferbus_batch.planning import Planner
 from inferbus_batch.settings import CHUNKS, COORDINATOR, BatchSettings
 
+_SUBMITTER_S = 0.5
 log = structlog.get_logger()
 
 
@@ -108,18 +110,36 @@ def identity_of(keys: KeyRing, job: JobRecord) -> Identity:
     return identity
 
 
+class Submitters:
+    """Who asks the rows of a job, and with which rights: not older than half a second, so that what is revoked stops."""
+
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
+        self._known: dict[tuple[str, str], Identity] = {}
+        self._until = 0.0
+
+    def identity_of(self, job: JobRecord) -> Identity:
+        """Give a job's submitter. Raises as `identity_of`."""
+        now = time.monotonic()
+        if now >= self._until:
+            self._known.clear()
+            self._until = now + _SUBMITTER_S
+        name = (job.tenant, job.key_id)
+        identity = self._known.get(name)
+        if identity is None:
+            identity = self._known[name] = identity_of(self._keys, job)
+        return identity
+
+
 class _Known(msgspec.Struct, frozen=True, kw_only=True):
     """What is learned of the bus while the room is open."""
 
     models: ModelRegistry
-    keys: KeyRing
+    submitters: Submitters
     presence: PresenceTable
     asker: Asker
     weights: TenantWeights
     admission: Admission
-
-    def identity_of(self, job: JobRecord) -> Identity:
-        return identity_of(self.keys, job)
 
 
 @asynccontextmanager
@@ -165,7 +185,9 @@ async def _learn(deps: RoomDeps, bus: Bus, stack: AsyncExitStack) -> _Known:
         stack.push_async_callback(learning.stop)
     for loading in (models.loaded(), keys.loaded(), prices.loaded(), quota.loaded()):
         await loading
-    return _Known(models=models, keys=keys, presence=presence, asker=asker, weights=weights, admission=admission)
+    return _Known(
+        models=models, submitters=Submitters(keys), presence=presence, asker=asker, weights=weights, admission=admission
+    )
 
 
 def _coordinator(
@@ -179,7 +201,7 @@ def _coordinator(
     care = CareDeps(
         bus=bus, book=book, jobs=deps.jobs, parts=parts, files=files, storage=deps.storage, queue=queue,
         planner=Planner(deps.storage, queue, limits, max_rows=settings.max_rows),
-        finalizer=Finalizer(deps.storage, parts, files), identity_of=known.identity_of, metrics=deps.metrics,
+        finalizer=Finalizer(deps.storage, parts, files), identity_of=known.submitters.identity_of, metrics=deps.metrics,
         fail_points=deps.fail_points, me=deps.me, keep_s=settings.keep_s,
     )  # fmt: skip
     return Coordinator(care, known.presence)
@@ -190,7 +212,7 @@ def _workers(
 ) -> ChunkWorkers:
     settings = deps.settings
     chunks = ChunkDeps(
-        bus=bus, storage=deps.storage, parts=parts, models=known.models, identity_of=known.identity_of,
+        bus=bus, storage=deps.storage, parts=parts, models=known.models, identity_of=known.submitters.identity_of,
         asking=Asking(bus, known.admission, attempts=settings.row_attempts), metrics=deps.metrics, tracing=deps.tracing,
         fail_points=deps.fail_points, rows_at_once=max(1, settings.in_flight // settings.chunk_slots),
         row_deadline_s=settings.row_deadline_s, worker=settings.process,

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from inferbus.client import Client
 from inferbus.errors import Conflict, InvalidRequest
 from inferbus.files.fsspec_storage import FsspecStorage, open_storage
 from inferbus.files.settings import FilesSettings
@@ -30,7 +29,7 @@ from inferbus.pipeline.formats import (
 )
 from inferbus.pipeline.results import write_results
 from inferbus.pipeline.running import Runner, RunSettings
-from inferbus.pipeline.stages import Embed, Filter, Function, Infer, Map, Stage, Tools, function_of, name_of
+from inferbus.pipeline.stages import Asker, Embed, Filter, Function, Infer, Map, Stage, Tools, function_of, name_of
 from inferbus.routes import BATCH
 
 
@@ -129,7 +128,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(
         self,
-        client: Client | None = None,
+        client: Asker | None = None,
         *,
         overwrite: bool = False,
         on_commit: Callable[[int], None] = lambda _: None,
@@ -146,7 +145,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
 
     async def run_async(
         self,
-        client: Client | None = None,
+        client: Asker | None = None,
         *,
         overwrite: bool = False,
         on_commit: Callable[[int], None] = lambda _: None,
@@ -184,7 +183,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidRequest("concurrency is at least 1")
         return self.replaced(stages=(*self.stages, stage), sink=None)
 
-    async def _client(self, client: Client | None, stack: AsyncExitStack) -> Client | None:
+    async def _client(self, client: Asker | None, stack: AsyncExitStack) -> Asker | None:
         if client is not None or not any(isinstance(one, Infer | Embed) for one in self.stages):
             return client
         from inferbus.local.producer import local_client  # noqa: PLC0415 - the platform of this folder, only then

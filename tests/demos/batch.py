@@ -1,198 +1,257 @@
-"""`make demo-batch`: a batch of 10,000 rows while everything that works on it is killed, at least fifty times; then the
-same batch undisturbed, and a comparison.
+"""`make demo-batch`: 10,000 lines through the ordinary client; coordinators, chunk workers, engines and the bus are killed all
+the time, and every line has one result, the one an undisturbed run gives.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import collections
-import hashlib
-import signal
+import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import msgspec
-from tests.batch_jobs import Batches, lines, open_batches
+import openai
+from openai import AsyncOpenAI
+from openai.types import Batch
+from tests.demos.batch_strikes import BETWEEN, CHUNK_ROWS, Crew
 from tests.demos.show import Show
-from tests.main_path import MainPath, Service
+from tests.main_path import MODEL, MainPath
 
 from inferbus import routes
+from inferbus.batch.part_book import PartBook
 from inferbus.bus.stored import read_stored
 from inferbus.codec import from_json
-from inferbus.contracts.batch import COMPLETED, JobRecord
-from inferbus.contracts.usage import UsageEvent
-from inferbus.errors import InferbusError
+from inferbus.contracts.batch import PartRecord
+from inferbus.contracts.usage import Figures, UsageEvent
+from inferbus.ledger.reading import verify
 from inferbus.telemetry import logs
-from inferbus_batch.fail_points import PART_WRITTEN
+from inferbus.testing import eventually
 
-ROWS, TOKENS = 10_000, 4
-KILLS, BETWEEN = 50, 10
-EVERY_S = 0.5
-END_S = 900.0
-CHUNKS = {"role": "chunks", "chunk_slots": 2, "in_flight": 64, "chunk_rows": 40, "first_chunk_rows": 40}
-QUICK = {"simulator_itl_s": 0.002, "simulator_slots": 64}
-SLOW = {"simulator_itl_s": 0.04, "simulator_slots": 8}  # so that there is time for the kills
-LOGS = {"accepted": "batch_part_committed", "refused": "second_commit_refused"}
+CHAT = "/v1/chat/completions"
+ROWS, TOKENS = 10_000, 16
+KILLS, BETWEEN_KILLS = 50, 10
+OVER_S = 300.0
+LEDGER_S = 60.0
 
 
-class Result(msgspec.Struct, frozen=True):
-    """What a run came to."""
+class Run(msgspec.Struct, frozen=True):
+    """What a batch came to: the client's view, the answers by custom_id, and what the platform's own books say."""
 
-    job: JobRecord
-    rows: int
-    digest: str
+    batch: Batch
+    custom_ids: list[str]
+    texts: dict[str, str]
+    completion_tokens: int
+    prompt_tokens: int
     seconds: float
 
 
-class Victims:
-    """The processes that may be killed, and how each is started again."""
+def input_lines(rows: int) -> bytes:
+    def line(n: int) -> bytes:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": f"row {n}"}], "max_tokens": TOKENS}
+        return json.dumps({"custom_id": f"row-{n}", "method": "POST", "url": CHAT, "body": body}).encode() + b"\n"
 
-    def __init__(self, path: MainPath) -> None:
-        self._path = path
-        self._running: dict[str, Service] = {}
-        self.kills: collections.Counter[str] = collections.Counter()
-
-    @property
-    def total(self) -> int:
-        return sum(self.kills.values())
-
-    async def start(self) -> None:
-        for name in ("llm-0", "llm-1", "coordinator-0", "coordinator-1", "batch-0", "batch-1", "batch-2"):
-            await self._start(name)
-
-    async def kill(self, name: str) -> None:
-        """Kill a process (one that has killed itself counts as what it was made for), and start it again."""
-        if name == "nats":
-            await self._path.nats.restart(signal.SIGKILL)
-        else:
-            await self._running[name].kill()
-            await self._start(name)
-        self.kills[name.split("-", maxsplit=1)[0]] += 1
-
-    async def until_it_killed_itself(self) -> None:
-        """Have a chunk worker kill itself between writing a part and committing it."""
-        name = "batch-2"
-        await self._running[name].kill()
-        self._running[name] = await self._path.batch(name, **CHUNKS, fail_point=PART_WRITTEN)
-        await self._running[name].ended(60.0)
-        self.kills["between write and commit"] += 1
-        await self._start(name)
-
-    async def _start(self, name: str) -> None:
-        if name.startswith("llm"):
-            self._running[name] = await self._path.worker(name, **SLOW)
-        elif name.startswith("coordinator"):
-            self._running[name] = await self._path.batch(name, role="coordinator")
-        else:
-            self._running[name] = await self._path.batch(name, **CHUNKS)
+    return b"".join(map(line, range(1, rows + 1)))
 
 
-def whom_next() -> Iterator[str]:
-    """Give whom to kill, in turns; an empty name: one that kills itself between write and commit."""
-    while True:
-        yield from ("batch-0", "", "llm-0", "coordinator-0", "batch-1", "", "nats", "llm-1", "coordinator-1")
+async def begun(client: AsyncOpenAI, data: bytes) -> Batch:
+    """Upload and begin, as anybody would."""
+    file = await client.files.create(file=("input.jsonl", data), purpose="batch")
+    return await client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
 
 
-async def disturbed(show: Show, victims: Victims, batches: Batches, job: JobRecord) -> None:
-    """Kill until there were enough of each kind, or the job is over."""
-    for name in whom_next():
-        if victims.total >= KILLS and victims.kills["between write and commit"] >= BETWEEN:
-            return
-        await (victims.kill(name) if name else victims.until_it_killed_itself())
-        await asyncio.sleep(EVERY_S)
-        try:
-            known = await batches.job(job)
-        except InferbusError:
-            continue
-        if not victims.total % 10:
-            show.say(f"{victims.total} kills, {known.counts.completed} rows")
-        if known.state == COMPLETED:
-            return
+async def ended(client: AsyncOpenAI, batch: Batch, began: float) -> Run:
+    """Wait for the end and read the output."""
 
+    async def is_over() -> bool:
+        return (await client.batches.retrieve(batch.id)).status in ("completed", "failed", "expired", "cancelled")
 
-async def result_of(batches: Batches, job: JobRecord, began: float) -> Result:
-    job = await batches.over(job, within_s=END_S)
+    await eventually(is_over, within_s=OVER_S)
+    batch = await client.batches.retrieve(batch.id)
     seconds = time.monotonic() - began
-    answers = await batches.output(job)
-    said = [(one["custom_id"], one["response"]["body"]["choices"][0]["message"]["content"]) for one in answers]
-    names = {name for name, _ in said}
-    digest = hashlib.sha256(msgspec.json.encode(said)).hexdigest()
-    return Result(job, len(names) if len(names) == len(said) else -1, digest, seconds)
-
-
-async def bills_of(path: MainPath, job: JobRecord) -> tuple[int, int, int]:
-    """Count the lines that were charged, their tokens, and the tokens that were wasted."""
-    bus = await path.nats.connect("ledger")
-    try:
-        found = await read_stored(bus, routes.STREAM_USAGE, routes.usage_filter("dev"))
-    finally:
-        await bus.close()
-    events = [from_json(one.data, UsageEvent, what="event") for one in found]
-    mine = [event for event in events if event.request_id.startswith(f"{job.id}-")]
-    return (
-        sum(event.requests for event in mine),
-        sum(event.completion_tokens for event in mine),
-        sum(event.wasted_tokens for event in mine),
+    content = await client.files.content(batch.output_file_id) if batch.output_file_id else None
+    answers: list[dict[str, Any]] = [json.loads(line) for line in content.content.splitlines()] if content else []
+    bodies = {answer["custom_id"]: answer["response"]["body"] for answer in answers}
+    usage = [answer["response"]["body"]["usage"] for answer in answers]
+    return Run(
+        batch,
+        [answer["custom_id"] for answer in answers],
+        {custom_id: body["choices"][0]["message"]["content"] for custom_id, body in bodies.items()},
+        sum(one["completion_tokens"] for one in usage),
+        sum(one["prompt_tokens"] for one in usage),
+        seconds,
     )
 
 
-async def run(show: Show, rows: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="inferbus-demo-") as folder:
-        async with MainPath(Path(folder)) as path, open_batches(path, Path(folder)) as batches:
-            engine = await path.worker("llm-0", **QUICK)
-            quiet = await path.batch("batch-9", chunk_rows=40, first_chunk_rows=40)
-            show.section("Undisturbed", f"{rows} rows of {TOKENS} tokens, a simulated engine")
-            began = time.monotonic()
-            wanted = await result_of(batches, await batches.submit(lines(rows, tokens=TOKENS)), began)
-            show.say(f"{wanted.rows} results in {wanted.seconds:.1f} s")
-            await asyncio.gather(quiet.kill(), engine.kill())
-            await chaos(show, path, batches, wanted, rows)
+async def undisturbed(show: Show, path: MainPath, data: bytes, rows: int) -> Run:
+    show.section(
+        "An undisturbed run",
+        f"{rows} lines, {TOKENS} tokens each; one engine worker, one batch process; openai's client",
+    )
+    services = [await path.worker("engine-alone"), await path.batch("batch-alone")]
+    async with path.client(max_retries=10) as client:
+        began = time.monotonic()
+        run = await ended(client, await begun(client, data), began)
+    for service in services:
+        await service.kill()
+    show.say(f"{run.batch.status} in {run.seconds:.1f} s: {run.completion_tokens} tokens")
+    show.claim(f"{rows} results", len(run.custom_ids) == len(run.texts) == rows)
+    return run
 
 
-async def chaos(show: Show, path: MainPath, batches: Batches, wanted: Result, rows: int) -> None:
-    show.section("Under SIGKILL", "chunk workers, coordinators, engines and the bus, one after the other")
-    victims = Victims(path)
-    await victims.start()
-    began = time.monotonic()
-    job = await batches.submit(lines(rows, tokens=TOKENS))
-    async with path.topology():
-        await disturbed(show, victims, batches, job)
-        got = await result_of(batches, job, began)
-    logged = {
-        what: sum(path.log(f"batch-{n}").count(event) for n in range(3)) for what, event in LOGS.items()
-    }  # fmt: skip
-    parts = [part async for _, part in batches.parts.since("dev", job.id, 1)]
-    show.table(["killed", "times"], [[name, str(count)] for name, count in sorted(victims.kills.items())])
-    show.table(
-        ["commits", ""],
-        [["accepted", str(len(parts))], ["told of by who committed", str(logged["accepted"])],
-         ["refused as a second one", str(logged["refused"])]],
-    )  # fmt: skip
-    taken = sum(part.taken for part in parts)
-    show.say(f"{got.rows} results in {got.seconds:.1f} s; {taken} rows were found asked already and not asked again")
-    charged, tokens, wasted = await bills_of(path, job)
-    show.say(f"charged: {charged} lines, {tokens} tokens; {wasted} tokens wasted")
-    show.claim(f"at least {KILLS} processes were killed", victims.total >= KILLS)
+async def struck(show: Show, path: MainPath, data: bytes, rows: int, seed: int) -> tuple[Run, Crew]:
+    show.section(
+        "The same under SIGKILL",
+        "two engine workers, two coordinators, two chunk workers, one more that dies between write and commit again and"
+        " again, one that is stopped for longer than its lease",
+    )
+    crew = Crew(path, rows / ROWS)
+    await crew.start()
+    async with path.client(max_retries=30) as client, path.topology():
+        began = time.monotonic()
+        batch = await begun(client, data)
+
+        async def progress() -> float:
+            try:
+                counts = (await client.batches.retrieve(batch.id)).request_counts
+            except openai.APIError:  # the bus is being killed
+                return 0.0
+            return counts.completed / rows if counts else 0.0
+
+        async def say() -> None:
+            while True:
+                await asyncio.sleep(15)
+                show.say(f"{time.monotonic() - began:4.0f} s: {progress_of[0]:.0%}, {sum(crew.killed.values())} killed")
+
+        progress_of = [0.0]
+
+        async def noted() -> float:
+            progress_of[0] = max(progress_of[0], await progress())
+            return progress_of[0]
+
+        saying = asyncio.create_task(say())
+        await crew.strike_all(seed, noted)
+        run = await ended(client, batch, began)
+        saying.cancel()
+        crew.note_tokens()
+    show.table(["killed with SIGKILL", "times"], [[kind, str(many)] for kind, many in crew.killed.items()])
+    return run, crew
+
+
+def same_results(show: Show, calm: Run, run: Run, rows: int) -> None:
+    show.section("Every line, once", f"the batch took {run.seconds:.0f} s")
+    counts = run.batch.request_counts
+    assert counts is not None
     show.claim(
-        f"at least {BETWEEN} of them between write and commit", victims.kills["between write and commit"] >= BETWEEN
+        f"status {run.batch.status}; of {counts.total} lines {counts.completed} completed, {counts.failed} failed",
+        (run.batch.status, counts.total, counts.completed, counts.failed) == ("completed", rows, rows, 0),
     )
-    show.claim("the batch completed", got.job.state == COMPLETED)
-    show.claim("every line has exactly one result", got.rows == rows == got.job.counts.completed)
-    show.claim("the results are those of the undisturbed run, to the letter", got.digest == wanted.digest)
-    show.claim("each chunk has one committed part", sorted(part.n for part in parts) == list(range(got.job.chunks)))
-    same = got.job.spent.completion_tokens == wanted.job.spent.completion_tokens
-    show.claim("the tokens of its results are the same", same)
-    show.claim("each line was charged once", charged == rows and tokens == got.job.spent.completion_tokens)
-    show.claim("wasted tokens are under five in a hundred", wasted <= tokens * 0.05)
+    most = max(Counter(run.custom_ids).values(), default=0)
+    show.claim(
+        f"{len(run.custom_ids)} results, every custom_id once, in the order of the input",
+        most == 1 and run.custom_ids == [f"row-{n}" for n in range(1, rows + 1)],
+    )
+    show.claim("every text is the one of the undisturbed run", run.texts == calm.texts)
+    show.claim(
+        f"sums are equal: {run.prompt_tokens} prompt and {run.completion_tokens} completion tokens",
+        (run.prompt_tokens, run.completion_tokens) == (calm.prompt_tokens, calm.completion_tokens),
+    )
+
+
+async def commits(show: Show, path: MainPath, run: Run, crew: Crew, rows: int) -> None:
+    show.section("Commits", "a part is committed once; whoever comes second is refused")
+    bus = await path.nats.connect("batch")
+    parts = [part async for _, part in PartBook(bus).since("dev", run.batch.id, 1)]
+    await bus.close()
+    refused = path.count_in_logs("second_commit_refused", run.batch.id)
+    accepted = len(parts)
+    show.table(
+        ["commits attempted", "refused as duplicates", "accepted", "written, killed before the commit"],
+        [[str(accepted + refused), str(refused), str(accepted), str(crew.killed[BETWEEN])]],
+    )
+    show.claim("each part was accepted once", sorted(part.n for part in parts) == list(range(len(parts))))
+    show.claim(f"the parts' rows are {rows}", sum(part.rows for part in parts) == rows)
+    total, again = sum(crew.killed.values()), sum(part.attempt > 1 for part in parts)
+    show.say(f"{again} of {accepted} parts (of {CHUNK_ROWS} rows) took more than one delivery; {taken(parts)} rows were"
+             " found done or on their way by the next worker")  # fmt: skip
+    least, least_between = KILLS * rows // ROWS, BETWEEN_KILLS * rows // ROWS
+    show.claim(f"{total} processes were killed, at least {least}", total >= least)
+    show.claim(f"{crew.killed[BETWEEN]} of them between write and commit, at least {least_between}",
+               crew.killed[BETWEEN] >= least_between)  # fmt: skip
+
+
+def taken(parts: list[PartRecord]) -> int:
+    return sum(part.taken for part in parts)
+
+
+async def ledger(show: Show, path: MainPath, calm: Run, run: Run, crew: Crew) -> None:
+    show.section("The ledger", "usage events of both runs, and the totals made of them")
+    bus = await path.nats.connect("admin")
+
+    async def is_added_up() -> bool:
+        return (await verify(bus)).waiting == 0
+
+    await eventually(is_added_up, within_s=LEDGER_S)
+    verdict = await verify(bus)
+    found = await read_stored(bus, routes.STREAM_USAGE, routes.usage_filter("dev"))
+    await bus.close()
+    events = [from_json(one.data, UsageEvent, what="event") for one in found]
+    sums = {one.batch.id: summed(events, one.batch.id) for one in (calm, run)}
+    charged = Counter(
+        event.request_id for event in events if event.request_id.startswith(run.batch.id) and event.completion_tokens
+    )
+    show.claim(
+        f"each of {len(charged)} lines is charged once", set(charged.values()) == {1} and len(charged) == len(run.texts)
+    )
+    show.claim(
+        f"what is charged is equal: {sums[run.batch.id].completion_tokens} completion tokens",
+        charges(sums[run.batch.id]) == charges(sums[calm.batch.id]) == (run.prompt_tokens, run.completion_tokens),
+    )
+    show.claim("totals equal events", not verdict.differences and not verdict.waiting)
+    wasted = sum(crew.made.values()) - run.completion_tokens
+    kills = sum(crew.killed.values())
+    show.say(
+        f"tokens engines said they had made: {sum(crew.made.values())}; "
+        f"wasted: {wasted}, {wasted / run.completion_tokens:.1%}, {wasted / kills:.0f} a kill; "
+        f"noted as wasted in the ledger: {sums[run.batch.id].wasted_tokens}"
+    )
+    show.claim("wasted tokens are few: less than a tenth", wasted < 0.1 * run.completion_tokens)
+
+
+def summed(events: list[UsageEvent], batch: str) -> Figures:
+    return sum((event.figures for event in events if event.request_id.startswith(f"{batch}-")), Figures())
+
+
+def charges(figures: Figures) -> tuple[int, int]:
+    return figures.prompt_tokens, figures.completion_tokens
+
+
+async def act(show: Show, folder: Path, rows: int, seed: int) -> None:
+    data = input_lines(rows)
+    async with MainPath(folder) as path:
+        path.start_s = 60.0
+        await path.gateway()
+        await path.ledger()
+        calm = await undisturbed(show, path, data, rows)
+        run, crew = await struck(show, path, data, rows, seed)
+        same_results(show, calm, run, rows)
+        await commits(show, path, run, crew, rows)
+        await ledger(show, path, calm, run, crew)
 
 
 def main() -> int:
-    show = Show()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=ROWS, help="fewer lines, as many fewer kills")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
     logs.configure("demo", "error")
-    asyncio.run(run(show, int(sys.argv[1]) if len(sys.argv) > 1 else ROWS))
+    show = Show()
+    with tempfile.TemporaryDirectory(prefix="inferbus-demo-") as folder:
+        asyncio.run(act(show, Path(folder), args.rows, args.seed))
     return show.end()
 
 

@@ -227,7 +227,9 @@ class Intake:
         if self._turns is not None:
             self._turns.wake()
             return
-        window = 1 if self._settings.lane == routes.BATCH else self._slots.window
+        window = self._slots.window
+        if self._settings.lane == routes.BATCH:  # standing it waits for one; what is known to wait comes in handfuls
+            window = max(1, min(self._slots.reserve, self.share.pending))
         want = min(self._slots.free_for(self._settings.lane, routes.BATCH), window) - self.share.on_order
         if want <= 0 or (self.share.on_order and want < window // 2):
             return

@@ -13,7 +13,8 @@ class Slots:
 
     Slots count what runs, not what an intake's standing pull may still bring (reserving for it would starve the others
     while a queue is empty). One intake alone never runs more than `total`; where several share the slots, they may
-    together overshoot by what the others' pulls bring: an interactive intake's by at most `window`, a batch one's by 1.
+    together overshoot by what the others' pulls bring: an interactive intake's by at most `window`, a batch one's by 1,
+    or, while it knows of more that waits, by its reserve, for as long as a pull takes.
     """
 
     def __init__(self, total: int, *, reserve: int | None = None) -> None:

@@ -229,7 +229,7 @@ class Intake:
             return
         window = self._slots.window
         if self._settings.lane == routes.BATCH:  # standing it waits for one; what is known to wait comes in handfuls
-            window = max(1, min(self._slots.reserve, self.share.pending))
+            window = max(1, min(self._slots.handful, self.share.pending))
         want = min(self._slots.free_for(self._settings.lane, routes.BATCH), window) - self.share.on_order
         if want <= 0 or (self.share.on_order and want < window // 2):
             return

@@ -14,14 +14,14 @@ class Slots:
     Slots count what runs, not what an intake's standing pull may still bring (reserving for it would starve the others
     while a queue is empty). One intake alone never runs more than `total`; where several share the slots, they may
     together overshoot by what the others' pulls bring: an interactive intake's by at most `window`, a batch one's by 1,
-    or, while it knows of more that waits, by its reserve, for as long as a pull takes.
+    or, while it knows of more that waits, by a `handful`, for as long as a pull takes.
     """
 
     def __init__(self, total: int, *, reserve: int | None = None) -> None:
         if total < 1:
             raise ValueError("at least one slot")
         self.total = total
-        self.reserve = min(total - 1, max(1, total // 8) if reserve is None else reserve)
+        self.reserve = min(total - 1, max(1, total // 16) if reserve is None else reserve)
         self.busy = 0
         self._wakers: list[Callable[[], None]] = []
         self._turn = 0
@@ -34,6 +34,11 @@ class Slots:
     def window(self) -> int:
         """Give the most that one intake may have on order: a quarter of the slots, less where many share them."""
         return max(1, self.total // max(4, 2 * len(self._wakers)))
+
+    @property
+    def handful(self) -> int:
+        """Give the most that a batch intake may have on order while it knows that they are there."""
+        return max(1, self.total // 8)
 
     def free_for(self, lane: str, batch_lane: str) -> int:
         """Give the slots a lane may fill now."""

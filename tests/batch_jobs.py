@@ -67,7 +67,7 @@ class Batches:
     async def job(self, job: JobRecord) -> JobRecord:
         return (await self.book.find(job.tenant, job.id)).job
 
-    async def over(self, job: JobRecord, *, within_s: float = 60.0) -> JobRecord:
+    async def over(self, job: JobRecord, *, within_s: float = 180.0) -> JobRecord:
         """Wait for a job's end."""
 
         async def has_ended() -> bool:
@@ -76,7 +76,7 @@ class Batches:
         await eventually(has_ended, within_s=within_s)
         return await self.job(job)
 
-    async def reaches(self, job: JobRecord, completed: int, *, within_s: float = 60.0) -> None:
+    async def reaches(self, job: JobRecord, completed: int, *, within_s: float = 120.0) -> None:
         """Wait until so many rows of a job are committed."""
 
         async def has_reached() -> bool:

@@ -15,6 +15,7 @@ from tests.main_path import MainPath, answer_of, ask
 from inferbus import routes
 from inferbus.batch.states import cancelled, paused, resumed
 from inferbus.bus.consumers import delete_consumer
+from inferbus.bus.stored import last_stored
 from inferbus.contracts.batch import (
     BY_USER,
     CANCELLED,
@@ -28,6 +29,7 @@ from inferbus.contracts.batch import (
     Counts,
     Pause,
 )
+from inferbus.durable.outcomes import ROW_KEPT_S
 from inferbus.errors import NotFound
 from inferbus.testing import eventually
 from inferbus_llm_worker.adapters.simulated_words import simulated_answer
@@ -46,6 +48,11 @@ async def test_a_job_comes_to_one_result_for_each_line(tmp_path: Path) -> None:
             assert [answer["custom_id"] for answer in answers] == [*(f"row-{n}" for n in range(1, 301)), "last"]
             assert {answer["response"]["status_code"] for answer in answers} == {200}
             assert answers[-1]["response"]["request_id"] == f"{job.id}-302"
+            bus = await path.nats.connect("batch")
+            kept = await last_stored(bus, routes.STREAM_RESULTS, routes.results("dev", routes.line_request(job.id, 1)))
+            await bus.close()
+            assert kept is not None
+            assert kept.headers["Nats-TTL"] == str(ROW_KEPT_S), "or batches push other kept answers out"
             assert not list((tmp_path / "files/batches/dev").glob(f"{job.id}/*"))
 
 

@@ -60,7 +60,7 @@ async def test_killed_between_two_steps_the_next_one_takes_it_up(tmp_path: Path,
         first = await path.batch(fail_point=point, fail_after=1, **SMALL)
         async with open_batches(path, tmp_path) as batches:
             job = await batches.submit(lines(ROWS, tokens=TOKENS))
-            assert await first.ended(30.0) == -9
+            assert await first.ended(120.0) == -9
             await path.batch(**SMALL)
             await check_whole(batches, await batches.over(job))
             if point == PART_WRITTEN:

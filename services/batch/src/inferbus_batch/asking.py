@@ -22,7 +22,7 @@ from inferbus.bus.stored import is_stored
 from inferbus.contracts.batch import JobRecord
 from inferbus.contracts.durable import Outcome
 from inferbus.contracts.envelope import RESULTS
-from inferbus.durable.outcomes import failed_outcome, load_outcome, store_outcome
+from inferbus.durable.outcomes import ROW_KEPT_S, failed_outcome, load_outcome, store_outcome
 from inferbus.errors import Cancelled, DependencyDown, InferbusError, Permanent, RateLimited, Transient
 from inferbus_batch.domain.row_end import RowEnd, backoff_s, is_of_the_moment, tokens_of
 from inferbus_batch.gate import Gate
@@ -182,7 +182,7 @@ class Asking:
         failed = failed_outcome(error)
         while True:
             try:
-                await store_outcome(self._bus, given.job.tenant, request_id, failed)
+                await store_outcome(self._bus, given.job.tenant, request_id, failed, ttl_s=ROW_KEPT_S)
             except DependencyDown:
                 await asyncio.sleep(_AGAIN_S)
                 continue

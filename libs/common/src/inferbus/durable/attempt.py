@@ -22,7 +22,7 @@ from inferbus.contracts.durable import Outcome
 from inferbus.contracts.step import Cached, Done, Ids, Usage
 from inferbus.durable.delta_writer import Author, DeltaWriter, Fenced, Place
 from inferbus.durable.event_ids import with_ids
-from inferbus.durable.outcomes import failed_outcome, store_outcome
+from inferbus.durable.outcomes import ROW_KEPT_S, failed_outcome, store_outcome
 from inferbus.errors import (
     Cancelled,
     DeadlineWhileRunning,
@@ -184,8 +184,10 @@ class DurableAttempt(Attempt):
         await self._writer.flush()
         outcome = make()
         try:
-            stored = store_outcome(self._bus, self.tenant, self.envelope.request_id, outcome, hold_s=_HOLD_S)
-            self._is_first = await stored
+            self._is_first = await store_outcome(
+                self._bus, self.tenant, self.envelope.request_id, outcome, hold_s=_HOLD_S,
+                ttl_s=ROW_KEPT_S if self._is_row else None,
+            )  # fmt: skip
         except InferbusError as exc:
             log.error("outcome_not_stored", request_id=self.envelope.request_id, code=exc.code, error=exc.message)
             return None

@@ -31,8 +31,15 @@ def failed_outcome(error: InferbusError, usage: Usage | None = None, *, events: 
     return Outcome(status=error.row.http_status, usage=usage or Usage(), body=body, failure=failure)
 
 
-async def store_outcome(bus: Bus, tenant: str, request_id: str, outcome: Outcome, *, hold_s: float = 3.0) -> bool:
-    """Store how a request ended. False if it had been stored already, by whomever: nothing has changed then.
+ROW_KEPT_S = 3600
+"""How long that of a batch's row is: it is needed until the row's part is committed, and there are many of them."""
+
+
+async def store_outcome(
+    bus: Bus, tenant: str, request_id: str, outcome: Outcome, *, hold_s: float = 3.0, ttl_s: int | None = None
+) -> bool:
+    """Store how a request ended. False if it had been stored already, by whomever: nothing has changed then. `ttl_s`: it
+    is kept for so many seconds, and not as long as others.
 
     Raises:
         DependencyDown, Overloaded: the bus stayed away for `hold_s` seconds, or has no room.
@@ -44,7 +51,7 @@ async def store_outcome(bus: Bus, tenant: str, request_id: str, outcome: Outcome
     headers = headers_of_outcome(outcome) | {EXPECTED: "0"}
     msg_id = secrets.token_hex(16)  # for the retries of this call; a second outcome must be refused, not taken for one
     try:
-        await bus.accept(subject, outcome.body, headers, msg_id=msg_id, hold_s=hold_s)
+        await bus.accept(subject, outcome.body, headers, msg_id=msg_id, ttl_s=ttl_s, hold_s=hold_s)
     except WrongSequence:
         return False
     return True

@@ -15,7 +15,7 @@ from inferbus.contracts.presence import Presence
 from inferbus.contracts.step import Delta, Usage
 from inferbus.errors import ERROR_TABLE
 from inferbus.errors_page import errors_page
-from inferbus.routes import ROUTES
+from inferbus.route_table import ROUTES
 
 DOCS = Path(__file__).parents[2] / "docs"
 

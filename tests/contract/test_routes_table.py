@@ -10,7 +10,7 @@ import pytest
 from inferbus import routes
 from inferbus.contracts.control import VERBS
 from inferbus.contracts.models import ModelEntry
-from inferbus.routes import ROUTES, Route
+from inferbus.route_table import ROUTES, Route
 from inferbus.topology.configs import TopologySettings, consumer_configs, stream_configs
 
 MODEL = ModelEntry(name="m", pool="p")

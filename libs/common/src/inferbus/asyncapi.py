@@ -16,7 +16,7 @@ import msgspec
 
 from inferbus.contracts import control, dead_letter, door, step
 from inferbus.contracts.envelope import HEADERS, Envelope
-from inferbus.routes import ROUTES, Route
+from inferbus.route_table import ROUTES, Route
 
 _MSGPACK, _JSON, _RAW = "application/msgpack", "application/json", "application/octet-stream"
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")

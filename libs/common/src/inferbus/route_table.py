@@ -1,0 +1,51 @@
+"""The route table: every conversation on the bus, a row each. docs/asyncapi.json is made of it; `routes` builds the subjects."""
+
+from __future__ import annotations
+
+import msgspec
+
+from inferbus.contracts import control, durable, step
+from inferbus.contracts.audit import AdminChanged
+from inferbus.contracts.batch import ChunkSpec, PartRecord
+from inferbus.contracts.budgets import BudgetThreshold
+from inferbus.contracts.envelope import Envelope
+from inferbus.contracts.facts import RequestCancelled
+from inferbus.contracts.presence import Presence
+from inferbus.contracts.usage import UsageEvent
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One row: who sends what to whom, and how the bus carries it. `docs/asyncapi.json` is generated from these."""
+
+    name: str
+    subject: str
+    transport: str  # "jetstream" or "core"
+    sender: str
+    receiver: str
+    summary: str
+    payload: type | None = None
+    headers: type | None = None
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(name="request", subject="request.{tenant}.{model}.{lane}", transport="jetstream", sender="producer", receiver="gateway", summary="A producer's request; the body is the API body, the headers are contracts.door's."),
+    Route(name="reply", subject="reply.{tenant}.{client}", transport="core", sender="gateway", receiver="producer", summary="The answer: plain JSON with Ib-Status, Ib-Seq and Ib-End."),
+    Route(name="infer", subject="infer.{region}.{runtime}.{pool}.{lane}.{bucket}.{tenant}", transport="jetstream", sender="gateway", receiver="worker", summary="Work; the body is raw, the envelope is in the headers.", headers=Envelope),
+    Route(name="direct", subject="direct.{region}.{runtime}.{pool}.{tenant}", transport="core", sender="gateway", receiver="worker", summary="Work for one of a pool's workers, at most once: as infer, but in no stream. The reply is an array of one frame, finished or error (msgpack); an error that is not final says that another may be asked.", headers=Envelope),
+    Route(name="step", subject="step.{asker}", transport="core", sender="worker", receiver="gateway", summary="An array of step frames (msgpack), one message per tick.", payload=step.Frame),  # type: ignore[arg-type]  # a union, which msgspec takes
+    Route(name="control", subject="control.{worker}.{verb}", transport="core", sender="gateway, operator", receiver="worker, every process", summary="confirm, resend, stale, cancel, expire, drop to a worker; drain, an operator's, to any process (msgpack). triton (an operator's), model (a gateway's): a request to a worker, contracts.triton, answered (JSON).", payload=control.Control),
+    Route(name="cancel", subject="cancel.{tenant}.{request}", transport="core", sender="producer, gateway", receiver="gateway", summary="Cancel a request; the gateway that owns it acts, and answers another gateway. No body."),
+    Route(name="presence", subject="presence.{region}.{process}", transport="core", sender="every process", receiver="every process", summary="A beat every 0.5 s (JSON).", payload=Presence),
+    Route(name="pay", subject="pay.{tenant}.{ticket}.{n}", transport="jetstream", sender="gateway", receiver="worker", summary="A chunk of a body over the inline limit; raw bytes, per-message TTL."),
+    Route(name="deltas", subject="deltas.{tenant}.{request}", transport="jetstream", sender="worker", receiver="gateway", summary="What is kept of a durable answer while it is made; each write names the sequence of the one before (msgpack).", payload=durable.DeltaMessage),  # type: ignore[arg-type]  # a union, which msgspec takes
+    Route(name="results", subject="results.{tenant}.{request}", transport="jetstream", sender="worker, gateway", receiver="gateway", summary="The one outcome of a durable request: the answer's bytes; status, usage, error and the rest in headers."),
+    Route(name="stored", subject="stored.{stream}.{tenant}.{request}", transport="core", sender="nats-server", receiver="gateway", summary="Deltas and outcomes again, in the order they were stored in, as soon as they are; headers Nats-Sequence, Nats-Last-Sequence."),
+    Route(name="fetch", subject="fetch.{tenant}.{request}", transport="core", sender="producer", receiver="gateway", summary="Send a durable request's answer to Ib-Reply, from the event after Ib-After; one gateway acts. No body."),
+    Route(name="dlq", subject="dlq.{subject}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A dead letter: the message as it was, with the reason in its headers."),
+    Route(name="events", subject="events.{service}.{fact}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A fact: what happened, stored once (JSON).", payload=RequestCancelled | BudgetThreshold),  # type: ignore[arg-type]  # a union, which msgspec takes
+    Route(name="usage", subject="usage.{tenant}.{pool}", transport="jetstream", sender="worker", receiver="ledger", summary="What one request took, told once (JSON).", payload=UsageEvent),
+    Route(name="batch.chunk", subject="batch.chunk.{tenant}.{job}.{plan}", transport="jetstream", sender="batch", receiver="batch", summary="Some lines of a job's input, to be asked and committed (JSON).", payload=ChunkSpec),
+    Route(name="batch.part", subject="batch.part.{tenant}.{job}.{n}", transport="jetstream", sender="batch", receiver="batch, gateway", summary="The one committed result of a chunk; a second one is refused (JSON).", payload=PartRecord),
+    Route(name="audit", subject="audit.{tenant}.{fact}", transport="jetstream", sender="operator", receiver="operator", summary="A change an operator makes, stored before it is made (JSON).", payload=AdminChanged),
+    Route(name="quota", subject="quota.{span}.{tenant}.{what}.{window}", transport="jetstream", sender="gateway", receiver="gateway", summary="A counter of a window: header Nats-Incr adds to it, the acknowledgement has its value. No body."),
+)  # fmt: skip

@@ -227,21 +227,21 @@ def s3_options() -> Iterator[dict[str, Any]]:
 
 
 def test_from_s3_to_s3(s3_options: dict[str, Any], tmp_path: Path) -> None:
-    fs, _ = open_fs("s3://bucket", s3_options)
-    fs.mkdir("bucket")
+    fs, _ = open_fs("s3://pipeline", s3_options)
+    fs.mkdir("pipeline")
     for part in (1, 2):
-        fs.pipe_file(f"bucket/in/{part}.jsonl", b"".join(b'{"n": %d}\n' % (part * 1000 + n) for n in range(500)))
+        fs.pipe_file(f"pipeline/in/{part}.jsonl", b"".join(b'{"n": %d}\n' % (part * 1000 + n) for n in range(500)))
     pipeline = (
-        Pipeline.read("s3://bucket/in/*.jsonl", **s3_options)
+        Pipeline.read("s3://pipeline/in/*.jsonl", **s3_options)
         .map(doubled)
-        .write("s3://bucket/out.parquet", **s3_options)
+        .write("s3://pipeline/out.parquet", **s3_options)
     )
     made = pipeline.run()
     assert (made.rows, made.written) == (1000, 1000)
-    with fs.open("bucket/out.parquet") as file:
+    with fs.open("pipeline/out.parquet") as file:
         rows = parquet.read_table(file).to_pylist()
     assert [row["n"] for row in rows] == [*range(1000, 1500), *range(2000, 2500)]
-    assert not fs.exists("bucket/out.parquet.checkpoint")
+    assert not fs.exists("pipeline/out.parquet.checkpoint")
 
 
 PROGRAM = """

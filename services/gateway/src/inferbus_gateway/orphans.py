@@ -19,6 +19,7 @@ from inferbus.durable.delta_writer import decode_deltas
 from inferbus.durable.reader import DurableReader
 from inferbus.errors import InferbusError
 from inferbus.process.presence import PresenceTable
+from inferbus.ticks import until_tick
 
 _LOOK_S = 1.0
 _SETTLED_LOOKS = 4
@@ -53,7 +54,7 @@ class Orphans:
     async def _keep_looking(self) -> None:
         looks = 0
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(until_tick(_LOOK_S))
             looks = looks + 1 if self._bus.connected else 0
             if looks > _SETTLED_LOOKS:
                 try:

@@ -23,8 +23,10 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.bus.server_clock import ServerClock
 from inferbus.errors import DependencyDown
+from inferbus.ticks import until_tick
 
 _HEARTBEAT_S = 3.0
+_SILENT_S = 2.2 * _HEARTBEAT_S
 _INACTIVE_S = 30
 _CHECK_S = 1.0
 _AGAIN_S = 0.1
@@ -161,7 +163,7 @@ class KvWatch:
     async def _keep_alive(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_AGAIN_S if self._seen == _NEVER else _CHECK_S):
+                async with asyncio.timeout(self._patience()):
                     await self._wake.wait()
             self._wake.clear()
             try:
@@ -177,6 +179,12 @@ class KvWatch:
     async def _on_reconnect(self) -> None:
         self._wake.set()
 
+    def _patience(self) -> float:
+        """Give the seconds until silence would mean something; a reconnect and a gap wake us before."""
+        if self._seen == _NEVER:
+            return _AGAIN_S
+        return until_tick(max(_CHECK_S, self._seen + _SILENT_S - time.monotonic()))
+
     def _lost(self) -> bool:
         """Whether the consumer may be gone: our connection was, however shortly, or it has been silent."""
-        return self._reconnects != self._bus.reconnects or time.monotonic() - self._seen > 2.2 * _HEARTBEAT_S
+        return self._reconnects != self._bus.reconnects or time.monotonic() - self._seen > _SILENT_S

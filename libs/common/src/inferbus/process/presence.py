@@ -13,10 +13,12 @@ from nats.aio.msg import Msg
 from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.contracts.presence import GONE, READY, Presence
+from inferbus.ticks import TICK_S, until_tick
 
-BEAT_S = 0.5
+BEAT_S = TICK_S
 SILENT_S = 1.5
 _CHECK_S = 0.5
+_HEARD_S = 0.05  # after a tick, when whoever lives has been heard: not half a second later
 _SWEEP_S = 0.2
 _MAX_REPLACED = 1024
 log = structlog.get_logger()
@@ -53,7 +55,7 @@ class Beacon:
                     await self._send(self._describe())
             except Exception:  # without beats everybody takes this process for dead
                 log.exception("beat_failed")
-            await asyncio.sleep(BEAT_S * self._every)
+            await asyncio.sleep(until_tick(self._every * BEAT_S))
 
     async def _send(self, presence: Presence) -> None:
         self._every = presence.every
@@ -177,7 +179,7 @@ class PresenceTable:
 
     async def _check(self) -> None:
         while True:
-            await asyncio.sleep(_CHECK_S)
+            await asyncio.sleep(until_tick(_CHECK_S, past_s=_HEARD_S))
             now = time.monotonic()
             late, self._checked = now - self._checked > 2 * _CHECK_S, now
             if late or not self._bus.connected:  # it is we who were away

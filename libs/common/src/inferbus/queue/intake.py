@@ -26,6 +26,7 @@ from inferbus.queue.fair_share import Share
 from inferbus.queue.settlement import settle
 from inferbus.queue.slots import Slots, once
 from inferbus.queue.turns import Turns
+from inferbus.ticks import until_tick
 
 _EXPIRES_S = 20.0
 _EXPIRES_BY_TURNS_S = 4.0  # a worker that is full lets go of the buckets another may have room for
@@ -212,7 +213,7 @@ class Intake:
     async def _check_loop(self) -> None:
         """Notice a pull that died without a word, however busy the other intakes keep the pull loop."""
         while True:
-            await asyncio.sleep(_CHECK_S)
+            await asyncio.sleep(until_tick(_CHECK_S))
             await _survive(self._check)
             self._kick.set()
 
@@ -329,7 +330,7 @@ class Intake:
             await _survive(self._read_consumer)
             self._came = False
             for _ in range(int(_POLL_IDLE_S / _POLL_S)):
-                await asyncio.sleep(_POLL_S)
+                await asyncio.sleep(until_tick(_POLL_S))
                 if self._came or self._running or self.share.pending:
                     break
 

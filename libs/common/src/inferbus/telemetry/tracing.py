@@ -20,6 +20,7 @@ from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode, TraceFl
 
 from inferbus.settings import TelemetrySettings
 
+_EXPORT_EVERY_MS = 2000
 Attributes = Mapping[str, str | int | float | bool]
 
 
@@ -45,7 +46,7 @@ class Tracing:
         self.enabled = bool(exporters)
         self._provider = TracerProvider(resource=Resource.create({"service.name": service}), sampler=ALWAYS_ON)
         for exporter in exporters:
-            self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
+            self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_EXPORT_EVERY_MS))
         self._tracer = self._provider.get_tracer("inferbus")
 
     def begin(

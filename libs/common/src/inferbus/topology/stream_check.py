@@ -81,15 +81,16 @@ class StreamCheck:
             await self._look()
 
     async def _look(self) -> None:
-        missing = []
-        for name, subject in self._needs.items():
-            try:
-                answer = msgspec.json.decode((await self._bus.request(subject)).data, type=_Answer)
-            except (DependencyDown, msgspec.DecodeError) as exc:
-                log.debug("stream_check_unanswered", subject=subject, error=str(exc))
-                return
-            if answer.error is not None and answer.error.code == _NOT_FOUND:
-                missing.append(name)
+        try:  # all at once: both sides are woken once and not for each
+            found = await asyncio.gather(*map(self._is_there, self._needs.values()))
+        except (DependencyDown, msgspec.DecodeError) as exc:
+            log.debug("stream_check_unanswered", error=str(exc))
+            return
+        missing = [name for name, is_there in zip(self._needs, found, strict=True) if not is_there]
         if missing != self.missing:
             (log.error if missing else log.info)("streams_missing" if missing else "streams_back", missing=missing)
             self.missing = missing
+
+    async def _is_there(self, subject: str) -> bool:
+        answer = msgspec.json.decode((await self._bus.request(subject)).data, type=_Answer)
+        return answer.error is None or answer.error.code != _NOT_FOUND

@@ -21,6 +21,7 @@ from inferbus.queue.buckets import weights_of
 from inferbus.queue.intake import Handler, Intake, IntakeSettings
 from inferbus.queue.slots import Slots
 from inferbus.queue.turns import Turns
+from inferbus.ticks import until_tick
 from inferbus.worker.direct import DirectDoor
 
 _LOOK_S = 0.5
@@ -120,7 +121,7 @@ class Queues:
                 self._weigh(entries, weights)
                 if self._direct is not None and any(entry.delivery == DIRECT for entry in entries):
                     await self._direct.open(slots)
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(until_tick(_LOOK_S))
 
     def _is_ours(self, entry: ModelEntry) -> bool:
         return (entry.runtime, entry.pool) == (self._runtime, self._pool)

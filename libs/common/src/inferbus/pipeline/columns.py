@@ -1,9 +1,10 @@
 """Columns of an output: types that all values of a column fit, and values made to fit. Where there is no such type, or a
-format has none, a column is text: strings as they are, everything else as JSON.
+format has none, a column is text: strings as they are, bytes as base64, everything else as JSON.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -30,8 +31,8 @@ def schema_of(rows: Sequence[Row]) -> pa.Schema:
 
 
 def flat(schema: pa.Schema) -> pa.Schema:
-    """Give these columns for a format that has plain values only: lists and structs are text."""
-    return pa.schema([(one.name, pa.string() if pa.types.is_nested(one.type) else one.type) for one in schema])
+    """Give these columns for a format that has plain values only: lists, structs and bytes are text."""
+    return pa.schema([(one.name, one.type if _is_plain(one.type) else pa.string()) for one in schema])
 
 
 def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -62,6 +63,10 @@ def table_of(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
+def _is_plain(kind: pa.DataType) -> bool:
+    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
 def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     if one == other:
         return one
@@ -82,4 +87,6 @@ def _array(values: list[Any]) -> pa.Array:
 def _text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     return msgspec.json.encode(value, enc_hook=str).decode()

@@ -114,6 +114,9 @@ def digest_of(batch: RowBatch) -> str:
 def _column(values: list[Any]) -> pa.Array | None:
     """Make a column of Arrow, where it has a type that gives these values back; else None."""
     kinds = set(map(type, values)) - {type(None)}
+    if any(hasattr(kind, "tolist") for kind in kinds):  # numpy's, and what is like it: numbers and lists of them
+        values = [value.tolist() if hasattr(value, "tolist") else value for value in values]
+        kinds = set(map(type, values)) - {type(None)}
     if len(kinds) > 1:
         return None
     kind = next(iter(kinds), None)

@@ -44,7 +44,7 @@ LLM := .venv-llm/.installed-$(call hash,requirements/install.sh $(LLM_PINS) $(LL
 TRITON_PINS := requirements/triton.txt requirements/weights.txt
 TRITON_SERVER := .venv-triton/.installed-$(call hash,requirements/install.sh $(TRITON_PINS))
 
-# The peer of one benchmark.
+# Ray, for those who run one: what of ours works inside it is tested there, and it is the peer of one benchmark.
 RAY_PINS := requirements/ray.txt
 RAY := benchmarks/build/.venv-ray/.installed-$(call hash,requirements/install.sh $(RAY_PINS))
 
@@ -94,9 +94,10 @@ down: $(PLATFORM) ## stop the platform that runs in this folder
 	@.venv/bin/inferbus down
 
 # --- checks -----------------------------------------------------------------------------------------------------------
-test: install ## unit, contract, connected, chaos and end-to-end tests, real vLLM included
+test: install $(RAY) ## unit, contract, connected, chaos and end-to-end tests, real vLLM included
 	.venv/bin/pytest -n $(TEST_WORKERS) --dist loadscope tests/unit tests/contract tests/connected tests/chaos $(PYTEST_ARGS)
 	.venv/bin/pytest tests/e2e $(PYTEST_ARGS)
+	.venv/bin/pytest tests/ray $(PYTEST_ARGS)
 	.venv-llm/bin/python -m pytest tests/engine $(PYTEST_ARGS)
 
 chaos: install ## random faults under load and an oracle (simulator, then vLLM; ARGS="--seed 7 --faults 50")

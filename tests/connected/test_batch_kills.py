@@ -18,7 +18,14 @@ from inferbus.codec import from_json
 from inferbus.contracts.batch import COMPLETED, Counts, JobRecord, PartRecord
 from inferbus.contracts.usage import UsageEvent
 from inferbus.testing import NatsServer
-from inferbus_batch.fail_points import FILES_WRITTEN, PART_COMMITTED, PART_WRITTEN, PLAN_PUBLISHED, ROWS_ENDED
+from inferbus_batch.fail_points import (
+    CHUNK_BEGUN,
+    FILES_WRITTEN,
+    PART_COMMITTED,
+    PART_WRITTEN,
+    PLAN_PUBLISHED,
+    ROWS_ENDED,
+)
 from inferbus_llm_worker.adapters.simulated_words import simulated_answer
 
 ROWS, TOKENS = 240, 3
@@ -127,6 +134,52 @@ async def test_frozen_and_back_it_changes_nothing(tmp_path: Path) -> None:
             await batches.reaches(job, 96)
             frozen.signal(SIGCONT)
             await check_whole(batches, await batches.over(job))
+
+
+async def test_a_chunk_that_ends_whoever_works_on_it_is_given_up(tmp_path: Path) -> None:
+    """Its rows get errors with the reason, all other lines their answers, and it takes no more processes with it."""
+    limits: dict[str, object] = {"role": "chunks", "fail_point": f"{CHUNK_BEGUN}.2", "chunk_deaths": 2, **SMALL}
+    async with MainPath(tmp_path) as path:
+        await path.worker(simulator_itl_s=0.002)
+        await path.batch("batch-0", role="coordinator")
+        async with open_batches(path, tmp_path) as batches:
+            job = await batches.submit(lines(60, tokens=TOKENS))
+
+            async def die_until_it_is_over() -> int:
+                for deaths in range(20):
+                    process = await path.batch("batch-1", **limits)
+                    over, dead = [asyncio.ensure_future(one) for one in (batches.over(job), process.ended(180.0))]
+                    await asyncio.wait((over, dead), return_when=asyncio.FIRST_COMPLETED)
+                    if over.done():
+                        dead.cancel()
+                        await asyncio.gather(dead, return_exceptions=True)
+                        return deaths
+                    over.cancel()
+                    await asyncio.gather(over, return_exceptions=True)
+                return -1
+
+            # The first delivery is not written down, the second is; the third is alone.
+            assert await die_until_it_is_over() == 3
+            job = await batches.job(job)
+            assert (job.state, job.counts) == (COMPLETED, Counts(total=60, completed=44, failed=16))
+            errors = await batches.errors(job)
+            assert [error["custom_id"] for error in errors] == [f"row-{n}" for n in range(33, 49)]
+            assert "2 processes ended while they worked on this part" in errors[0]["error"]["message"]
+            assert len(await batches.output(job)) == 44
+
+
+async def test_a_chunk_that_fails_always_is_given_up(tmp_path: Path) -> None:
+    """What was answered before it failed counts."""
+    async with MainPath(tmp_path) as path:
+        await path.worker(simulator_itl_s=0.002)
+        await path.batch(fail_point=f"{CHUNK_BEGUN}.0:raise", chunk_attempts=3, **SMALL)
+        async with open_batches(path, tmp_path) as batches:
+            job = await batches.over(await batches.submit(lines(40, tokens=TOKENS)))
+            assert (job.state, job.counts) == (COMPLETED, Counts(total=40, completed=24, failed=16))
+            errors = await batches.errors(job)
+            assert {error["error"]["message"] for error in errors} == {
+                "this part of the batch failed 3 times: RuntimeError"
+            }
 
 
 async def test_a_second_commit_is_refused(server: NatsServer) -> None:

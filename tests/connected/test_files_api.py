@@ -217,3 +217,22 @@ async def test_a_storage_that_is_down_is_a_503(path: MainPath, client: AsyncOpen
     assert caught.value.status_code == 503
     assert caught.value.code == "storage_down"
     assert int(caught.value.response.headers["retry-after"]) >= 1
+
+
+async def test_an_organisation_has_so_many_files_and_bytes(tmp_path: Path) -> None:
+    async with MainPath(tmp_path) as path:
+        path.env["INFERBUS_FILES_MAX_TENANT_FILES"] = "2"
+        path.env["INFERBUS_FILES_MAX_TENANT_BYTES"] = "100"
+        await path.gateway()
+        async with path.client() as client, path.client(api_key=await path.key_of("beta")) as other:
+            first = await client.files.create(file=("a", b"x" * 60), purpose="batch")
+            with pytest.raises(openai.APIStatusError, match="60 bytes, with 60 more") as refused:
+                await client.files.create(file=("b", b"x" * 60), purpose="batch")
+            assert refused.value.status_code == 413
+            await client.files.create(file=("b", b"x" * 40), purpose="batch")
+            with pytest.raises(openai.APIStatusError, match="has 2 files, the limit is 2"):
+                await client.files.create(file=("c", b"x"), purpose="batch")
+            await other.files.create(file=("a", b"x" * 60), purpose="batch")
+            await client.files.delete(first.id)
+            await client.files.create(file=("c", b"x" * 60), purpose="batch")
+            assert len(bodies(path)) == 3

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,26 @@ def test_columns_may_differ_from_row_to_row(tmp_path: Path) -> None:
         {"a": 1.0, "b": None, "c": None}, {"a": None, "b": "x", "c": None}, {"a": 2.5, "b": None, "c": [1, 2]},
     ]  # fmt: skip
     assert table.schema.field("a").type == pa.float64()
+
+
+def test_types_stay_what_they_were(tmp_path: Path) -> None:
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    read = pa.table({"n": [0, 1, 2], "at": [at] * 3, "image": [b"\xff"] * 3, "vector": [[0.5], [1.5], None]})
+    parquet.write_table(read, tmp_path / "in.parquet")
+    Pipeline.read(str(tmp_path / "in.parquet")).filter(is_even).write(str(tmp_path / "out.parquet")).run()
+    made = parquet.read_table(tmp_path / "out.parquet")
+    assert made.equals(read.take([0, 2]))
+    Pipeline.read(str(tmp_path / "in.parquet")).write(str(tmp_path / "out.csv")).run()
+    assert "[0.5]" in (tmp_path / "out.csv").read_text()
+
+
+def test_a_column_of_several_types_is_text_where_a_format_wants_one(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"a": 1}\n{"a": "x"}\n{"a": {"b": 2}}\n')
+    Pipeline.read(str(source)).write(str(tmp_path / "out.parquet")).run()
+    assert parquet.read_table(tmp_path / "out.parquet").to_pylist() == [{"a": "1"}, {"a": "x"}, {"a": '{"b":2}'}]
+    Pipeline.read(str(source)).write(str(tmp_path / "out.jsonl")).run()
+    assert lines_of(tmp_path / "out.jsonl") == [{"a": 1}, {"a": "x"}, {"a": {"b": 2}}]
 
 
 def fails_at_seven(row: Row) -> Row:

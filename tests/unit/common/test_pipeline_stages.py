@@ -53,7 +53,7 @@ def infer(**fields: Any) -> Infer:
 async def test_a_prompt_is_filled_and_its_answer_becomes_a_column(threads: ThreadPoolExecutor) -> None:
     asker = FakeAsker()
     row = await infer(system="Be brief").apply({"text": "hi"}, PLACE, Tools(threads, asker))
-    assert row == {"text": "hi", "answer": "said Say hi"}
+    assert row == {"answer": "said Say hi"}
     (asked,) = asker.asked
     assert [one["role"] for one in asked["messages"]] == ["system", "user"]
     assert (asked["lane"], asked["idempotency_key"]) == ("batch", "run-7-0")
@@ -62,7 +62,7 @@ async def test_a_prompt_is_filled_and_its_answer_becomes_a_column(threads: Threa
 async def test_an_embedding_becomes_a_column(threads: ThreadPoolExecutor) -> None:
     asker = FakeAsker()
     stage = Embed(model="e", text="text", into="vector", options={}, concurrency=1, retries=0)
-    assert await stage.apply({"text": "abc"}, PLACE, Tools(threads, asker)) == {"text": "abc", "vector": [3.0, 1.0]}
+    assert await stage.apply({"text": "abc"}, PLACE, Tools(threads, asker)) == {"vector": [3.0, 1.0]}
     by_function = Embed(model="e", text=lambda row: row["text"] * 2, into="v", options={}, concurrency=1, retries=0)
     assert (await by_function.apply({"text": "abc"}, PLACE, Tools(threads, asker)) or {})["v"] == [6.0, 1.0]
 

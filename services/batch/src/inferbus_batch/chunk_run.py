@@ -32,7 +32,7 @@ from inferbus_batch.chunk_input import ChunkLines, InputChanged, read_chunk, unr
 from inferbus_batch.chunk_output import remove_part, results_of, write_part
 from inferbus_batch.domain.prefix_order import by_prefix
 from inferbus_batch.domain.row_end import RowEnd
-from inferbus_batch.fail_points import PART_COMMITTED, PART_WRITTEN, ROWS_ENDED, FailPoints
+from inferbus_batch.fail_points import CHUNK_BEGUN, PART_COMMITTED, PART_WRITTEN, ROWS_ENDED, FailPoints
 from inferbus_batch.gate import Gate
 from inferbus_batch.metrics import BatchMetrics
 
@@ -95,16 +95,41 @@ class ChunkRun:
             deps.metrics.chunk_s.observe(time.monotonic() - began)
         return outcome
 
-    async def give_up(self, why: str) -> None:
-        """Give every row that has no end an error, and commit: what fails always must not run for ever."""
+    async def give_up(self, why: str, *, blind: bool = False) -> None:
+        """Give every row that has no end an error, and commit: what fails always must not run for ever. `blind`: without
+        looking at lines and outcomes."""
+        deps, job, spec = self._deps, self._job, self.spec
+        if spec.plan != job.plan:
+            self._delivery.terminate()
+            return
+        if await deps.parts.find(job.tenant, job.id, spec.n) is not None:
+            await self._delivery.ack_surely()
+            return
         try:
-            lines = await read_chunk(self._deps.storage, self._job, self.spec)
+            lines = unreadable(spec) if blind else await read_chunk(deps.storage, job, spec)
         except InputChanged:
-            lines, self._ends = unreadable(self.spec), {}
+            lines, self._ends = unreadable(spec), {}
+        if lines.rows:
+            await self._take_what_is_left(await self._given(lines, ""), lines)
+        log.error("chunk_given_up", batch=job.id, chunk=spec.n, attempt=self._delivery.attempt, reason=why)
         await self._commit(lines, failure=why)
 
     async def _work(self, traceparent: str) -> str:
         lines = await self._lines()
+        given = await self._given(lines, traceparent)
+        self._deps.fail_points.reach(CHUNK_BEGUN, self.spec.n)
+        if not self._gate.ending:
+            await self._ask(given, self._ordered(list(lines.rows.values())))
+        if self._gate.held:
+            return HELD
+        if self._gate.ending:
+            await self._take_what_is_left(given, lines)
+        self._deps.fail_points.reach(ROWS_ENDED, self.spec.n)
+        await self._commit(lines)
+        return DONE
+
+    async def _given(self, lines: ChunkLines, traceparent: str) -> Given:
+        """Say what is the same for all rows, and what earlier deliveries left in the queue."""
         queued = None
         if self._delivery.attempt > 1:
             entries = [self._deps.models.resolve(row.model) for row in lines.rows.values()]
@@ -112,19 +137,10 @@ class ChunkRun:
                 self._deps.bus, self._job.tenant, (one for one in entries if one is not None)
             )
         left_s = max(1.0, self._job.expires_at - time.time())
-        given = Given(
+        return Given(
             self._job, self._gate, lambda: self._deps.identity_of(self._job), min(self._deps.row_deadline_s, left_s),
             queued, traceparent,
         )  # fmt: skip
-        if not self._gate.ending:
-            await self._ask(given, self._ordered(list(lines.rows.values())))
-        if self._gate.held:
-            return HELD
-        if self._gate.ending:
-            await self._take_what_is_left(given, lines)
-        self._deps.fail_points.reach(ROWS_ENDED)
-        await self._commit(lines)
-        return DONE
 
     async def _lines(self) -> ChunkLines:
         try:
@@ -196,11 +212,11 @@ class ChunkRun:
         part = await write_part(
             deps.storage, job, self.spec, results, self._ends, attempt=self._delivery.attempt, worker=deps.worker
         )
-        deps.fail_points.reach(PART_WRITTEN)
+        deps.fail_points.reach(PART_WRITTEN, self.spec.n)
         if await self._committed(part):
             deps.metrics.commits.labels(ACCEPTED).inc()
             self._count(part)
-            deps.fail_points.reach(PART_COMMITTED)
+            deps.fail_points.reach(PART_COMMITTED, self.spec.n)
         else:
             deps.metrics.commits.labels(REFUSED).inc()
             log.info("second_commit_refused", batch=job.id, chunk=part.n, attempt=part.attempt)

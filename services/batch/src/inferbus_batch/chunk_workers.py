@@ -17,20 +17,23 @@ from inferbus.errors import (
     Conflict,
     DependencyDown,
     Forbidden,
-    InferbusError,
     InvalidRequest,
     NotFound,
     StorageDown,
+    Transient,
     Unauthenticated,
 )
 from inferbus.queue.delivery import Delivery
 from inferbus_batch.adapters.chunk_queue import ACK_WAIT_S, ChunkQueue
 from inferbus_batch.chunk_input import InputChanged
 from inferbus_batch.chunk_run import GIVEN_UP, HELD, ChunkDeps, ChunkRun
+from inferbus_batch.deaths import Deaths
 from inferbus_batch.domain.choosing import FairShares, choose
+from inferbus_batch.domain.poison import BESIDE, GIVING_UP
 from inferbus_batch.domain.quiet_hours import QuietHours, quiet_hours_from
 from inferbus_batch.gate import Gate
 from inferbus_batch.jobs_view import JobsView
+from inferbus_batch.turns import Turns
 
 _DRY_S = 2.0
 _FAILED_S = 2.0
@@ -39,10 +42,12 @@ log = structlog.get_logger()
 
 
 class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How many chunks at once, and at which delivery one that fails always is given up."""
+    """How many chunks at once, at which delivery one that fails always is given up, and after how many deaths one that ends
+    its process."""
 
     slots: int
     chunk_attempts: int
+    chunk_deaths: int
     quiet: QuietHours
 
 
@@ -60,6 +65,8 @@ class ChunkWorkers:
         self._limits = limits
         self._weights = weights
         self._shares = FairShares()
+        self._deaths = Deaths(deps.storage)
+        self._turns = Turns()
         self._resting: dict[str, float] = {}
         self._running: dict[asyncio.Task[None], tuple[str, Gate, Delivery]] = {}
         self._wake = asyncio.Event()
@@ -154,7 +161,7 @@ class ChunkWorkers:
         try:
             run = ChunkRun(self._deps, job, delivery, gate)
             self._shares.charge(job.tenant, run.spec.rows, self._weights().get(job.tenant, 1))
-            outcome = await run.run()
+            outcome = await self._turn(run, job, delivery)
             self._deps.metrics.chunks.labels(outcome).inc()
             if outcome == HELD:
                 self._hand_back(job, delivery, gate.again_s)
@@ -170,13 +177,32 @@ class ChunkWorkers:
         except (Forbidden, Unauthenticated) as error:
             await self._pause(job, NOT_ENTITLED, error.message)
             self._hand_back(job, delivery, _FAILED_S)
-        except InferbusError as error:
+        except Transient as error:
             log.warning("chunk_failed", batch=job.id, attempt=delivery.attempt, code=error.code, error=error.message)
             self._hand_back(job, delivery, _FAILED_S)
         except Exception as error:
             log.exception("chunk_failed", batch=job.id, attempt=delivery.attempt)
             if run is None or not await self._given_up(run, delivery, error):
                 self._hand_back(job, delivery, _FAILED_S)
+
+    async def _turn(self, run: ChunkRun, job: JobRecord, delivery: Delivery) -> str:
+        """Run a chunk when it may, and note of one that was delivered before whether this process survives it."""
+        if delivery.attempt == 1:
+            async with self._turns.turn(alone=False):
+                return await run.run()
+        n = run.spec.n
+        note = await self._deaths.of(job, n)
+        how = note.how(self._limits.chunk_deaths)
+        async with self._turns.turn(alone=how != BESIDE):
+            await self._deaths.begun(job, n, note, how)
+            try:
+                if how != GIVING_UP:
+                    return await run.run()
+                why = f"{note.deaths} processes ended while they worked on this part of the batch, the last one on nothing else"
+                await run.give_up(why, blind=note.blind)
+                return GIVEN_UP
+            finally:
+                await self._deaths.ended(job, n, note)
 
     async def _given_up(self, run: ChunkRun, delivery: Delivery, error: Exception) -> bool:
         if delivery.attempt < self._limits.chunk_attempts:

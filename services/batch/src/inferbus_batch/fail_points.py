@@ -7,6 +7,8 @@ import signal
 
 PLAN_PUBLISHED = "plan_published"
 """All chunks are in the queue; the job does not say so yet."""
+CHUNK_BEGUN = "chunk_begun"
+"""A chunk's lines are read; no row is asked."""
 ROWS_ENDED = "rows_ended"
 """Every row of a chunk has its end; nothing is written."""
 PART_WRITTEN = "part_written"
@@ -18,16 +20,20 @@ FILES_WRITTEN = "files_written"
 
 
 class FailPoints:
-    """`fail_point` names one of the above, or nothing."""
+    """`fail_point` names one of the above, or nothing; `rows_ended.3` is that of chunk 3 alone, and with `:raise` behind it
+    nothing is killed: it fails."""
 
     def __init__(self, fail_point: str, after: int) -> None:
-        self._name = fail_point
+        self._name, _, how = fail_point.partition(":")
+        self._raises = how == "raise"
         self._left = after
 
-    def reach(self, name: str) -> None:
+    def reach(self, name: str, chunk: int = -1) -> None:
         """Kill this process if this is the place."""
-        if name != self._name:
+        if self._name not in (name, f"{name}.{chunk}"):
             return
         self._left -= 1
+        if self._left <= 0 and self._raises:
+            raise RuntimeError(f"fail point {name}")
         if self._left <= 0:
             os.kill(os.getpid(), signal.SIGKILL)

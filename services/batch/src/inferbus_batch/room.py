@@ -218,6 +218,9 @@ def _workers(
         row_deadline_s=settings.row_deadline_s, worker=settings.process,
     )  # fmt: skip
     limits = WorkerLimits(
-        slots=settings.chunk_slots, chunk_attempts=settings.chunk_attempts, quiet=quiet_hours_from(settings.quiet_hours)
+        slots=settings.chunk_slots,
+        chunk_attempts=settings.chunk_attempts,
+        chunk_deaths=settings.chunk_deaths,
+        quiet=quiet_hours_from(settings.quiet_hours),
     )
     return ChunkWorkers(chunks, queue, deps.jobs, book, limits, known.weights.all)

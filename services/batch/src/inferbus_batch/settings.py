@@ -23,6 +23,9 @@ class BatchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How often a row is asked whose failures are of the moment."""
     chunk_attempts: int = 25
     """A chunk that has failed here and was delivered so often gets errors for its rows."""
+    chunk_deaths: int = 10
+    """A chunk is given up likewise when so many processes ended while they worked on it, the last one on nothing else. What
+    ends a process beside other chunks is tried alone."""
     row_deadline_s: float = 86_400.0
     """How long one asking of a row may take at most, queueing included; never beyond its job's window."""
 

@@ -51,7 +51,7 @@ class DurableAttempt(Attempt):
         subject = routes.parse_infer(delivery.subject)
         self.tenant = subject.tenant
         # A row of a batch: nobody reads it while it is made, and its asker takes the answer from the end's frame.
-        self._is_row = subject.lane == routes.BATCH and not envelope.streamed
+        self.is_row = subject.lane == routes.BATCH and not envelope.streamed
         author = Author(
             run=self.run,
             worker=owner.process,
@@ -79,7 +79,7 @@ class DurableAttempt(Attempt):
         Raises:
             Cancelled: another attempt has it. ResumeImpossible, DependencyDown: it cannot be taken up (now).
         """
-        if self._is_row:  # there is nothing to go on from: of two attempts the first outcome counts
+        if self.is_row:  # there is nothing to go on from: of two attempts the first outcome counts
             return Place(int(time.time()), fingerprint, None)
         try:
             return await self._writer.begin(fingerprint)
@@ -144,7 +144,9 @@ class DurableAttempt(Attempt):
         if error is not None and self._ending is None:
             with suppress(Fenced):
                 await self._store(lambda: self._failure(error))
-        if self._has_outcome:
+        if self._has_outcome and self.is_row:
+            self.delivery.ack()  # lost, it comes back and is found to be over
+        elif self._has_outcome:
             await self.delivery.ack_surely()
         else:
             self.delivery.nak(again_s)  # says nothing where the attempt is stale
@@ -177,7 +179,7 @@ class DurableAttempt(Attempt):
         elif stored is not None and stored.failure is not None:
             super().failed(stored.failure.code, stored.failure.message, final=True)
         elif stored is not None:
-            fits = self._is_row and self._is_first and len(stored.body) <= _WITH_ITS_END_BYTES
+            fits = self.is_row and self._is_first and len(stored.body) <= _WITH_ITS_END_BYTES
             super().finished(stored.status, stored.usage, stored.body if fits else b"", stored.content_type)
 
     async def _store(self, make: Callable[[], Outcome]) -> Outcome | None:
@@ -187,7 +189,7 @@ class DurableAttempt(Attempt):
         try:
             self._is_first = await store_outcome(
                 self._bus, self.tenant, self.envelope.request_id, outcome, hold_s=_HOLD_S,
-                ttl_s=ROW_KEPT_S if self._is_row else None,
+                ttl_s=ROW_KEPT_S if self.is_row else None,
             )  # fmt: skip
         except InferbusError as exc:
             log.error("outcome_not_stored", request_id=self.envelope.request_id, code=exc.code, error=exc.message)

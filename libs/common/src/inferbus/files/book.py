@@ -126,7 +126,7 @@ class FileBook:
         Raises:
             InvalidRequest: there is no such order, or no file `after` names. DependencyDown: the bus does not answer.
         """
-        return page_of(await self._all(tenant), page, time.time())
+        return page_of(await self.all_of(tenant), page, time.time())
 
     def read(self, record: FileRecord, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """Read a file's body from an offset on. Raises as `Storage.read`."""
@@ -147,7 +147,8 @@ class FileBook:
         await revisions.write(self._bus, routes.KV_FILES, _key(tenant, file_id), None, held.revision)
         await self.storage.delete(record.body)
 
-    async def _all(self, tenant: str) -> list[FileRecord]:
+    async def all_of(self, tenant: str) -> list[FileRecord]:
+        """Give a tenant's files, expired ones included. Raises DependencyDown: the bus does not answer."""
         found = await revisions.read_all(self._bus, routes.KV_FILES, f"{tenant}.")
         return [from_json(data, FileRecord, what="file") for data in found]
 

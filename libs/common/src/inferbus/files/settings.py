@@ -23,6 +23,10 @@ class FilesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     max_file_bytes: int = 1024 * 1024 * 1024
     """Largest file that may be uploaded."""
+    max_tenant_files: int = 10_000
+    """A tenant that has so many files uploads no more; 0: any number."""
+    max_tenant_bytes: int = 100 * 1024 * 1024 * 1024
+    """A tenant's files may be so many bytes together; 0: any number."""
     max_uploads: int = 32
     """Uploads at once in one gateway; each holds up to two blocks of 8 MB. One more is a 503 with Retry-After."""
     upload_idle_s: float = 60.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import msgspec
 
@@ -15,10 +16,23 @@ from inferbus.local.state import read_state
 from inferbus.settings import BusSettings, from_env
 
 TENANT = "INFERBUS_TENANT"
+_OF_CLIENT = ("user", "password", "nkey_seed", "nkey_seed_file", "tls_ca", "tls_cert", "tls_key")
 
 
-def local_client() -> Client:
-    """Make a client of the bus `INFERBUS_BUS_URL` names (tenant: `INFERBUS_TENANT`), else of the platform of this folder.
+class Connection(msgspec.Struct, frozen=True):
+    """How a client connects; can be sent to another process, which makes its own."""
+
+    url: str
+    tenant: str
+    options: dict[str, Any]
+
+    def client(self) -> Client:
+        return Client(self.url, tenant=self.tenant, **self.options)
+
+
+def local_connection() -> Connection:
+    """Say where the bus is that `INFERBUS_BUS_URL` names (tenant: `INFERBUS_TENANT`), else that of the platform of this
+    folder.
 
     Raises:
         DependencyDown, NotACheckout: there is none.
@@ -33,8 +47,9 @@ def local_client() -> Client:
             raise DependencyDown("no platform is running here: `make up` or `inferbus up` starts one")
         settings = settings_of(layout, DEV, url=state.bus_url, region=state.region)
     known = msgspec.structs.asdict(settings)
-    options = {
-        name: known[name]
-        for name in ("user", "password", "nkey_seed", "nkey_seed_file", "tls_ca", "tls_cert", "tls_key")
-    }
-    return Client(settings.url, tenant=tenant, **options)
+    return Connection(settings.url, tenant, {name: known[name] for name in _OF_CLIENT})
+
+
+def local_client() -> Client:
+    """Make a client of that bus. Raises as `local_connection`."""
+    return local_connection().client()

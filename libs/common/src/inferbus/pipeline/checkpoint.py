@@ -8,7 +8,6 @@ import hashlib
 import heapq
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -16,19 +15,13 @@ import pyarrow as pa
 from inferbus.codec import from_json
 from inferbus.errors import Conflict, NotFound
 from inferbus.files.fsspec_storage import FsspecStorage
-from inferbus.pipeline.formats import Row
+from inferbus.pipeline.parts import DONE, FAILED, Part, Results, parts_of, read_part
+from inferbus.pipeline.row_batch import RowBatch, digest_of
 
-DONE, DROPPED, FAILED = "done", "dropped", "failed"
+__all__ = ["DONE", "FAILED", "Checkpoint", "Results", "RowSet"]
 _PARTS, _PLAN = "parts", "plan.json"
-_SCHEMA = pa.schema([("row", pa.int64()), ("state", pa.string()), ("value", pa.large_binary())])
-
-
-class Result(msgspec.Struct, frozen=True):
-    """What came of a row: `done` with its value, `dropped`, or `failed` with what was wrong (`DeadRow` of pipelines)."""
-
-    row: int
-    state: str
-    value: Row
+_FORMAT = "parts of columns"
+"""What a checkpoint is written in: one of another is not gone on with."""
 
 
 class RowSet:
@@ -52,10 +45,14 @@ class RowSet:
 
 
 class Checkpoint:
-    """The checkpoint of one pipeline over one input."""
+    """The checkpoint of one pipeline over one input. `by_digest`: the input has no name or time that says whether it is the
+    same again, so that what was read of it is compared."""
 
-    def __init__(self, storage: FsspecStorage) -> None:
+    def __init__(self, storage: FsspecStorage, *, by_digest: bool = False) -> None:
         self._storage = storage
+        self._by_digest = by_digest
+        self._digests: dict[int, str] = {}
+        self._new_digests: dict[int, str] = {}
         self.done = RowSet()
         self.failed = 0
         self._parts: list[tuple[int, str]] = []
@@ -66,9 +63,9 @@ class Checkpoint:
         Raises:
             Conflict: it is of another pipeline, or the input has changed.
         """
-        digest = hashlib.sha256("\n".join(plan).encode()).hexdigest()
+        digest = hashlib.sha256("\n".join([_FORMAT, *plan]).encode()).hexdigest()
         try:
-            data = b"".join([piece async for piece in self._storage.read(_PLAN)])
+            data = await self._body(_PLAN)
         except NotFound:
             run = secrets.token_hex(8)
             await self._write(_PLAN, msgspec.json.encode({"digest": digest, "run": run, "plan": list(plan)}))
@@ -79,64 +76,95 @@ class Checkpoint:
                 "the checkpoint beside the output is of another pipeline, or the input has changed since: "
                 "remove it, or write elsewhere"
             )
-        for part in await self._storage.bodies(_PARTS):
-            if part.name.endswith(".arrow"):
-                results = [one async for one in self._read(part.name)]
-                self._note(part.name, results)
+        for body in await self._storage.bodies(_PARTS):
+            if body.name.endswith(".arrow"):
+                self._note(body.name, await self.part(body.name))
         return known.run
 
-    async def commit(self, results: Sequence[Result]) -> None:
-        """Store what came of some rows, durably."""
-        columns = [
-            pa.array([one.row for one in results], pa.int64()),
-            pa.array([one.state for one in results], pa.string()),
-            pa.array([msgspec.json.encode(one.value) for one in results], pa.large_binary()),
-        ]
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, _SCHEMA) as writer:
-            writer.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA))
-        name = f"{_PARTS}/{secrets.token_hex(10)}.arrow"
-        await self._write(name, sink.getvalue().to_pybytes())
-        self._note(name, results)
+    def check_block(self, n: int, rows: RowBatch) -> None:
+        """See that block `n` of an input without a mark is what it was.
 
-    async def in_order(self) -> AsyncIterator[Result]:
-        """Give all results in the order of the rows, once each. Parts overlap by what was under way at once: no more than
-        that is in memory."""
-        waiting: list[tuple[int, Result]] = []
+        Raises:
+            Conflict: it is another.
+        """
+        if not self._by_digest:
+            return
+        digest = digest_of(rows)
+        if self._digests.setdefault(n, digest) != digest:
+            raise Conflict(
+                f"rows {n} x 1024 and on are not what they were when this run was stopped: an input that gives its rows in "
+                "another order, or others, cannot be gone on with; remove the checkpoint, or write elsewhere"
+            )
+        self._new_digests[n] = digest
+
+    async def commit(self, results: Results) -> None:
+        """Store what came of some rows, durably."""
+        digests, self._new_digests = self._new_digests, {}
+        for part, data in parts_of(results, digests):
+            name = f"{_PARTS}/{secrets.token_hex(10)}.arrow"
+            await self._write(name, data)
+            self._note(name, part)
+
+    async def in_order(self) -> AsyncIterator[tuple[int, Part, int]]:
+        """Give all results in the order of the rows, once each: row, its part, its place there. Parts overlap by what was
+        under way at once: no more than that is in memory."""
+        waiting: list[tuple[int, int, int]] = []
+        open_: dict[int, tuple[Part, int]] = {}
         last = -1
-        for first, name in sorted(self._parts):
-            for result in _below(waiting, first):
-                if result.row > last:
-                    last = result.row
-                    yield result
-            async for one in self._read(name):
-                heapq.heappush(waiting, (one.row, one))
-        for result in _below(waiting, None):
-            if result.row > last:
-                last = result.row
-                yield result
+
+        def below(bound: int | None) -> Iterator[tuple[int, Part, int]]:
+            nonlocal last
+            while waiting and (bound is None or waiting[0][0] < bound):
+                row, n, at = heapq.heappop(waiting)
+                part, left = open_[n]
+                if left == 1:
+                    del open_[n]
+                else:
+                    open_[n] = (part, left - 1)
+                if row > last:
+                    last = row
+                    yield row, part, at
+
+        for n, (first, name) in enumerate(sorted(self._parts)):
+            for found in below(first):
+                yield found
+            part = await self.part(name)
+            numbers = part.numbers
+            open_[n] = (part, len(numbers))
+            for at, row in enumerate(numbers):
+                heapq.heappush(waiting, (row, n, at))
+        for found in below(None):
+            yield found
+
+    async def all_parts(self) -> AsyncIterator[Part]:
+        """Give the parts one after the other, in no order."""
+        for _, name in self._parts:
+            yield await self.part(name)
+
+    async def part(self, name: str) -> Part:
+        return read_part(await self._body(name))
 
     async def remove(self) -> None:
         await self._storage.delete_all()
 
-    def _note(self, name: str, results: Sequence[Result]) -> None:
-        if not results:
+    def _note(self, name: str, part: Part) -> None:
+        numbers = part.numbers
+        if not numbers:
             return
-        for one in results:
-            if one.row not in self.done:
-                self.done.add(one.row)
-                self.failed += one.state == FAILED
-        self._parts.append((min(one.row for one in results), name))
+        states = part.states
+        for row, state in zip(numbers, states, strict=True):
+            if row not in self.done:
+                self.done.add(row)
+                self.failed += state == FAILED
+        self._digests |= part.digests
+        self._parts.append((min(numbers), name))
 
-    async def _read(self, name: str) -> AsyncIterator[Result]:
-        data = b"".join([piece async for piece in self._storage.read(name)])
-        table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
-        for row, state, value in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            yield Result(row, state, msgspec.json.decode(value))
+    async def _body(self, name: str) -> bytes:
+        return b"".join([piece async for piece in self._storage.read(name)])
 
-    async def _write(self, name: str, data: bytes) -> None:
+    async def _write(self, name: str, data: bytes | pa.Buffer) -> None:
         async def pieces() -> AsyncIterator[bytes]:
-            yield data
+            yield bytes(data)
 
         await self._storage.write(name, pieces())
 
@@ -144,8 +172,3 @@ class Checkpoint:
 class _Plan(msgspec.Struct):
     digest: str
     run: str
-
-
-def _below(waiting: list[tuple[int, Any]], bound: int | None) -> Iterator[Result]:
-    while waiting and (bound is None or waiting[0][0] < bound):
-        yield heapq.heappop(waiting)[1]

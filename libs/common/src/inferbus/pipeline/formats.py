@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -14,12 +14,12 @@ from pyarrow import parquet
 from inferbus.errors import InvalidRequest
 from inferbus.files.file_systems import open_fs
 from inferbus.files.uploads import Upload, begin_upload
+from inferbus.pipeline.row_batch import Row
 
 JSONL, CSV, PARQUET = "jsonl", "csv", "parquet"
 FORMATS = (JSONL, CSV, PARQUET)
 _ENDINGS = {".jsonl": JSONL, ".ndjson": JSONL, ".csv": CSV, ".parquet": PARQUET, ".pq": PARQUET}
-_BATCH_ROWS = 1024
-Row = dict[str, Any]
+BLOCK_ROWS = 1024
 
 
 def format_of(url: str, given: str = "") -> str:
@@ -66,16 +66,16 @@ class UnreadableRow(msgspec.Struct, frozen=True):
     error: str
 
 
-def read_rows(fs: Any, path: str, kind: str) -> Generator[list[Row | UnreadableRow], None, None]:
-    """Read a file in batches, in constant memory."""
+def read_rows(fs: Any, path: str, kind: str) -> Iterator[pa.RecordBatch | list[Row | UnreadableRow]]:
+    """Read a file in batches, in constant memory: of Arrow, or of lines."""
     with fs.open(path, "rb") as file:
         if kind == JSONL:
             yield from _read_lines(file)
             return
-        batches = pa_csv.open_csv(file) if kind == CSV else parquet.ParquetFile(file).iter_batches(_BATCH_ROWS)
+        batches = pa_csv.open_csv(file) if kind == CSV else parquet.ParquetFile(file).iter_batches(BLOCK_ROWS)
         for batch in batches:
-            for start in range(0, batch.num_rows, _BATCH_ROWS):
-                yield batch.slice(start, _BATCH_ROWS).to_pylist()
+            for start in range(0, batch.num_rows, BLOCK_ROWS):
+                yield batch.slice(start, BLOCK_ROWS)
 
 
 def _read_lines(file: Any) -> Iterator[list[Row | UnreadableRow]]:
@@ -88,15 +88,16 @@ def _read_lines(file: Any) -> Iterator[list[Row | UnreadableRow]]:
             batch.append(decode(line))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             batch.append(UnreadableRow(line[:4096].decode(errors="replace"), str(exc)))
-        if len(batch) >= _BATCH_ROWS:
+        if len(batch) >= BLOCK_ROWS:
             yield batch
             batch = []
     if batch:
         yield batch
 
 
-def write_rows(fs: Any, path: str, kind: str, batches: Iterable[list[Row]], schema: pa.Schema | None) -> int:
-    """Write a file that is there whole or not at all; gives how many rows it has. CSV and Parquet need the schema."""
+def write_rows(fs: Any, path: str, kind: str, batches: Iterable[Any], schema: pa.Schema | None) -> int:
+    """Write a file that is there whole or not at all; gives how many rows it has. JSON lines are written from rows, CSV and
+    Parquet from tables, of this schema."""
     parent = path.rsplit("/", 1)[0]
     fs.makedirs(parent, exist_ok=True)
     upload = begin_upload(fs, path)
@@ -155,19 +156,5 @@ class _writer:  # noqa: N801 - a context manager used as a function
     def _lines(self, batch: list[Row]) -> None:
         self._stream.write(b"".join(msgspec.json.encode(row) + b"\n" for row in batch))
 
-    def _table(self, batch: list[Row]) -> None:
-        self._arrow.write_table(pa.Table.from_pylist(batch, schema=self._schema))
-
-
-def schema_of(batches: Iterable[list[Row]]) -> pa.Schema:
-    """Find the columns of rows, and types that all their values fit."""
-    schema = pa.schema([])
-    for batch in batches:
-        schema = pa.unify_schemas([schema, pa.Table.from_pylist(_columned(batch)).schema], promote_options="permissive")
-    return schema
-
-
-def _columned(batch: list[Row]) -> list[Row]:
-    """Give every row every column: Arrow takes those of the first."""
-    names = dict.fromkeys(name for row in batch for name in row)
-    return [{name: row.get(name) for name in names} for row in batch]
+    def _table(self, table: pa.Table) -> None:
+        self._arrow.write_table(table)

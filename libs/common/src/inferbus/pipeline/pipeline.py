@@ -7,7 +7,7 @@ killed goes on where its checkpoint is, and what a model has answered is not ask
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
@@ -18,17 +18,11 @@ from inferbus.errors import Conflict, InvalidRequest
 from inferbus.files.fsspec_storage import FsspecStorage, open_storage
 from inferbus.files.settings import FilesSettings
 from inferbus.pipeline.checkpoint import Checkpoint
-from inferbus.pipeline.formats import (
-    JSONL,
-    Row,
-    UnreadableRow,
-    files_of,
-    format_of,
-    mark_of,
-    read_rows,
-)
+from inferbus.pipeline.formats import JSONL, files_of, format_of
+from inferbus.pipeline.on_ray import RAY, DatasetWriter, apply_steps, ray_source
 from inferbus.pipeline.results import write_results
 from inferbus.pipeline.running import Runner, RunSettings
+from inferbus.pipeline.sources import FileSource, blocks_of
 from inferbus.pipeline.stages import Asker, Embed, Filter, Function, Infer, Map, Stage, Tools, function_of, name_of
 from inferbus.routes import BATCH
 
@@ -43,9 +37,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     resumed: int
     output: str
     errors: str = ""
+    dataset: Any = None
+    """The Dataset of Ray that `write_ray` makes."""
 
 
 class _End(msgspec.Struct, frozen=True, kw_only=True):
+    """Where rows go: one file, or (`format` RAY) a Dataset of Ray, whose checkpoint and dead letters lie at `url`."""
+
     url: str
     format: str
     options: dict[str, Any]
@@ -54,17 +52,25 @@ class _End(msgspec.Struct, frozen=True, kw_only=True):
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     """A chain of stages between an input and an output. Every method gives another pipeline; `run` runs it."""
 
-    source: _End
+    source: Any = None
+    """A `Source`; None for stages alone (`steps`)."""
     stages: tuple[Any, ...] = ()
     sink: _End | None = None
     in_flight: int = 1024
     checkpoint_every_s: float = 1.0
 
     @classmethod
-    def read(cls, url: str, *, format: str = "", **options: Any) -> Pipeline:  # noqa: A002 - what one calls it
+    def read(cls, source: str | Any, *, format: str = "", **options: Any) -> Pipeline:  # noqa: A002 - what one calls it
         """Read rows from JSON lines, CSV or Parquet: a path, several with `*`, or any url fsspec knows (`options` are its
-        file system's)."""
-        return cls(source=_End(url=url, format=format_of(url, format), options=options))
+        file system's); or from a Dataset of Ray."""
+        if not isinstance(source, str):
+            return cls(source=ray_source(source))
+        return cls(source=FileSource(url=source, format=format_of(source, format), options=options))
+
+    @classmethod
+    def steps(cls) -> Pipeline:
+        """Begin stages alone, without a source: for `apply_to`."""
+        return cls()
 
     def map(self, function: Function | str, *, concurrency: int = 4, retries: int = 0) -> Pipeline:
         """Put what a function makes of a row in its place: a plain one runs in a thread, a coroutine in the loop. Given as
@@ -104,6 +110,30 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
         """Write the rows to one file, in the order they were read. Dead letters go to `<url>.errors.jsonl`."""
         return self.replaced(sink=_End(url=url, format=format_of(url, format), options=options))
 
+    def write_ray(self, work_url: str, **options: Any) -> Pipeline:
+        """Make a Dataset of Ray of the rows, in the order they were read: `dataset` of the report. Below `work_url`, a path or
+        url, are the checkpoint until it is made, and the dead letters."""
+        return self.replaced(sink=_End(url=work_url.rstrip("/"), format=RAY, options=options))
+
+    def apply_to(
+        self, dataset: Any, *, workers: int = 1, batch_rows: int = 256, on_error: str = "column",
+        client: Callable[[], Any] | None = None, **options: Any,
+    ) -> Any:  # fmt: skip
+        """Have Ray do these stages inside its own `map_batches`, in so many actors; gives the Dataset that comes of it. Its column
+        `error` says why a row could not be done, or (`on_error="raise"`) that ends the job. `client` makes an `inferbus.Client`
+        in each actor; else it is that of the platform this process would ask. `options` are those of `map_batches`."""
+        if self.source is not None or self.sink is not None:
+            raise InvalidRequest("what is applied to a Dataset has stages alone: Pipeline.steps()...")
+        return apply_steps(
+            self.stages,
+            dataset,
+            workers=workers,
+            batch_rows=batch_rows,
+            on_error=on_error,
+            client=client,
+            options=options,
+        )
+
     def limited(self, in_flight: int) -> Pipeline:
         """Have so many rows at most between reading and commit (1024)."""
         return self.replaced(in_flight=max(1, in_flight))
@@ -113,7 +143,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
 
     def explain(self) -> str:
         """Say what a run will do; nothing is read."""
-        lines = [f"read    {self.source.url} ({self.source.format})"]
+        lines = [f"read    {self.source.describe()}"] if self.source is not None else []
         lines += [
             f"{one.kind:<7} {one.describe()}  [at once {one.concurrency}, again up to {one.retries} times]"
             for one in self.stages
@@ -153,29 +183,30 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
         """As `run`, in a running event loop; a `client` given is one that was entered."""
         if self.sink is None:
             raise InvalidRequest("a pipeline ends with .write(...)")
-        fs, paths = await asyncio.to_thread(files_of, self.source.url, self.source.options)
+        if self.source is None:
+            raise InvalidRequest("a pipeline begins with Pipeline.read(...); stages alone are for apply_to(dataset)")
+        opened = await asyncio.to_thread(self.source.open)
         if not overwrite and await asyncio.to_thread(_is_there, self.sink):
             raise Conflict(f"{self.sink.url} is there already: write elsewhere, or run with overwrite=True")
         async with AsyncExitStack() as stack:
-            checkpoint = Checkpoint(_open_checkpoint(self.sink, stack))
-            plan = [
-                await asyncio.to_thread(mark_of, fs, paths),
-                *(f"{one.kind} {one.describe()}" for one in self.stages),
-            ]
+            checkpoint = Checkpoint(_open_checkpoint(self.sink, stack), by_digest=opened.by_digest)
+            plan = [opened.mark, *(f"{one.kind} {one.describe()}" for one in self.stages)]
             run = await checkpoint.open(plan)
             resumed = checkpoint.done.count
             threads = ThreadPoolExecutor(max(4, *(one.concurrency for one in self.stages), 4), "pipeline")
             stack.callback(threads.shutdown, wait=False, cancel_futures=True)
             tools = Tools(threads, await self._client(client, stack))
-            rows = await stack.enter_async_context(aclosing(self._rows(fs, paths, threads)))
+            blocks = await stack.enter_async_context(aclosing(blocks_of(opened.blocks, threads)))
             settings = RunSettings(in_flight=self.in_flight, checkpoint_every_s=self.checkpoint_every_s)
-            await Runner(self.stages, tools, checkpoint, run, settings, on_commit).run(rows)
-            written = await write_results(checkpoint, self.sink, _errors_url(self.sink.url))
+            await Runner(self.stages, tools, checkpoint, run, settings, on_commit).run(blocks)
+            made = DatasetWriter() if self.sink.format == RAY else None
+            written = await write_results(checkpoint, self.sink, _errors_url(self.sink.url), made)
             await checkpoint.remove()
         return Report(
             rows=checkpoint.done.count, written=written, failed=checkpoint.failed, resumed=resumed,
             dropped=checkpoint.done.count - written - checkpoint.failed, output=self.sink.url,
             errors=_errors_url(self.sink.url) if checkpoint.failed else "",
+            dataset=made.dataset if made is not None else None,
         )  # fmt: skip
 
     def _with(self, stage: Stage) -> Pipeline:
@@ -190,21 +221,6 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
 
         return await stack.enter_async_context(local_client())
 
-    async def _rows(
-        self, fs: Any, paths: list[str], threads: ThreadPoolExecutor
-    ) -> AsyncGenerator[tuple[int, Row | UnreadableRow], None]:
-        """Read the input a batch ahead of whoever takes the rows."""
-        loop, number = asyncio.get_running_loop(), 0
-        for path in paths:
-            batches = read_rows(fs, path, self.source.format)
-            try:
-                while (batch := await loop.run_in_executor(threads, next, batches, None)) is not None:
-                    for row in batch:
-                        yield number, row
-                        number += 1
-            finally:
-                batches.close()
-
 
 def _open_checkpoint(sink: _End, stack: AsyncExitStack) -> FsspecStorage:
     options = msgspec.json.encode(sink.options).decode()
@@ -214,6 +230,8 @@ def _open_checkpoint(sink: _End, stack: AsyncExitStack) -> FsspecStorage:
 
 
 def _is_there(sink: _End) -> bool:
+    if sink.format == RAY:
+        return False
     try:
         return bool(files_of(sink.url, sink.options)[1])
     except InvalidRequest:

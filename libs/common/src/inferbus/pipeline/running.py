@@ -1,4 +1,4 @@
-"""Running: rows through stages with a bounded queue in front of each, results committed as they come.
+"""Running: batches of rows through stages with a bounded queue in front of each, results committed as they come.
 
 A row may be committed while others are still read. What is between reading and commit is bounded (`in_flight`), so that a
 slow stage slows reading down.
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from inferbus.pipeline.checkpoint import DONE, DROPPED, FAILED, Checkpoint, Result
-from inferbus.pipeline.formats import Row, UnreadableRow
-from inferbus.pipeline.stages import Place, Stage, Tools
+from inferbus.pipeline.checkpoint import Checkpoint, Results
+from inferbus.pipeline.sources import Blocks, Unread
+from inferbus.pipeline.stage_run import Batch, Lost, StageRun
+from inferbus.pipeline.stages import Stage, Tools
 
-Source = AsyncIterator[tuple[int, Row | UnreadableRow]]
-_MAX_TEXT = 2000
+_BATCHES, _BATCH_ROWS = 8, 128
+"""What may be in flight is so many batches at least, none larger than that."""
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,11 +28,6 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_every_s: float
 
 
-class _Item(msgspec.Struct):
-    number: int
-    row: Row
-
-
 class Runner:
     """Runs stages over a source once."""
 
@@ -39,17 +35,23 @@ class Runner:
         self, stages: Sequence[Stage], tools: Tools, checkpoint: Checkpoint, run: str, settings: RunSettings,
         on_commit: Callable[[int], None] = lambda _: None,
     ) -> None:  # fmt: skip
-        self._stages = stages
-        self._tools = tools
         self._checkpoint = checkpoint
-        self._run = run
         self._settings = settings
         self._on_commit = on_commit
+        self._at_once = max(1, min(_BATCH_ROWS, settings.in_flight // _BATCHES))
         self._room = asyncio.Semaphore(settings.in_flight)
-        self._queues: list[asyncio.Queue[_Item | None]] = [asyncio.Queue(2 * stage.concurrency) for stage in stages]
-        self._results: asyncio.Queue[Result | None] = asyncio.Queue()  # bounded by the room
+        self._results: asyncio.Queue[Batch | Lost | None] = asyncio.Queue()  # bounded by the room
+        self._stages: list[StageRun] = []
+        put: Callable[[Batch | None], Awaitable[None]] = self._results.put
+        for place in reversed(range(len(stages))):
+            made = StageRun(
+                stages[place], place, run, tools, at_once=self._at_once, put=put, lose=self._results.put
+            )  # fmt: skip
+            self._stages.insert(0, made)
+            put = made.inbox.put
+        self._first = put
 
-    async def run(self, source: Source) -> None:
+    async def run(self, source: Blocks) -> None:
         """Do every row that is not done yet.
 
         Raises:
@@ -58,80 +60,50 @@ class Runner:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read(source))
-                for place, stage in enumerate(self._stages):
-                    group.create_task(self._stage(place, stage))
+                for stage in self._stages:
+                    group.create_task(stage.run())
                 group.create_task(self._commit())
         except ExceptionGroup as failed:
             raise _first_of(failed) from failed
 
-    async def _read(self, source: Source) -> None:
-        async for number, row in source:
-            if number in self._checkpoint.done:
+    async def _read(self, source: Blocks) -> None:
+        done, block = self._checkpoint.done, 0
+        async for read in source:
+            if isinstance(read, Unread):
+                if read.number not in done:
+                    await self._room.acquire()
+                    error = {"stage": "read", "error": "unreadable", "message": read.row.error, "input": read.row.text}
+                    await self._results.put(Lost(read.number, error))
                 continue
-            await self._room.acquire()
-            if isinstance(row, UnreadableRow):
-                error = {"stage": "read", "error": "unreadable", "message": row.error, "input": row.text}
-                await self._results.put(Result(number, FAILED, error))
-            else:
-                await self._pass_on(0, _Item(number, row))
-        await self._end_of(0)
-
-    async def _pass_on(self, place: int, item: _Item) -> None:
-        if place < len(self._queues):
-            await self._queues[place].put(item)
-        else:
-            await self._results.put(Result(item.number, DONE, item.row))
-
-    async def _end_of(self, place: int) -> None:
-        """Tell a stage, or whoever commits, that nothing more comes."""
-        await (self._queues[place].put(None) if place < len(self._queues) else self._results.put(None))
-
-    async def _stage(self, place: int, stage: Stage) -> None:
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(stage.concurrency):
-                workers.create_task(self._work(place, stage))
-        await self._end_of(place + 1)
-
-    async def _work(self, place: int, stage: Stage) -> None:
-        queue = self._queues[place]
-        while (item := await queue.get()) is not None:
-            try:
-                made = await stage.apply(
-                    item.row, Place(item.number, f"{self._run}-{item.number}-{place}"), self._tools
-                )
-            except Exception as exc:
-                error = {
-                    "stage": f"{place + 1} {stage.kind}", "error": getattr(exc, "code", type(exc).__name__),
-                    "message": str(exc)[:_MAX_TEXT], "input": item.row,
-                }  # fmt: skip
-                await self._results.put(Result(item.number, FAILED, error))
-                continue
-            if made is None:
-                await self._results.put(Result(item.number, DROPPED, {}))
-            else:
-                await self._pass_on(place + 1, _Item(item.number, made))
-        await queue.put(None)  # for the next worker
+            self._checkpoint.check_block(block, read.rows)
+            block += 1
+            places = [n for n, number in enumerate(read.numbers) if number not in done]
+            numbers, rows = [read.numbers[n] for n in places], read.rows.take(places)
+            for start in range(0, rows.count, self._at_once):
+                part = rows.slice(start, self._at_once)
+                for _ in range(part.count):
+                    await self._room.acquire()
+                await self._first(Batch(numbers[start : start + part.count], part))
+        await self._first(None)
 
     async def _commit(self) -> None:
-        waiting: list[Result] = []
+        waiting = Results()
         due = time.monotonic() + self._settings.checkpoint_every_s
         ended = False
         while not ended:
             try:
                 async with asyncio.timeout(max(0.0, due - time.monotonic())):
                     result = await self._results.get()
-                if result is None:
-                    ended = True
-                else:
-                    waiting.append(result)
+                ended = result is None
+                waiting.add(result)
             except TimeoutError:
                 pass
-            if waiting and (ended or time.monotonic() >= due or len(waiting) >= self._settings.in_flight // 2):
+            if waiting.count and (ended or time.monotonic() >= due or waiting.count >= self._settings.in_flight // 2):
                 await self._checkpoint.commit(waiting)
-                self._on_commit(len(waiting))
-                for _ in waiting:
+                self._on_commit(waiting.count)
+                for _ in range(waiting.count):
                     self._room.release()
-                waiting = []
+                waiting = Results()
             if time.monotonic() >= due:
                 due = time.monotonic() + self._settings.checkpoint_every_s
 

@@ -1,4 +1,4 @@
-"""Stages: what is done to a row on its way. Each says how many rows at once, and what is tried again."""
+"""Stages: what is done to a row on its way. Each says how many rows at once, what is tried again, and what it reads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 import importlib
 import inspect
 import random
+import re
+import string
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -13,8 +15,8 @@ from typing import Any, Protocol
 import msgspec
 
 from inferbus.errors import InvalidRequest, Overloaded, RateLimited, TenantOverloaded, Transient
+from inferbus.pipeline.row_batch import Row
 
-Row = dict[str, Any]
 Function = Callable[..., Any]
 _BACKOFF_S, _MAX_BACKOFF_S = 0.5, 30.0
 _NOT_NOW = (RateLimited, TenantOverloaded, Overloaded)
@@ -45,7 +47,7 @@ class Tools(msgspec.Struct, frozen=True):
 
 
 class Stage(Protocol):
-    """One step. `apply` gives the row that goes on, None where it is dropped; what it raises is the row's error."""
+    """One step. What `apply` raises is the row's error."""
 
     @property
     def kind(self) -> str: ...
@@ -53,11 +55,23 @@ class Stage(Protocol):
     @property
     def concurrency(self) -> int: ...
 
+    @property
+    def replaces(self) -> bool:
+        """Whether `apply` gives the row that goes on; else columns that go on with the row it had."""
+        ...
+
+    @property
+    def reads(self) -> tuple[str, ...] | None:
+        """The columns `apply` needs; None: all."""
+        ...
+
     def describe(self) -> str:
         """Say what it does, in a line; a checkpoint belongs to exactly these lines."""
         ...
 
-    async def apply(self, row: Row, place: Place, tools: Tools) -> Row | None: ...
+    async def apply(self, row: Row, place: Place, tools: Tools) -> Row | None:
+        """Give what becomes of a row: another one, or columns (`replaces`); None: it is dropped."""
+        ...
 
 
 class Map(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +82,8 @@ class Map(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int
     retries: int
     kind: str = "map"
+    replaces: bool = True
+    reads: tuple[str, ...] | None = None
 
     def describe(self) -> str:
         return self.name
@@ -87,12 +103,14 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int
     retries: int
     kind: str = "filter"
+    replaces: bool = False
+    reads: tuple[str, ...] | None = None
 
     def describe(self) -> str:
         return self.name
 
     async def apply(self, row: Row, place: Place, tools: Tools) -> Row | None:  # noqa: ARG002 - the protocol's
-        return row if await _called(self.function, row, self.retries, tools) else None
+        return {} if await _called(self.function, row, self.retries, tools) else None
 
 
 class Infer(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +124,11 @@ class Infer(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int
     retries: int
     kind: str = "infer"
+    replaces: bool = False
+
+    @property
+    def reads(self) -> tuple[str, ...] | None:
+        return _columns_in(self.prompt) if isinstance(self.prompt, str) else None
 
     def describe(self) -> str:
         asked = self.prompt if isinstance(self.prompt, str) else name_of(self.prompt)
@@ -123,7 +146,7 @@ class Infer(msgspec.Struct, frozen=True, kw_only=True):
             return await _client(tools).chat(self.model, messages, **_durable(self.options, request))
 
         answer = await _asked(ask, place.request, self.retries)
-        return row | {self.into: answer["choices"][0]["message"]["content"]}
+        return {self.into: answer["choices"][0]["message"]["content"]}
 
 
 class Embed(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +159,11 @@ class Embed(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int
     retries: int
     kind: str = "embed"
+    replaces: bool = False
+
+    @property
+    def reads(self) -> tuple[str, ...] | None:
+        return (self.text,) if isinstance(self.text, str) else None
 
     def describe(self) -> str:
         text = self.text if isinstance(self.text, str) else name_of(self.text)
@@ -147,7 +175,7 @@ class Embed(msgspec.Struct, frozen=True, kw_only=True):
         async def ask(request: str) -> Any:
             return await _client(tools).embed(self.model, text, **_durable(self.options, request))
 
-        return row | {self.into: (await _asked(ask, place.request, self.retries))[0]}
+        return {self.into: (await _asked(ask, place.request, self.retries))[0]}
 
 
 def function_of(given: Function | str) -> Function:
@@ -170,6 +198,15 @@ def function_of(given: Function | str) -> Function:
 
 def name_of(function: Function) -> str:
     return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', repr(function))}"
+
+
+def _columns_in(prompt: str) -> tuple[str, ...] | None:
+    """Say which columns a prompt names; None where that cannot be told (what is wrong with it shows with each row)."""
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(prompt) if name is not None]
+    except ValueError:
+        return None
+    return tuple(dict.fromkeys(re.split(r"[.\[]", name)[0] for name in names))
 
 
 def _filled(prompt: str | Function, row: Row) -> Any:

@@ -48,6 +48,7 @@ _REQUEUE_S = 0.2
 _ASKER_GONE_S = 1.0
 _ASKER_LOST_S = 12.0
 _ASK_AGAIN_S = 1.0
+_MOST_ENDING_ROWS = 32
 _BATCH_PRIORITY = 1000  # entitlements' priorities are -100 to 100: they order work within a lane
 log = structlog.get_logger()
 _decode_answer = unpacker(Answer).decode
@@ -77,6 +78,7 @@ class Serving:
         self._old_message_s = old_message_s
         self._exclusion = Exclusion()
         self._missed: dict[str, float] = {}
+        self._ending_rows = 0
 
     async def on_delivery(self, delivery: Delivery) -> None:
         """Deal with one delivery completely; what it raises, the intake settles by `verdict_of`."""
@@ -165,6 +167,8 @@ class Serving:
             error = await self._serve(envelope, subject, delivery, attempt, sink, answer, expires_at, entry.span)
             if error is not None:
                 await self._on_error(error, attempt, delivery, answer, bill)
+            elif isinstance(attempt, DurableAttempt) and attempt.is_row and self._ending_rows < _MOST_ENDING_ROWS:
+                await self._end_row(attempt, bill)
             else:
                 await attempt.over
                 await _settle(bill)
@@ -242,6 +246,18 @@ class Serving:
         created = resume.created if resume is not None else int(time.time())
         attempt.started(created, fingerprint, sum(len(ids) for _, ids in resume.ids) if resume is not None else 0)
         return resume, created
+
+    async def _end_row(self, attempt: Attempt, bill: Bill | None) -> None:
+        """End a row of a batch. Another has its place in the engine meanwhile, so that this is not empty for the time four
+        answers of the bus take; of so many at once at most, or a bus that is slow would have them pile up."""
+        self._ending_rows += 1
+        try:
+            attempt.delivery.free_slot()
+            await attempt.over
+            await _settle(bill)
+            await attempt.let_go(_ASKER_GONE_S)
+        finally:
+            self._ending_rows -= 1
 
     def _expire(self, key: str, sink: EngineSink) -> None:
         sink.expired = True

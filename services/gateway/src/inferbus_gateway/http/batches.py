@@ -20,6 +20,7 @@ from inferbus.contracts.batch import BY_USER, JobRecord, Pause
 from inferbus.contracts.files import BATCH_INPUT
 from inferbus.errors import Conflict, InvalidRequest, NotFound
 from inferbus.files.book import NewFile
+from inferbus.files.limits import check_room
 from inferbus_gateway.batch_door import BatchDoor, opened
 from inferbus_gateway.batch_wishes import check_batch_model, check_input, check_may_batch, is_same_wish, job_of
 from inferbus_gateway.http.admin_request import read_wanted
@@ -198,6 +199,7 @@ async def _again(
         edited = {one.line: one.original for one in wanted.edited}
         if any("\n" in line or not line.strip() for line in edited.values()):
             raise InvalidRequest("an edited line is one line, and not empty", param="edited")
+        await check_room(door.files, identity.tenant, 0, door.settings)
         pieces = door.dead_letters.again(parent, wanted.lines, edited)
         new = NewFile(
             tenant=identity.tenant, purpose=BATCH_INPUT, filename=f"{parent.id}_failed.jsonl", key_id=identity.key_id,

@@ -16,6 +16,7 @@ from inferbus.admission.identity import Identity
 from inferbus.contracts.files import BATCH_INPUT, BATCH_OUTPUT, FileRecord
 from inferbus.errors import Cancelled, Forbidden, InferbusError, InvalidRequest, Overloaded, TooLarge
 from inferbus.files.book import DESC, NewFile, Page
+from inferbus.files.limits import check_room
 from inferbus.routes import BATCH
 from inferbus_gateway.batch_door import BatchDoor, opened
 from inferbus_gateway.http.exchange_response import HttpResponse
@@ -97,6 +98,7 @@ class UploadEndpoint:
         self._open += 1
         try:
             identity, door = self._admit(headers, record)
+            await check_room(door.files, identity.tenant, 0, door.settings)
             upload = Upload(receive, headers.get(b"content-type", ""), idle_s=door.settings.upload_idle_s)
             made = await self._take(identity, door, upload)
             await response.whole(200, msgspec.json.encode(describe_file(made)))
@@ -134,6 +136,7 @@ class UploadEndpoint:
         stored = await files.store(identity.tenant, upload.pieces(), limit_bytes=door.settings.max_file_bytes)
         try:
             await upload.finish()
+            await check_room(files, identity.tenant, stored.written.bytes, door.settings)
             new = new_file_of(upload, identity, now=int(time.time()), default_s=door.settings.default_expiry_s)
         except BaseException:
             await files.drop(stored)

@@ -98,7 +98,7 @@ def test_what_would_be_something_else_in_the_configuration_is_refused(fields: di
 
 @pytest.mark.parametrize("role", ["dev", "nobody", ""])
 def test_an_unknown_role_is_refused(role: str) -> None:
-    with pytest.raises(BadTemplate, match=r"roles are admin, batch, gateway, .*producer"):
+    with pytest.raises(BadTemplate, match=r"roles are admin, batch, features, gateway, .*producer"):
         render(TEMPLATE, [user(role)])
 
 

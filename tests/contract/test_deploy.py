@@ -136,7 +136,7 @@ def test_compose_asks_for_the_seeds_that_init_prints(
     pools = re.findall(r"--pool (\S+)", command[1])
     bus_users.init(pool=pools, region="local", folder=tmp_path / "bus", template=ROOT / "deploy/nats/nats.conf")
     printed = {line.partition("=")[0] for line in capsys.readouterr().out.splitlines()}
-    env = {service: env_of(compose, service) for service in compose["services"] if service != "nats"}
+    env = {service: env_of(compose, service) for service in compose["services"] if service not in {"nats", "redis"}}
     assert {one["INFERBUS_BUS_NKEY_SEED"].removeprefix("$") for one in env.values()} == printed
     users = {user.login: user for user in UsersFolder(tmp_path / "bus", ROOT / "deploy/nats/nats.conf").read().users}
     for service, one in env.items():
@@ -207,7 +207,7 @@ for package in ("inferbus", "inferbus_gateway"):
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.stem)
 def test_only_the_triton_worker_has_its_client(file: Path) -> None:
     services = set(re.findall(r"requirements/(services|triton-worker)\.txt", file.read_text()))
-    wanted = {"llm-worker": set(), "triton-worker": {"triton-worker"}}
+    wanted = {"llm-worker": set(), "triton-worker": {"triton-worker"}, "features": set()}
     assert services == wanted.get(file.stem, {"services"})
     for name in services:
         text = (ROOT / f"requirements/{name}.txt").read_text()

@@ -21,6 +21,17 @@ from inferbus.contracts.directory import Organisation, Team
 from inferbus.contracts.durable import Claim, Deltas, DurableRequest, IdempotencyKey, StoredDelta
 from inferbus.contracts.envelope import Envelope, envelope_from, headers_of
 from inferbus.contracts.facts import RequestCancelled
+from inferbus.contracts.features import (
+    Catalogue,
+    EntityRecord,
+    FeatureColumn,
+    FeatureFault,
+    GetAnswer,
+    GetRequest,
+    ManageReply,
+    PushMessage,
+    ServiceRecord,
+)
 from inferbus.contracts.files import FileRecord
 from inferbus.contracts.keys import KeyEntry
 from inferbus.contracts.limits import LimitSet
@@ -308,6 +319,54 @@ JSON: list[tuple[Any, bytes]] = [
         (
             b'{"type":"budget.threshold.v1","tenant":"dev","scope":"org.dev","limit_name":"tokens_per_day","span":"day",'
             b'"window":20414,"percent":80,"limit":1000,"spent":801}'
+        ),
+    ),
+    (
+        GetRequest(entities={"user_id": 7, "item_id": [1, 2]}, features=["age"], max_age_s=60.0, ages=True),
+        (
+            b'{"type":"features.get.v1","entities":{"user_id":7,"item_id":[1,2]},"features":["age"],"max_age_s":60.0,'
+            b'"ages":true}'
+        ),
+    ),
+    (
+        GetAnswer(
+            service="ranking",
+            rows=2,
+            columns=[
+                FeatureColumn(
+                    name="age", kind="int64", values=[31, None], status=["stale", "missing"], age_s=[61.5, None]
+                )
+            ],
+            revision="ff",
+        ),
+        (
+            b'{"type":"features.answer.v1","service":"ranking","rows":2,"columns":[{"name":"age","kind":"int64",'
+            b'"values":[31,null],"status":["stale","missing"],"age_s":[61.5,null]}],"revision":"ff"}'
+        ),
+    ),
+    (
+        GetAnswer(service="r", error=FeatureFault(code="not_found", message="no", param="service")),
+        (b'{"type":"features.answer.v1","service":"r","error":{"code":"not_found","message":"no","param":"service"}}'),
+    ),
+    (
+        PushMessage(rows=[{"user_id": 7, "ts": 1763750000, "clicks": 3}], id="p1"),
+        b'{"type":"features.push.v1","rows":[{"user_id":7,"ts":1763750000,"clicks":3}],"id":"p1"}',
+    ),
+    (
+        ManageReply(data={"ok": True}),
+        b'{"type":"features.reply.v1","data":{"ok":true}}',
+    ),
+    (
+        Catalogue(
+            project="p",
+            revision="ff",
+            entities=[EntityRecord(name="user", join_key="user_id", kind="int64")],
+            services=[ServiceRecord(name="ranking", features=["user_stats:age"], join_keys={"user_id": "int64"})],
+        ),
+        (
+            b'{"type":"features.catalogue.v1","project":"p","revision":"ff","entities":[{"name":"user",'
+            b'"join_key":"user_id","kind":"int64"}],"services":[{"name":"ranking","features":["user_stats:age"],'
+            b'"join_keys":{"user_id":"int64"}}]}'
         ),
     ),
 ]  # fmt: skip

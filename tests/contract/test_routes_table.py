@@ -35,6 +35,9 @@ BUILT = {
     "batch.part": routes.batch_part("dev", "batch_1", 0),
     "audit": routes.audit("dev", "key_created"),
     "quota": routes.quota("minute", "dev", "org-tpm", 29_000_000),
+    "features.get": routes.features_get("dev", "ranking"),
+    "features.push": routes.features_push("dev", "clicks"),
+    "features.manage": routes.features_manage("dev", "freshness"),
 }
 FILTERS = {
     "request": [routes.request_filter("batch"), routes.request_filter("interactive")],
@@ -55,6 +58,9 @@ FILTERS = {
     "usage": [routes.SUBJECTS_USAGE, routes.usage_filter("dev")],
     "batch.chunk": [routes.SUBJECTS_BATCH_CHUNKS, routes.batch_chunks_of("dev", "batch_1")],
     "batch.part": [routes.SUBJECTS_BATCH_PARTS, routes.batch_parts_of("dev", "batch_1")],
+    "features.get": [routes.FEATURES_GET_ALL],
+    "features.push": [routes.SUBJECTS_FEATURES],
+    "features.manage": [routes.FEATURES_MANAGE_ALL],
     "audit": [routes.SUBJECTS_AUDIT],
     "quota": [routes.SUBJECTS_QUOTA[0]],
 }

@@ -48,6 +48,7 @@ def test_a_producer_is_one_of_its_tenant_only(tenant: str) -> None:
     entry = text[text.index(NKEY) : text.index(TEMPLATE.after)]
     assert allowed(entry) == {
         f"request.{tenant}.>", f"cancel.{tenant}.>", f"fetch.{tenant}.>", f"reply.{tenant}.>", f"_INBOX_producer.{tenant}.>",
+        f"features.get.{tenant}.*", f"features.push.{tenant}.*",
     }  # fmt: skip
 
 
@@ -98,7 +99,7 @@ def test_what_would_be_something_else_in_the_configuration_is_refused(fields: di
 
 @pytest.mark.parametrize("role", ["dev", "nobody", ""])
 def test_an_unknown_role_is_refused(role: str) -> None:
-    with pytest.raises(BadTemplate, match=r"roles are admin, batch, gateway, .*producer"):
+    with pytest.raises(BadTemplate, match=r"roles are admin, batch, features, gateway, .*producer"):
         render(TEMPLATE, [user(role)])
 
 

@@ -10,6 +10,7 @@ from inferbus.contracts.batch import ChunkSpec, PartRecord
 from inferbus.contracts.budgets import BudgetThreshold
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.facts import RequestCancelled
+from inferbus.contracts.features import GetAnswer, GetRequest, ManageReply, ManageRequest, PushMessage
 from inferbus.contracts.presence import Presence
 from inferbus.contracts.usage import UsageEvent
 
@@ -48,4 +49,7 @@ ROUTES: tuple[Route, ...] = (
     Route(name="batch.part", subject="batch.part.{tenant}.{job}.{n}", transport="jetstream", sender="batch", receiver="batch, gateway", summary="The one committed result of a chunk; a second one is refused (JSON).", payload=PartRecord),
     Route(name="audit", subject="audit.{tenant}.{fact}", transport="jetstream", sender="operator", receiver="operator", summary="A change an operator makes, stored before it is made (JSON).", payload=AdminChanged),
     Route(name="quota", subject="quota.{span}.{tenant}.{what}.{window}", transport="jetstream", sender="gateway", receiver="gateway", summary="A counter of a window: header Nats-Incr adds to it, the acknowledgement has its value. No body."),
+    Route(name="features.get", subject="features.get.{tenant}.{service}", transport="core", sender="gateway, worker, producer", receiver="features", summary="Rows of a feature service, and the answer in its reply (JSON); one features process of a queue group takes it.", payload=GetRequest | GetAnswer),  # type: ignore[arg-type]  # a union, which msgspec takes
+    Route(name="features.push", subject="features.push.{tenant}.{source}", transport="jetstream", sender="gateway, producer", receiver="features", summary="Rows for a push source (JSON).", payload=PushMessage),
+    Route(name="features.manage", subject="features.manage.{tenant}.{verb}", transport="core", sender="gateway, operator", receiver="features", summary="An operation on features, answered in its reply (JSON).", payload=ManageRequest | ManageReply),  # type: ignore[arg-type]  # a union, which msgspec takes
 )  # fmt: skip

@@ -280,6 +280,41 @@ def line_request(job: str, line: int, attempt: int = 1) -> str:
     return f"{job}-{line}" if attempt == 1 else f"{job}-{line}-r{attempt}"
 
 
+# --- features -------------------------------------------------------------------------------------------------------------
+
+STREAM_FEATURES, SUBJECTS_FEATURES = "FEATURES", "features.push.*.*"
+KV_FEATURES, KV_FEATURE_JOBS = "features", "feature_jobs"
+DURABLE_FEATURES = "features_writer"
+FEATURES_GET_ALL, FEATURES_MANAGE_ALL = "features.get.*.*", "features.manage.*.*"
+QUEUE_FEATURES = "features"
+
+
+def features_get(tenant: str, service: str) -> str:
+    """Rows of a feature service."""
+    return f"features.get.{tenant}.{token_safe(service)}"
+
+
+def features_push(tenant: str, source: str) -> str:
+    """Rows for a push source."""
+    return f"features.push.{tenant}.{token_safe(source)}"
+
+
+def features_manage(tenant: str, verb: str) -> str:
+    return f"features.manage.{tenant}.{verb}"
+
+
+class FeaturesSubject(msgspec.Struct, frozen=True):
+    """`name` is a service's, a push source's or a verb's."""
+
+    tenant: str
+    name: str
+
+
+def parse_features(subject: str) -> FeaturesSubject:
+    _, _, tenant, name = subject.split(".")
+    return FeaturesSubject(tenant, name)
+
+
 # --- what operators change ---------------------------------------------------------------------------------------------
 
 PLATFORM, ADMIN = "PLATFORM", "ADMIN"
@@ -349,6 +384,7 @@ KV_BUCKETS = (
     KV_JOBS,
     KV_FILES,
     KV_TURNS,
+    KV_FEATURES, KV_FEATURE_JOBS,
 )  # fmt: skip
 KV_EXPIRING = (KV_REQUESTS, KV_IDEMPOTENCY)
 """Buckets whose keys go by themselves, as long after their last change as outcomes are kept."""

@@ -44,6 +44,8 @@ class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     quota_long_max_age_s: float = 40 * 86_400.0
     batch_max_bytes: int = 1024 * 1024 * 1024
     batch_parts_max_age_s: float = 40 * 86_400.0
+    features_max_bytes: int = 2 * 1024 * 1024 * 1024
+    features_max_age_s: float = 7 * 86_400.0
 
 
 def stream_configs(settings: TopologySettings, region: str, models: list[ModelEntry]) -> list[dict[str, Any]]:
@@ -83,6 +85,7 @@ def stream_configs(settings: TopologySettings, region: str, models: list[ModelEn
     configs.append(_usage_config(settings, common))
     configs.extend(_batch_configs(settings, common))
     configs.extend(_quota_configs(settings, common))
+    configs.append(_features_config(settings, common))
     kv = common | {"max_msgs_per_subject": 1, "discard": "new", "deny_delete": True, "allow_rollup_hdrs": True}
     expiring = {
         "max_age": int(settings.results_max_age_s * 1e9),
@@ -195,6 +198,18 @@ def _batch_configs(settings: TopologySettings, common: dict[str, Any]) -> list[d
     ]
 
 
+def _features_config(settings: TopologySettings, common: dict[str, Any]) -> dict[str, Any]:
+    """Give the stream of pushed rows. It is no work queue: whoever writes the online store acknowledges, and windows read the
+    same messages by their sequence. Where it is full, producers are refused, and nothing that was accepted is lost."""
+    return common | {
+        "name": routes.STREAM_FEATURES,
+        "subjects": [routes.SUBJECTS_FEATURES],
+        "discard": "new",
+        "max_bytes": settings.features_max_bytes,
+        "max_age": int(settings.features_max_age_s * 1e9),
+    }
+
+
 def _usage_config(settings: TopologySettings, common: dict[str, Any]) -> dict[str, Any]:
     """Give the ledger's stream. Nothing is taken out of it before its time: where it is full, writers are refused and
     say so (docs/adr/0013-ledger.md)."""
@@ -227,6 +242,12 @@ def consumer_configs(region: str, models: list[ModelEntry]) -> list[tuple[str, d
         )
         for lane in routes.LANES
     ]
+    consumers.append(
+        (
+            routes.STREAM_FEATURES,
+            common | {"durable_name": routes.DURABLE_FEATURES, "filter_subject": routes.SUBJECTS_FEATURES},
+        )
+    )
     pools = {(model.runtime, model.pool): model.buckets.count for model in models}
     for (runtime_, pool), count in sorted(pools.items()):
         for lane in routes.LANES:

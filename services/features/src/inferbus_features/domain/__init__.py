@@ -1,0 +1,1 @@
+"""Decisions: no bus, no store, no clock."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from inferbus_features.domain.aggregates import Event, folds_of
 from inferbus_features.domain.definitions import (
     Aggregate,
@@ -113,7 +113,3 @@ def _tell(states: dict[int, WindowState], told: Told, now: int) -> None:
             assert before is None or before.timestamp_us < values.timestamp_us or before == values
             told[user, values.last_pane] = values
         state.forget(now)
-
-
-def at(us: int) -> datetime:
-    return datetime.fromtimestamp(us / 1e6, tz=UTC)

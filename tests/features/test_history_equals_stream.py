@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.features.event_histories import SLIDING, TUMBLING, Told, some_arrivals, through_states, write_parquet
+
 from inferbus_features.adapters.duckdb_history import BadHistory, DuckDbHistory, HistoryFiles, Slice
 from inferbus_features.domain.definitions import WindowedView
-from tests.features.event_histories import SLIDING, TUMBLING, Told, some_arrivals, through_states, write_parquet
 
 VIEWS = [TUMBLING, SLIDING]
 

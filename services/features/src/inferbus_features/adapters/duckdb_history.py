@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import duckdb
 import msgspec
+
 from inferbus_features.domain import distinct
 from inferbus_features.domain.aggregates import Fold, folds_of
 from inferbus_features.domain.definitions import (

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
+
 from inferbus_features.domain import distinct
 from inferbus_features.domain.definitions import (
     COUNT,

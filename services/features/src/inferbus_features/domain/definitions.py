@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import msgspec
+
 from inferbus_features.domain import windows
 from inferbus_features.domain.windows import Window
 
@@ -185,3 +187,10 @@ def from_record(record: dict[str, Any]) -> WindowedView:
         return msgspec.convert(record, type=WindowedView)
     except msgspec.ValidationError as exc:
         raise BadDefinition(str(exc)) from exc
+
+
+def fingerprint(view: WindowedView) -> str:
+    """Name what decides a view's values: the same for the same view, another for one that was changed."""
+    prose = {"description": "", "owner": "", "tags": {}}
+    bare = msgspec.structs.replace(view, source=msgspec.structs.replace(view.source, **prose), **prose)
+    return hashlib.sha256(msgspec.json.encode(bare, order="sorted")).hexdigest()[:12]

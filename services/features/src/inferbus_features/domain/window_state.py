@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
+
 from inferbus_features.domain.aggregates import Event, Fold, State
 from inferbus_features.domain.definitions import Scalar
 from inferbus_features.domain.windows import Window

@@ -59,16 +59,23 @@ class WriteMetrics:
 
 
 class PushWriter:
-    """`start`, then `stop`. `shapes` gives the sources as they are declared now."""
+    """`start`, then `stop`. `shapes` gives the sources as they are declared now; `wrote` is told view, rows and
+    the newest row's time."""
 
     def __init__(
-        self, bus: Bus, store: FeatureStore, shapes: Callable[[], Mapping[str, SourceShape]], metrics: WriteMetrics,
+        self,
+        bus: Bus,
+        store: FeatureStore,
+        shapes: Callable[[], Mapping[str, SourceShape]],
+        wrote: Callable[[str, int, float], None],
+        metrics: WriteMetrics,
         settings: WriteSettings = DEFAULTS,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._bus = bus
         self._store = store
         self._shapes = shapes
         self._metrics = metrics
+        self._wrote = wrote
         self._settings = settings
         self._queue: asyncio.Queue[tuple[Pushed, asyncio.Future[None]]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
@@ -155,5 +162,6 @@ class PushWriter:
                         return exc
                     break
                 self._metrics.rows.inc(len(part))
+                self._wrote(view, len(part), max(row.event_time for row in part))
                 await asyncio.sleep(0)
         return None

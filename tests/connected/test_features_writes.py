@@ -208,8 +208,8 @@ async def test_operations(connect: Connect, tmp_path: Path) -> None:
         await eventually(lambda: 3 in store.rows)
         await eventually(lambda: has_dead(admin, 0))
 
-        consumers.read("dev", "svc", 20)
-        consumers.read("dev", "svc", 1)
+        consumers.read("dev", "svc", 1, 20)
+        consumers.read("dev", "svc", 1, 1)
         await consumers.store()
         used = (await consumers.used())["svc"]
         assert [(one.tenant, one.requests, one.rows) for one in used] == [("dev", 2, 21)]

@@ -8,7 +8,7 @@ The type says what the runtime does next:
     |     Conflict 409 · TooLarge 413 · Unsupported 422
     +-- Transient      nak with a delay, up to the route's limit, then a dead letter.
     |     Overloaded 503 · TenantOverloaded 429 · DependencyDown 503 · EngineDead 503
-    |     RateLimited 429 · StorageDown 503
+    |     RateLimited 429 · StorageDown 503 · FeaturesStale 503
     |     ResumeImpossible 503
     +-- Ended          acknowledge, count, never retry.
           Cancelled 499 · DeadlineWhileQueued 503 · DeadlineWhileRunning 504
@@ -58,6 +58,7 @@ ERROR_TABLE: dict[str, ErrorRow] = {
         _row("overloaded", 503, "server_error", True, "The pool's queue is full."),
         _row("dependency_down", 503, "server_error", True, "The bus or another part cannot be reached; nothing was accepted."),
         _row("storage_down", 503, "server_error", True, "The storage of files cannot be used now; what it has is not lost."),
+        _row("features_stale", 503, "server_error", True, "A feature is older than the request or its service allows; the message names it."),
         _row("engine_dead", 503, "server_error", True, "The engine died under this request and it could not be continued."),
         _row("resume_impossible", 503, "server_error", True, "The worker was lost in mid-stream and no other can go on exactly where it stopped."),
         _row("poison", 500, "server_error", False, "This request killed the engine, alone and repeatedly; it is in the dead letters."),
@@ -156,6 +157,12 @@ class StorageDown(Transient):
     code = "storage_down"
 
 
+class FeaturesStale(Transient):
+    """What is stored is older than whoever asks will take; once it has been written again it will do."""
+
+    code = "features_stale"
+
+
 class EngineDead(Transient):
     code = "engine_dead"
 
@@ -213,7 +220,7 @@ _CLASSES: dict[str, type[InferbusError]] = {
     for cls in (
         InvalidRequest, Unauthenticated, Forbidden, NotFound, Conflict, TooLarge, Unsupported, Poison, Overloaded,
         TenantOverloaded, DependencyDown, EngineDead, ResumeImpossible, Cancelled, SlowClient, DeadlineWhileQueued,
-        DeadlineWhileRunning, RateLimited, StorageDown,
+        DeadlineWhileRunning, RateLimited, StorageDown, FeaturesStale,
     )
 }  # fmt: skip
 

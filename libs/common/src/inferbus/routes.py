@@ -287,6 +287,12 @@ KV_FEATURES, KV_FEATURE_JOBS = "features", "feature_jobs"
 DURABLE_FEATURES = "features_writer"
 FEATURES_GET_ALL, FEATURES_MANAGE_ALL = "features.get.*.*", "features.manage.*.*"
 QUEUE_FEATURES = "features"
+FEATURES_POOL = "features"
+
+
+def features_model(service: str) -> str:
+    """What a feature service is called where models are: in entitlements, limits, prices and the ledger."""
+    return f"features:{service}"
 
 
 def features_get(tenant: str, service: str) -> str:

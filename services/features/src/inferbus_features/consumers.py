@@ -7,7 +7,6 @@ seconds of its own with it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import time
 from collections.abc import Callable
@@ -49,34 +48,47 @@ K = TypeVar("K", UsedCounts, Freshness)
 
 
 class Consumers:
-    """`read` and `wrote` note; `run` stores what was noted, now and then."""
+    """`read` and `wrote` note; `start` has what was noted stored now and then."""
 
     def __init__(self, bus: Bus, now: Callable[[], float] = time.time) -> None:
         self._bus = bus
         self._now = now
         self._used: dict[tuple[str, str], UsedBy] = {}
         self._fresh: dict[str, Freshness] = {}
+        self._task: asyncio.Task[None] | None = None
 
-    def read(self, tenant: str, service: str, rows: int) -> None:
-        """Note a request."""
+    def read(self, tenant: str, service: str, requests: int, rows: int) -> None:
+        """Note requests."""
         key = (service, tenant)
         known = self._used.get(key) or UsedBy(service=service, tenant=tenant)
-        self._used[key] = _more(known, UsedBy(service=service, tenant=tenant, requests=1, rows=rows, last=self._now()))
+        self._used[key] = _more(
+            known, UsedBy(service=service, tenant=tenant, requests=requests, rows=rows, last=self._now())
+        )
 
     def wrote(self, view: str, rows: int, event_time: float) -> None:
         """Note rows that were written, of which the newest has a time (Unix seconds)."""
         new = Freshness(view=view, event_time=event_time, written=self._now(), rows=rows)
         self._fresh[view] = _newer(self._fresh.get(view) or Freshness(view=view), new)
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        while not stopping.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_EVERY_S):
-                    await stopping.wait()
-            try:
-                await self.store()
-            except InferbusError as exc:
-                log.info("feature_counts_wait", error=exc.message)
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._keep_storing(), name="feature-counts")
+
+    async def stop(self) -> None:
+        """Store what is there."""
+        if self._task is not None:
+            self._task.cancel()
+        await self._try()
+
+    async def _keep_storing(self) -> None:
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            await self._try()
+
+    async def _try(self) -> None:
+        try:
+            await self.store()
+        except InferbusError as exc:
+            log.info("feature_counts_wait", error=exc.message)
 
     async def store(self) -> None:
         """Add what was noted to what is stored.

@@ -2,17 +2,94 @@
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from inferbus.ledger.prices import PriceBook
+from inferbus.ledger.usage_log import UsageLog
 from inferbus.process import runtime
-from inferbus.process.small_service import open_service
+from inferbus.process.small_service import SmallService, open_service
 from inferbus.settings import from_env
-from inferbus_features.settings import FeaturesSettings
+from inferbus_features.batches import Batcher
+from inferbus_features.consumers import Consumers
+from inferbus_features.known import KnownServices
+from inferbus_features.metrics import ReadMetrics
+from inferbus_features.ports import FeatureStore
+from inferbus_features.reads import ReadDoor
+from inferbus_features.settings import READS, WRITES, FeaturesSettings
+from inferbus_features.stores import open_store
+from inferbus_features.usage import Asker, ReadUsage
+from inferbus_features.writes_room import serving_writes
+from inferbus_features.writing import WriteSettings
 
 
 async def main(process: runtime.Runtime) -> None:
     settings = from_env(FeaturesSettings, "features")
-    async with open_service(process, name=settings.process, role="features") as service:
+    async with AsyncExitStack() as stack:
+        state = Path(settings.state or stack.enter_context(tempfile.TemporaryDirectory(prefix="inferbus-features-")))
+        service = await stack.enter_async_context(open_service(process, name=settings.process, role="features"))
+        store = open_store(settings, state)
+        stack.callback(store.close)
+        known = KnownServices(service.bus, store)
+        await known.start()
+        stack.push_async_callback(known.stop)
 
         async def work() -> None:
-            await process.stopping.wait()
+            async with AsyncExitStack() as parts:
+                stopping = asyncio.create_task(process.stopping.wait())
+                loaded = asyncio.create_task(known.loaded.wait())
+                await asyncio.wait({stopping, loaded}, return_when=asyncio.FIRST_COMPLETED)
+                loaded.cancel()
+                if loaded.done():
+                    consumers = Consumers(service.bus)
+                    parts.push_async_callback(consumers.stop)
+                    consumers.start()
+                    if settings.role != WRITES:
+                        reads = serving_reads(process, service, store, known, settings, consumers)
+                        await parts.enter_async_context(reads)
+                    if settings.role != READS:
+                        writes = serving_writes(
+                            service.bus, store, consumers, service.registry, state, process.incarnation, WriteSettings()
+                        )
+                        await parts.enter_async_context(writes)
+                runtime.freeze_heap()
+                await stopping
 
-        await service.run(work, why_not_ready=lambda: None if service.bus.connected else "the bus is not reachable")
+        def why_not_ready() -> str | None:
+            return (known.why_not_ready or None) if service.bus.connected else "the bus is not reachable"
+
+        await service.run(work, why_not_ready=why_not_ready)
+
+
+@asynccontextmanager
+async def serving_reads(
+    process: runtime.Runtime,
+    service: SmallService,
+    store: FeatureStore,
+    known: KnownServices,
+    settings: FeaturesSettings,
+    consumers: Consumers,
+) -> AsyncIterator[None]:
+    """Answer reads until the block ends."""
+    bus, metrics = service.bus, ReadMetrics(service.registry)
+    prices, log = PriceBook(bus), UsageLog(bus, service.registry)
+    await log.start()
+    await prices.start()
+
+    def noted(asker: Asker, requests: int, rows: int) -> None:
+        consumers.read(asker.tenant, asker.service, requests, rows)
+
+    usage = ReadUsage(log, prices, me=process.incarnation, now=known.now, noted=noted)
+    usage.start()
+    door = ReadDoor(bus, known, Batcher(store, metrics), usage, metrics, settings)
+    await door.start()
+    try:
+        yield
+    finally:
+        await door.stop()
+        await usage.stop()
+        await prices.stop()
+        await log.stop()

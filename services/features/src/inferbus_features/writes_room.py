@@ -59,7 +59,7 @@ async def serving_writes(
     await writer.start()
     await managing.start()
     tasks = [
-        asyncio.create_task(work.run(stopping), name=type(work).__name__) for work in (windows, keeper, consumers)
+        asyncio.create_task(work.run(stopping), name=type(work).__name__) for work in (windows, keeper)
     ]  # fmt: skip
     try:
         yield

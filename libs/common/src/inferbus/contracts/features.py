@@ -143,8 +143,9 @@ class SourceRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A feature service, which is what is asked for: `features` as `view:feature` or, where a view is renamed, as
-    `name of the view:feature`. `tenants` may ask for it (none: all may). `max_age_s` holds for requests that name none."""
+    """A feature service, which is what is asked for: `features` as `view:feature`, where the view's name may be one of its own
+    here (`aliases`: which view that is). A column is called as its feature, or `view__feature` where several views have one
+    so called. `tenants` may ask for it (none: all may). `max_age_s` holds for requests that name none."""
 
     name: str
     features: list[str] = []
@@ -155,6 +156,7 @@ class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     description: str = ""
     owner: str = ""
     tags: dict[str, str] = {}
+    aliases: dict[str, str] = {}
 
 
 class Catalogue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="features.catalogue.v1"):

@@ -8,8 +8,8 @@ from datetime import timedelta
 import msgspec
 from feast import Entity, FeatureView, Field, FileSource, PushSource
 from feast.types import Bool, Float64, Int64, PrimitiveFeastType, String
-from inferbus_features.adapters.feast.catalogue import AGGREGATION, DEFAULT_VALUE
 
+from inferbus_features.adapters.feast.catalogue import AGGREGATION, DEFAULT_VALUE
 from inferbus_features.domain.definitions import (
     BOOL,
     COUNT,

@@ -305,6 +305,11 @@ def features_push(tenant: str, source: str) -> str:
     return f"features.push.{tenant}.{token_safe(source)}"
 
 
+def features_pushes(tenant: str) -> str:
+    """A tenant's pushes to whatever source."""
+    return f"features.push.{tenant}.*"
+
+
 def features_manage(tenant: str, verb: str) -> str:
     return f"features.manage.{tenant}.{verb}"
 

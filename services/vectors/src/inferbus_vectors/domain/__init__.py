@@ -1,0 +1,1 @@
+"""Decisions of the vector service. No bus, no index, no clock."""

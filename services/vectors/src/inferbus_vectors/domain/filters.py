@@ -1,69 +1,57 @@
-"""Filters: what a search says of payloads, read and checked against the fields its collection has indexed. Pure.
+"""Filters: what a search says of payloads, checked against the fields its collection has indexed. Pure.
 
-The language is that of the OpenAI vector store API, so that one filter works at every door: comparisons
-`{"type": "eq", "key": "brand", "value": "acme"}` with eq, ne, gt, gte, lt, lte, in, nin, and compounds
-`{"type": "and", "filters": [...]}` with and, or. Ours besides: `not` (a compound: none of these), `exists`
-(value true or false), `contains` (words of a text field). A list in a payload matches if one of its elements does;
-`ne` and `nin` match documents that lack the field, too.
-
-Who a document belongs to is no payload field: no filter can name another tenant's or collection's.
+The language is that of the OpenAI vector store API (`contracts.vector_search.Filter`), so that one filter works at every
+door. A list in a payload matches if one of its elements does; `ne`, `nin` and `not` match documents that lack the field,
+too. Whose a document is is no payload field: no filter can name another tenant's or collection's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 
-from inferbus.errors import InferbusError, InvalidRequest
-
-KEYWORD, INTEGER, FLOAT, BOOL, DATETIME, TEXT = FIELD_TYPES = (
-    "keyword", "integer", "float", "bool", "datetime", "text",
+from inferbus.contracts.vector_search import (
+    AND, COMPARISONS, COMPOUNDS, EQ, EXISTS, GT, GTE, IN, LT, LTE, NE, NIN, NOT, OR, Filter, Value,
 )  # fmt: skip
-"""What an indexed payload field may hold."""
+from inferbus.contracts.vectors import BOOLEAN, DATETIME, FIELD_TYPES, FLOAT, INTEGER, KEYWORD, Field
+from inferbus.errors import InferbusError, InvalidRequest
 
 MAX_DEPTH = 8
 MAX_CONDITIONS = 128
 MAX_VALUES = 1024
+MAX_FIELDS = 64
 _EXACT = 2**53  # integers above are not told apart by the engines' ranges, which are of doubles
-_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-_EQUALITY, _RANGE, _COMPOUND = ("eq", "ne"), ("gt", "gte", "lt", "lte"), ("and", "or", "not")
-_TYPES = (*_EQUALITY, "in", "nin", *_RANGE, "exists", "contains", *_COMPOUND)
+_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z][A-Za-z0-9_-]*)*")
+_FIELD_CHARS = 128
+_RANGES = (GT, GTE, LT, LTE)
 _ORDERED = (INTEGER, FLOAT, DATETIME)
+_EQUAL = {KEYWORD: str, INTEGER: int, BOOLEAN: bool}
 
 
 class OneOf(msgspec.Struct, frozen=True):
     """The field is one of these values: of a keyword, integer or bool field."""
 
-    field: str
+    field: Field
     values: tuple[str | int | bool, ...]
 
 
 class Between(msgspec.Struct, frozen=True, kw_only=True):
-    """The field is within these bounds; numbers, or times (RFC 3339) where `is_time`."""
+    """The field is within these bounds: numbers, or times (RFC 3339, UTC)."""
 
-    field: str
+    field: Field
     gt: float | str | None = None
     gte: float | str | None = None
     lt: float | str | None = None
     lte: float | str | None = None
-    is_time: bool = False
 
 
 class Exists(msgspec.Struct, frozen=True):
     """The document has the field."""
 
-    field: str
-
-
-class HasWords(msgspec.Struct, frozen=True):
-    """The text field has all the words of `text`."""
-
-    field: str
-    text: str
+    field: Field
 
 
 class AllOf(msgspec.Struct, frozen=True):
@@ -78,153 +66,125 @@ class NoneOf(msgspec.Struct, frozen=True):
     parts: tuple[Condition, ...]
 
 
-Condition = OneOf | Between | Exists | HasWords | AllOf | AnyOf | NoneOf
+Condition = OneOf | Between | Exists | AllOf | AnyOf | NoneOf
 
 
-def is_field_name(name: str) -> bool:
-    return _FIELD.fullmatch(name) is not None
-
-
-def check_fields(fields: Mapping[str, str], *, where: str = "fields") -> None:
+def check_fields(fields: Sequence[Field], *, where: str = "fields") -> None:
     """Refuse indexed fields that could not be.
 
     Raises:
         InvalidRequest: the message names the field.
     """
-    for name, kind in fields.items():
-        if not is_field_name(name):
-            raise InvalidRequest(
-                f"{where}: {name[:80]!r} is no field name (letters, digits, _ and -, a letter first, 64 at most)",
-                param=f"{where}.{name[:80]}",
+    if len(fields) > MAX_FIELDS:
+        raise _bad(where, f"{len(fields)} fields, {MAX_FIELDS} are the most")
+    names = set[str]()
+    for at, field in enumerate(fields):
+        if len(field.name) > _FIELD_CHARS or not _FIELD.fullmatch(field.name):
+            raise _bad(
+                f"{where}[{at}].name",
+                f"{_shown(field.name)} is no field name (letters, digits, _ and -, a letter first)",
             )
-        if kind not in FIELD_TYPES:
-            raise InvalidRequest(
-                f"{where}.{name}: unknown type {kind[:80]!r}; known: {', '.join(FIELD_TYPES)}", param=f"{where}.{name}"
-            )
+        if field.type not in FIELD_TYPES:
+            raise _bad(f"{where}[{at}].type", f"{_shown(field.type)} is none of {', '.join(FIELD_TYPES)}")
+        if field.name in names:
+            raise _bad(f"{where}[{at}].name", f"`{field.name}` is there twice")
+        names.add(field.name)
 
 
-def read_filter(said: object, fields: Mapping[str, str], *, where: str = "filter") -> Condition:
-    """Read a filter as it came (JSON, decoded). `fields`: the indexed ones and their types.
+def check_filter(said: Filter, fields: Sequence[Field], *, where: str = "filter") -> Condition:
+    """Read a filter as it came. `fields`: the indexed ones.
 
     Raises:
         InvalidRequest: the message names the place, and where it is the fault of a field, the field.
     """
-    return _Reader(fields).read(said, where, 1)
+    return _Reader({field.name: field for field in fields}).read(said, where, 1)
 
 
 class _Reader:
-    def __init__(self, fields: Mapping[str, str]) -> None:
+    def __init__(self, fields: Mapping[str, Field]) -> None:
         self._fields = fields
         self._conditions = 0
 
-    def read(self, said: object, where: str, depth: int) -> Condition:
-        if not isinstance(said, dict):
-            raise _bad(where, 'an object like {"type": "eq", "key": ..., "value": ...} is expected')
+    def read(self, said: Filter, where: str, depth: int) -> Condition:
         self._conditions += 1
         if self._conditions > MAX_CONDITIONS:
             raise _bad(where, f"more than {MAX_CONDITIONS} conditions")
-        kind = said.get("type")
-        if not isinstance(kind, str) or kind not in _TYPES:
-            raise _bad(f"{where}.type", f"{_shown(kind)} is none of {', '.join(_TYPES)}")
-        if kind in _COMPOUND:
-            return self._compound(kind, said, where, depth)
-        _check_keys(said, ("type", "key", "value"), where)
-        return self._comparison(kind, said, where)
+        if said.type in COMPOUNDS:
+            return self._compound(said, where, depth)
+        if said.type not in COMPARISONS:
+            raise _bad(f"{where}.type", f"{_shown(said.type)} is none of {', '.join(COMPARISONS + COMPOUNDS)}")
+        if said.filters:
+            raise _bad(f"{where}.filters", f"a comparison ({said.type}) has none")
+        return self._comparison(said, where)
 
-    def _compound(self, kind: str, said: dict[str, Any], where: str, depth: int) -> Condition:
-        _check_keys(said, ("type", "filters"), where)
+    def _compound(self, said: Filter, where: str, depth: int) -> Condition:
+        if said.key or said.value is not None:
+            raise _bad(where, f"a compound ({said.type}) has filters, and no key or value of its own")
         if depth >= MAX_DEPTH:
             raise _bad(where, f"nested deeper than {MAX_DEPTH}")
-        filters = said["filters"]
-        if not isinstance(filters, list) or not filters:
+        if not said.filters:
             raise _bad(f"{where}.filters", "a list with at least one filter is expected")
-        parts = tuple(self.read(one, f"{where}.filters[{at}]", depth + 1) for at, one in enumerate(filters))
-        return {"and": AllOf, "or": AnyOf, "not": NoneOf}[kind](parts)
+        parts = tuple(self.read(one, f"{where}.filters[{at}]", depth + 1) for at, one in enumerate(said.filters))
+        return {AND: AllOf, OR: AnyOf, NOT: NoneOf}[said.type](parts)
 
-    def _comparison(self, kind: str, said: dict[str, Any], where: str) -> Condition:
-        field, value = said["key"], said["value"]
-        of = self._type_of(field, f"{where}.key")
-        at = f"{where}.value"
-        if kind == "exists":
-            if not isinstance(value, bool):
-                raise _bad(at, "exists takes true or false")
-            return Exists(field) if value else NoneOf((Exists(field),))
-        if kind == "contains":
-            return _words(field, of, value, at)
-        if kind in _RANGE:
-            if of not in _ORDERED:
-                raise _bad(at, f"{kind} needs a field of type {', '.join(_ORDERED)}; `{field}` is {of}")
-            bound = _time(value, field, at) if of == DATETIME else _number(value, field, of, at)
-            return Between(field=field, is_time=of == DATETIME, **{kind: bound})
-        values = [value]
-        if kind in ("in", "nin"):
-            if not isinstance(value, list) or not 0 < len(value) <= MAX_VALUES:
-                raise _bad(at, f"{kind} takes a list of 1 to {MAX_VALUES} values")
-            values = value
-        wanted = _one_of(field, of, values, at)
-        return wanted if kind in ("eq", "in") else NoneOf((wanted,))
-
-    def _type_of(self, field: object, where: str) -> str:
-        if not isinstance(field, str):
-            raise _bad(where, "the name of a field is expected")
-        if (of := self._fields.get(field)) is None:
+    def _comparison(self, said: Filter, where: str) -> Condition:
+        field = self._fields.get(said.key)
+        if field is None:
             known = ", ".join(f"`{name}`" for name in sorted(self._fields)) or "none"
-            raise _bad(where, f"the field {_shown(field)} is not indexed in this collection; indexed: {known}")
-        return of
+            raise _bad(
+                f"{where}.key", f"the field {_shown(said.key)} is not indexed in this collection; indexed: {known}"
+            )
+        at = f"{where}.value"
+        if said.type == EXISTS:
+            if said.value not in (None, True, False):
+                raise _bad(at, "exists takes true or false")
+            return NoneOf((Exists(field),)) if said.value is False else Exists(field)
+        if said.type in _RANGES:
+            if field.type not in _ORDERED:
+                raise _bad(
+                    at, f"{said.type} needs a field of type {', '.join(_ORDERED)}; `{field.name}` is {field.type}"
+                )
+            return Between(field=field, **{said.type: _bound(said.value, field, at)})
+        values = said.value if said.type in (IN, NIN) else [said.value]
+        if not isinstance(values, list) or not 0 < len(values) <= MAX_VALUES:
+            raise _bad(at, f"{said.type} takes a list of 1 to {MAX_VALUES} values")
+        wanted = _one_of(field, values, at)
+        return wanted if said.type in (EQ, IN) else NoneOf((wanted,))
 
 
-def _one_of(field: str, of: str, values: list[Any], where: str) -> Condition:
-    if of == TEXT:
-        raise _bad(where, f"`{field}` is text: use contains")
-    if of in (FLOAT, DATETIME):
-        bounds = [_time(one, field, where) if of == DATETIME else _number(one, field, of, where) for one in values]
-        points = tuple(Between(field=field, gte=one, lte=one, is_time=of == DATETIME) for one in bounds)
+def _one_of(field: Field, values: Sequence[Value], where: str) -> Condition:
+    if field.type in (FLOAT, DATETIME):
+        bounds = [_bound(one, field, where) for one in values]
+        points = tuple(Between(field=field, gte=one, lte=one) for one in bounds)
         return points[0] if len(points) == 1 else AnyOf(points)
-    wanted = {KEYWORD: str, INTEGER: int, BOOL: bool}[of]
+    wanted = _EQUAL[field.type]
+    given = list[str | int | bool]()
     for one in values:
-        if not isinstance(one, wanted) or (isinstance(one, bool) and of != BOOL):
-            raise _bad(where, f"{_shown(one)} is no {of}, which `{field}` is")
-        if of == INTEGER and not -(2**63) <= one < 2**63:
+        if not isinstance(one, str | int) or not isinstance(one, wanted) or isinstance(one, bool) != (wanted is bool):
+            raise _bad(where, f"{_shown(one)} is no {field.type}, which `{field.name}` is")
+        if wanted is int and not -(2**63) <= int(one) < 2**63:
             raise _bad(where, f"{_shown(one)} does not fit into 64 bits")
-    return OneOf(field, tuple(values))
+        given.append(one)
+    return OneOf(field, tuple(given))
 
 
-def _words(field: str, of: str, value: object, where: str) -> HasWords:
-    if of != TEXT:
-        raise _bad(where, f"contains needs a field of type text; `{field}` is {of}")
-    if not isinstance(value, str) or not value.strip():
-        raise _bad(where, "contains takes words")
-    return HasWords(field, value)
-
-
-def _number(value: object, field: str, of: str, where: str) -> float:
+def _bound(value: Value, field: Field, where: str) -> float | str:
+    """Give a bound of a range: a number, or a time as every engine reads it; one without a zone is UTC."""
+    if field.type == DATETIME:
+        try:
+            at = datetime.fromisoformat(value) if isinstance(value, str) else None
+            if at is not None:
+                return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
+        except (ValueError, OverflowError):
+            pass
+        raise _bad(where, f"{_shown(value)} is no time (RFC 3339, as 2026-11-22T10:00:00Z), which `{field.name}` is")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _bad(where, f"{_shown(value)} is no number, which `{field}` is")
-    if isinstance(value, float) and not -1.8e308 < value < 1.8e308:
+        raise _bad(where, f"{_shown(value)} is no number, which `{field.name}` is")
+    if value != value or abs(value) == float("inf"):  # noqa: PLR0124  # NaN
         raise _bad(where, "a finite number is expected")
     if isinstance(value, int) and abs(value) > _EXACT:
-        raise _bad(where, f"{_shown(value)} is beyond 2^53, where {of} ranges are not exact")
+        raise _bad(where, f"{_shown(value)} is beyond 2^53, where ranges are not exact")
     return value
-
-
-def _time(value: object, field: str, where: str) -> str:
-    """Give a time as every engine reads it; one without a zone is UTC."""
-    try:
-        at = datetime.fromisoformat(value) if isinstance(value, str) else None
-        if at is not None:
-            return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
-    except (ValueError, OverflowError):
-        pass
-    raise _bad(where, f"{_shown(value)} is no time (RFC 3339, as 2026-11-22T10:00:00Z), which `{field}` is")
-
-
-def _check_keys(said: dict[str, Any], wanted: tuple[str, ...], where: str) -> None:
-    for name in wanted:
-        if name not in said:
-            raise _bad(f"{where}.{name}", "is missing")
-    for name in said:
-        if name not in wanted:
-            raise _bad(f"{where}.{name[:80]}", f"is unknown here; known: {', '.join(wanted)}")
 
 
 def _shown(value: object) -> str:

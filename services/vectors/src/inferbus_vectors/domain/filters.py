@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from inferbus.contracts.vector_search import (
-    AND, COMPARISONS, COMPOUNDS, EQ, EXISTS, GT, GTE, IN, LT, LTE, NE, NIN, NOT, OR, Filter, Value,
+    AND, COMPARISONS, COMPOUNDS, EQ, EXISTS, GT, GTE, IN, LT, LTE, NIN, NOT, OR, Filter, Value,
 )  # fmt: skip
 from inferbus.contracts.vectors import BOOLEAN, DATETIME, FIELD_TYPES, FLOAT, INTEGER, KEYWORD, Field
 from inferbus.errors import InferbusError, InvalidRequest

@@ -1,1 +1,1 @@
-"""Vectors: what arrives is embedded and indexed, once in effect; searches over it are answered."""
+"""The vector service: documents from the bus into Qdrant, and searches."""

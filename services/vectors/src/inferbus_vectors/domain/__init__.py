@@ -1,1 +1,1 @@
-"""Decisions of the vector service. No bus, no index, no clock."""
+"""Pure decisions: no bus, no engine, no clock."""

@@ -14,17 +14,11 @@ from inferbus.errors import InvalidRequest
 from inferbus_vectors.domain.filters import (
     MAX_CONDITIONS,
     MAX_DEPTH,
-    AllOf,
-    AnyOf,
-    Between,
-    Exists,
-    NoneOf,
-    OneOf,
     check_fields,
     check_filter,
 )
 
-BRAND, YEAR, PRICE, NEW, AT = FIELDS = [
+FIELDS = [
     Field(name="brand"), Field(name="year", type="integer"), Field(name="price", type="float"),
     Field(name="is.new", type="bool"), Field(name="at", type="datetime"),
 ]  # fmt: skip
@@ -51,21 +45,16 @@ def both(kind: str, *filters: Filter) -> Filter:
 @pytest.mark.parametrize(
     ("filter_", "meant"),
     [
-        (said("eq", "brand", "a"), OneOf(BRAND, ("a",))),
-        (said("ne", "brand", "a"), NoneOf((OneOf(BRAND, ("a",)),))),
-        (said("in", "year", [1, 2]), OneOf(YEAR, (1, 2))),
-        (said("nin", "year", [1]), NoneOf((OneOf(YEAR, (1,)),))),
-        (said("eq", "is.new", True), OneOf(NEW, (True,))),
-        (said("gte", "year", 3), Between(field=YEAR, gte=3)),
-        (said("eq", "price", 1.5), Between(field=PRICE, gte=1.5, lte=1.5)),
-        (said("lt", "at", "2026-11-22T10:00:00+01:00"), Between(field=AT, lt="2026-11-22T09:00:00+00:00")),
-        (said("gt", "at", "2026-11-22"), Between(field=AT, gt="2026-11-22T00:00:00+00:00")),
-        (said("exists", "brand", False), NoneOf((Exists(BRAND),))),
-        (Filter(type="exists", key="brand"), Exists(BRAND)),
-        (
-            both("or", said("eq", "brand", "a"), both("and", said("eq", "is.new", False))),
-            AnyOf((OneOf(BRAND, ("a",)), AllOf((OneOf(NEW, (False,)),)))),
-        ),
+        (said("eq", "brand", "a"), said("eq", "brand", "a")),
+        (said("in", "year", [1, 2]), said("in", "year", [1, 2])),
+        (said("eq", "is.new", True), said("eq", "is.new", True)),
+        (said("gte", "year", 3), said("gte", "year", 3)),
+        (said("eq", "price", 1), said("eq", "price", 1)),
+        (said("lt", "at", "2026-11-22T10:00:00+01:00"), said("lt", "at", "2026-11-22T09:00:00+00:00")),
+        (said("nin", "at", ["2026-11-22"]), said("nin", "at", ["2026-11-22T00:00:00+00:00"])),
+        (said("exists", "brand", False), said("exists", "brand", False)),
+        (Filter(type="exists", key="brand"), said("exists", "brand", True)),
+        (both("or", both("not", said("ne", "brand", "a"))), both("or", both("not", said("ne", "brand", "a")))),
     ],
 )  # fmt: skip
 def test_read(filter_: Filter, meant: object) -> None:

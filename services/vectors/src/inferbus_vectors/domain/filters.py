@@ -11,11 +11,20 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-import msgspec
-
 from inferbus.contracts.vector_search import (
-    AND, COMPARISONS, COMPOUNDS, EQ, EXISTS, GT, GTE, IN, LT, LTE, NIN, NOT, OR, Filter, Value,
-)  # fmt: skip
+    COMPARISONS,
+    COMPOUNDS,
+    EXISTS,
+    GT,
+    GTE,
+    IN,
+    LT,
+    LTE,
+    NIN,
+    Filter,
+    Scalar,
+    Value,
+)
 from inferbus.contracts.vectors import BOOLEAN, DATETIME, FIELD_TYPES, FLOAT, INTEGER, KEYWORD, Field
 from inferbus.errors import InferbusError, InvalidRequest
 
@@ -29,44 +38,6 @@ _FIELD_CHARS = 128
 _RANGES = (GT, GTE, LT, LTE)
 _ORDERED = (INTEGER, FLOAT, DATETIME)
 _EQUAL = {KEYWORD: str, INTEGER: int, BOOLEAN: bool}
-
-
-class OneOf(msgspec.Struct, frozen=True):
-    """The field is one of these values: of a keyword, integer or bool field."""
-
-    field: Field
-    values: tuple[str | int | bool, ...]
-
-
-class Between(msgspec.Struct, frozen=True, kw_only=True):
-    """The field is within these bounds: numbers, or times (RFC 3339, UTC)."""
-
-    field: Field
-    gt: float | str | None = None
-    gte: float | str | None = None
-    lt: float | str | None = None
-    lte: float | str | None = None
-
-
-class Exists(msgspec.Struct, frozen=True):
-    """The document has the field."""
-
-    field: Field
-
-
-class AllOf(msgspec.Struct, frozen=True):
-    parts: tuple[Condition, ...]
-
-
-class AnyOf(msgspec.Struct, frozen=True):
-    parts: tuple[Condition, ...]
-
-
-class NoneOf(msgspec.Struct, frozen=True):
-    parts: tuple[Condition, ...]
-
-
-Condition = OneOf | Between | Exists | AllOf | AnyOf | NoneOf
 
 
 def check_fields(fields: Sequence[Field], *, where: str = "fields") -> None:
@@ -91,21 +62,23 @@ def check_fields(fields: Sequence[Field], *, where: str = "fields") -> None:
         names.add(field.name)
 
 
-def check_filter(said: Filter, fields: Sequence[Field], *, where: str = "filter") -> Condition:
-    """Read a filter as it came. `fields`: the indexed ones.
+def check_filter(said: Filter, fields: Sequence[Field], *, where: str = "filter") -> Filter:
+    """Check a filter as it came. `fields`: the indexed ones.
+
+    Returns: the same, with times as every engine reads them.
 
     Raises:
         InvalidRequest: the message names the place, and where it is the fault of a field, the field.
     """
-    return _Reader({field.name: field for field in fields}).read(said, where, 1)
+    return _Checker({field.name: field for field in fields}).check(said, where, 1)
 
 
-class _Reader:
+class _Checker:
     def __init__(self, fields: Mapping[str, Field]) -> None:
         self._fields = fields
         self._conditions = 0
 
-    def read(self, said: Filter, where: str, depth: int) -> Condition:
+    def check(self, said: Filter, where: str, depth: int) -> Filter:
         self._conditions += 1
         if self._conditions > MAX_CONDITIONS:
             raise _bad(where, f"more than {MAX_CONDITIONS} conditions")
@@ -117,17 +90,17 @@ class _Reader:
             raise _bad(f"{where}.filters", f"a comparison ({said.type}) has none")
         return self._comparison(said, where)
 
-    def _compound(self, said: Filter, where: str, depth: int) -> Condition:
+    def _compound(self, said: Filter, where: str, depth: int) -> Filter:
         if said.key or said.value is not None:
             raise _bad(where, f"a compound ({said.type}) has filters, and no key or value of its own")
         if depth >= MAX_DEPTH:
             raise _bad(where, f"nested deeper than {MAX_DEPTH}")
         if not said.filters:
             raise _bad(f"{where}.filters", "a list with at least one filter is expected")
-        parts = tuple(self.read(one, f"{where}.filters[{at}]", depth + 1) for at, one in enumerate(said.filters))
-        return {AND: AllOf, OR: AnyOf, NOT: NoneOf}[said.type](parts)
+        parts = [self.check(one, f"{where}.filters[{at}]", depth + 1) for at, one in enumerate(said.filters)]
+        return Filter(type=said.type, filters=parts)
 
-    def _comparison(self, said: Filter, where: str) -> Condition:
+    def _comparison(self, said: Filter, where: str) -> Filter:
         field = self._fields.get(said.key)
         if field is None:
             known = ", ".join(f"`{name}`" for name in sorted(self._fields)) or "none"
@@ -136,36 +109,34 @@ class _Reader:
             )
         at = f"{where}.value"
         if said.type == EXISTS:
-            if said.value not in (None, True, False):
+            if said.value not in (None, True, False) or (
+                isinstance(said.value, int | float) and not isinstance(said.value, bool)
+            ):
                 raise _bad(at, "exists takes true or false")
-            return NoneOf((Exists(field),)) if said.value is False else Exists(field)
+            return Filter(type=EXISTS, key=said.key, value=said.value is not False)
+        if said.type in (IN, NIN):
+            if not isinstance(said.value, list) or not 0 < len(said.value) <= MAX_VALUES:
+                raise _bad(at, f"{said.type} takes a list of 1 to {MAX_VALUES} values")
+            return Filter(type=said.type, key=said.key, value=[_equal(one, field, at) for one in said.value])
         if said.type in _RANGES:
             if field.type not in _ORDERED:
                 raise _bad(
                     at, f"{said.type} needs a field of type {', '.join(_ORDERED)}; `{field.name}` is {field.type}"
                 )
-            return Between(field=field, **{said.type: _bound(said.value, field, at)})
-        values = said.value if said.type in (IN, NIN) else [said.value]
-        if not isinstance(values, list) or not 0 < len(values) <= MAX_VALUES:
-            raise _bad(at, f"{said.type} takes a list of 1 to {MAX_VALUES} values")
-        wanted = _one_of(field, values, at)
-        return wanted if said.type in (EQ, IN) else NoneOf((wanted,))
+            return Filter(type=said.type, key=said.key, value=_bound(said.value, field, at))
+        return Filter(type=said.type, key=said.key, value=_equal(said.value, field, at))
 
 
-def _one_of(field: Field, values: Sequence[Value], where: str) -> Condition:
+def _equal(value: Value, field: Field, where: str) -> Scalar:
+    """Give what a field is to be equal to."""
     if field.type in (FLOAT, DATETIME):
-        bounds = [_bound(one, field, where) for one in values]
-        points = tuple(Between(field=field, gte=one, lte=one) for one in bounds)
-        return points[0] if len(points) == 1 else AnyOf(points)
+        return _bound(value, field, where)
     wanted = _EQUAL[field.type]
-    given = list[str | int | bool]()
-    for one in values:
-        if not isinstance(one, str | int) or not isinstance(one, wanted) or isinstance(one, bool) != (wanted is bool):
-            raise _bad(where, f"{_shown(one)} is no {field.type}, which `{field.name}` is")
-        if wanted is int and not -(2**63) <= int(one) < 2**63:
-            raise _bad(where, f"{_shown(one)} does not fit into 64 bits")
-        given.append(one)
-    return OneOf(field, tuple(given))
+    if not isinstance(value, str | int) or not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
+        raise _bad(where, f"{_shown(value)} is no {field.type}, which `{field.name}` is")
+    if wanted is int and not -(2**63) <= int(value) < 2**63:
+        raise _bad(where, f"{_shown(value)} does not fit into 64 bits")
+    return value
 
 
 def _bound(value: Value, field: Field, where: str) -> float | str:

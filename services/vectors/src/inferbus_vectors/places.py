@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from inferbus.errors import Overloaded, TenantOverloaded
 
@@ -18,9 +16,8 @@ class Places:
         self._of: Counter[str] = Counter()
         self.taken = 0
 
-    @contextmanager
-    def one(self, tenant: str) -> Iterator[None]:
-        """Hold a place.
+    def take(self, tenant: str) -> None:
+        """Take a place; `give` it back.
 
         Raises:
             Overloaded: all are taken. TenantOverloaded: this tenant's share is.
@@ -28,15 +25,12 @@ class Places:
         if self.taken >= self._most:
             raise Overloaded(f"{self._most} searches are running, which is the most at once")
         if self._of[tenant] >= self._most_per_tenant:
-            raise TenantOverloaded(
-                f"{self._most_per_tenant} searches of this tenant are running, which is the most at once"
-            )
+            raise TenantOverloaded(f"{self._most_per_tenant} searches of this tenant run, which is the most at once")
         self.taken += 1
         self._of[tenant] += 1
-        try:
-            yield
-        finally:
-            self.taken -= 1
-            self._of[tenant] -= 1
-            if not self._of[tenant]:
-                del self._of[tenant]
+
+    def give(self, tenant: str) -> None:
+        self.taken -= 1
+        self._of[tenant] -= 1
+        if not self._of[tenant]:
+            del self._of[tenant]

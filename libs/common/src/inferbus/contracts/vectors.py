@@ -74,7 +74,7 @@ class Reindexing(msgspec.Struct, frozen=True, kw_only=True):
     `to` is the placement that is built; from the swap on, the one that was left. `cursor` is where copying goes on after a
     crash, `owner` the incarnation of the process that copies. Counts are of documents: `repaired` ones were found to differ
     in the `passes` that compared both placements. `keep_s` is how long the old placement can be returned to, `since` when
-    each state was entered.
+    each state was entered; the key `key_id` is charged.
     """
 
     to: Placement
@@ -91,6 +91,7 @@ class Reindexing(msgspec.Struct, frozen=True, kw_only=True):
     repaired: int = 0
     keep_s: float = 30.0
     since: dict[str, float] = {}
+    key_id: str = ""
 
 
 class CollectionRecord(msgspec.Struct, frozen=True, kw_only=True, tag="vectors.collection.v1"):

@@ -9,7 +9,7 @@ import struct
 
 import msgspec
 
-from inferbus.contracts.vector_search import DENSE, HYBRID, MODES, SPARSE, SearchRequest
+from inferbus.contracts.vector_search import DENSE, HYBRID, MODES, SPARSE, Filter, SearchRequest
 from inferbus.contracts.vectors import CollectionRecord
 from inferbus.errors import InferbusError, InvalidRequest, TooLarge, Unsupported
 
@@ -17,6 +17,7 @@ MAX_TEXT_CHARS = 32_768
 MAX_HITS = 1000
 MAX_DEPTH = 10_000
 MAX_CANDIDATES = 200
+MAX_CONDITIONS = 256
 _OVERFETCH = 4
 """Of chunks so many times as many are looked at as documents are wanted, where one document may have several."""
 
@@ -45,6 +46,8 @@ def plan_search(request: SearchRequest, collection: CollectionRecord) -> Plan:
         Unsupported: this collection cannot do that.
     """
     _check_numbers(request)
+    if request.filter is not None and _conditions(request.filter) > MAX_CONDITIONS:
+        raise _bad("filter", f"more than {MAX_CONDITIONS} conditions")
     given = [name for name in ("text", "vector", "vector_b64", "like") if getattr(request, name) is not None]
     if len(given) != 1:
         raise _bad(given[1] if given else "text", "exactly one of text, vector, vector_b64 and like is to be given")
@@ -120,6 +123,10 @@ def _check_numbers(request: SearchRequest) -> None:
         raise _bad("offset", f"offset and limit together are at most {MAX_DEPTH}")
     if request.threshold is not None and not math.isfinite(request.threshold):
         raise _bad("threshold", "a finite number is expected")
+
+
+def _conditions(filter_: Filter) -> int:
+    return 1 + sum(_conditions(one) for one in filter_.filters)
 
 
 def _check_text(text: str) -> None:

@@ -36,7 +36,7 @@ TEST_WORKERS ?= 4
 hash = $(shell cat $(1) | sha256sum | cut -c1-16)
 
 PLATFORM_PINS := requirements/platform.txt
-PLATFORM_PACKAGES := libs/common services/gateway services/llm-worker services/triton-worker services/batch
+PLATFORM_PACKAGES := libs/common services/gateway services/llm-worker services/triton-worker services/batch services/vectors
 # Its decisions only; the rest of it needs .venv-features.
 PLATFORM_PACKAGES += services/features
 PLATFORM := .venv/.installed-$(call hash,requirements/install.sh $(PLATFORM_PINS) $(PLATFORM_PACKAGES:=/pyproject.toml))
@@ -151,6 +151,7 @@ lock: $(LOCK) ## compile requirements/*.in into hashed pins (UPGRADE=1: newest v
 	$(COMPILE) --universal requirements/platform.in --output-file requirements/platform.txt
 	$(COMPILE) --universal --constraints requirements/platform.txt requirements/services.in --output-file requirements/services.txt
 	$(COMPILE) --universal --constraints requirements/platform.txt requirements/triton-worker.in --output-file requirements/triton-worker.txt
+	$(COMPILE) --universal --constraints requirements/platform.txt requirements/vectors.in --output-file requirements/vectors.txt
 	$(COMPILE) --python-platform x86_64-manylinux_2_28 --overrides requirements/llm.overrides \
 		$(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)") requirements/llm.in --output-file requirements/llm.txt
 	$(COMPILE) --universal --no-deps requirements/triton.in --output-file requirements/triton.txt

@@ -85,6 +85,8 @@ async def test_reconciling_again_changes_nothing(server: NatsServer, connect: Co
         "FEATURES",
         "KV_features",
         "KV_feature_jobs",
+        "VECTORS",
+        "KV_collections",
         "KV_keys",
         "KV_models",
         "KV_requests",

@@ -36,6 +36,7 @@ def test_without_models_there_are_the_fixed_streams_only() -> None:
         "BATCH_CHUNKS",
         "BATCH_PARTS",
         "FEATURES",
+        "VECTORS",
     } | {
         f"KV_{bucket}"
         for bucket in (
@@ -55,12 +56,14 @@ def test_without_models_there_are_the_fixed_streams_only() -> None:
             "turns",
             "features",
             "feature_jobs",
+            "collections",
         )
     }
     assert set(consumers()) == {
         ("REQUEST", "gateway_interactive"),
         ("REQUEST", "gateway_batch"),
         ("FEATURES", "features_writer"),
+        ("VECTORS", "indexer"),
     }
 
 

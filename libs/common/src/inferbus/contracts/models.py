@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-TASKS = ("chat", "completions", "embeddings", "infer")
+TASKS = ("chat", "completions", "embeddings", "infer", "rerank")
 DURABLE, DIRECT = "durable", "direct"
 """How work reaches a pool: through its queue, or asked of a worker at once (at most once, nothing waits)."""
 LLM = "llm"

@@ -22,7 +22,12 @@ from inferbus_vectors.domain.points import DELETED, INDEXED, STALE, Chunk, Query
 from inferbus_vectors.ports import VectorIndex
 
 SERVER = os.environ.get("INFERBUS_QDRANT_URL", "")
-FIELDS = [Field(name="lang"), Field(name="author.name"), Field(name="year", type=INTEGER), Field(name="at", type=DATETIME)]
+FIELDS = [
+    Field(name="lang"),
+    Field(name="author.name"),
+    Field(name="year", type=INTEGER),
+    Field(name="at", type=DATETIME),
+]
 
 
 @pytest.fixture(params=["edge", "memory", *(["server"] if SERVER else [])])
@@ -62,7 +67,8 @@ async def test_what_is_written_is_found_the_nearest_first_with_all_that_was_give
 
 async def test_nobody_sees_another_s(index: VectorIndex) -> None:
     await index.write(
-        SHARD.name, [write("a", 0), write("a", 0, scope=OTHERS), write("a", 0, scope=STRANGERS), write("b", 9, scope=STRANGERS)]
+        SHARD.name,
+        [write("a", 0), write("a", 0, scope=OTHERS), write("a", 0, scope=STRANGERS), write("b", 9, scope=STRANGERS)],
     )
     assert await ids(index) == ["a"]
     assert await index.count(SHARD.name, Where(scope=STRANGERS)) == 2
@@ -116,7 +122,8 @@ async def test_filters(index: VectorIndex) -> None:
         "c": b'{"lang":"fr","year":2022}',
     }
     await index.write(
-        SHARD.name, [write(name, 10 * n, payload=one, facets=facets(one)) for n, (name, one) in enumerate(payloads.items())]
+        SHARD.name,
+        [write(name, 10 * n, payload=one, facets=facets(one)) for n, (name, one) in enumerate(payloads.items())],
     )
     fields = [*FIELDS, Field(name="ok", type="bool")]
 

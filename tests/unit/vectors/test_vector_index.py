@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import numpy as np
 import pytest
+import pytest_asyncio
 from tests.unit.vectors.vector_samples import DOCS, OTHERS, SHARD, STRANGERS, angle, vector, write
 
 from inferbus.contracts.vector_search import Filter
@@ -30,23 +30,39 @@ FIELDS = [
 ]
 
 
-@pytest.fixture(params=["edge", "memory", *(["server"] if SERVER else [])])
-async def index(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[VectorIndex]:
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    # What the client in memory says of itself.
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact"),
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["edge", "memory", *(["server"] if SERVER else [])])
+async def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[VectorIndex]:
     if request.param == "edge":
-        edge = EdgeIndex(tmp_path)
+        edge = EdgeIndex(tmp_path_factory.mktemp("vectors"))
         await edge.start()
         await edge.owned()
         made: VectorIndex = edge
     else:
         url = SERVER if request.param == "server" else ":memory:"
         made = ServerIndex(connect(url), prefix=f"test-{secrets.token_hex(4)}-")
-    await made.ensure(SHARD)
-    await made.index_fields(SHARD.name, FIELDS)
     yield made
-    if request.param == "server":
-        for name in await made.shards():
-            await made.drop(name)
+    for name in await made.shards():
+        await made.drop(name)
     await made.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def index(engine: VectorIndex) -> VectorIndex:
+    """An engine with one shard, which is empty."""
+    await engine.drop(SHARD.name)
+    await engine.ensure(SHARD)
+    await engine.index_fields(SHARD.name, FIELDS)
+    return engine
 
 
 async def ids(index: VectorIndex, where: Where | None = None, **more: object) -> list[str]:

@@ -290,6 +290,7 @@ QUEUE_VECTORS = "vectors"
 POOL_VECTORS = "vectors"
 """Stands where a pool would in what vector operations used."""
 KV_COLLECTIONS = "collections"
+FACT_DOCUMENTS_FAILED = "documents_failed"
 
 
 def vectors_index(tenant: str, collection: str) -> str:

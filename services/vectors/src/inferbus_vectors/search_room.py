@@ -12,6 +12,7 @@ from inferbus.bus import Bus
 from inferbus.files.book import FileBook
 from inferbus.files.ports import Storage
 from inferbus.models import ModelRegistry
+from inferbus.process.presence import PresenceTable
 from inferbus.telemetry.tracing import Tracing
 from inferbus_vectors.backup_desk import BackupDesk
 from inferbus_vectors.bills import Bills
@@ -108,3 +109,9 @@ def _care(deps: SearchRoomDeps, book: CollectionBook) -> CareDeps:
         view=deps.view, book=book, index=deps.index, may_live=deps.may_live, sweep_every_s=deps.settings.sweep_every_s,
         reindex=ReindexDeps(book=book, index=deps.index, moving=moving, me=deps.me, settle_s=deps.settings.settle_s),
     )  # fmt: skip
+
+
+def may_live(presence: PresenceTable, owner: str) -> bool:
+    """Whether a process lives, as far as one can know: nobody is taken for dead before all were heard."""
+    lives = any(beat.incarnation == owner for beat in presence.alive().values())
+    return lives or not presence.settled

@@ -21,7 +21,7 @@ from inferbus.settings import BusSettings
 from inferbus.topology.configs import TopologySettings
 from inferbus.topology.reconcile import reconcile
 
-ROLES = ("operator", "gateway", "worker", "ledger", "batch", "admin", "dev")
+ROLES = ("operator", "gateway", "worker", "ledger", "batch", "vectors", "admin", "dev")
 _READY_S = 10.0
 
 

@@ -11,7 +11,7 @@ from inferbus.local.layout import Layout
 from inferbus.private_files import write_private
 
 # Users of deploy/nats/nats.conf. `worker` is made per pool, `dev` is the producer of the tenant of that name.
-ROLES = ("operator", "gateway", "worker", "ledger", "batch", "admin", "dev")
+ROLES = ("operator", "gateway", "worker", "ledger", "batch", "vectors", "admin", "dev")
 
 
 class Secrets(msgspec.Struct, frozen=True, kw_only=True):

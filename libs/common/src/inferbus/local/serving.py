@@ -21,7 +21,7 @@ class CannotServe(Exception):
 
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `inferbus up` was asked for. Port 0: any free one. `workers`: of the chat model; `gateways` share one socket; `triton`:
-    how many workers serve classic models."""
+    how many workers serve classic models; `vectors`: whether the vector service runs."""
 
     model: str = ""
     embed: bool = False
@@ -32,6 +32,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     gateways: int = 1
     triton: int = 0
+    vectors: bool = False
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):

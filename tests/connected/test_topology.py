@@ -82,6 +82,8 @@ async def test_reconciling_again_changes_nothing(server: NatsServer, connect: Co
         "KV_jobs",
         "BATCH_CHUNKS",
         "BATCH_PARTS",
+        "VECTORS",
+        "KV_collections",
         "KV_keys",
         "KV_models",
         "KV_requests",

@@ -33,6 +33,20 @@ from inferbus.contracts.step import Answer, Ask, Delta, Failed, Finished, Frame,
 from inferbus.contracts.triton import TritonAsk, TritonReply
 from inferbus.contracts.turns import ModelTurn
 from inferbus.contracts.usage import Figures, LedgerPlace, Total, UsageEvent
+from inferbus.contracts.vector_manage import Erased
+from inferbus.contracts.vector_search import Filter, Hit, SearchAnswer, SearchRequest, VectorsRefused
+from inferbus.contracts.vectors import (
+    AliasRecord,
+    CollectionRecord,
+    Document,
+    DocumentFault,
+    DocumentsFailed,
+    IndexMessage,
+    IndexReport,
+    Placement,
+    Reindexing,
+)
+from inferbus.contracts.vectors import Field as VectorField
 
 RUN = 0x12345678
 FRAMES: list[tuple[Frame, str]] = [
@@ -308,6 +322,74 @@ JSON: list[tuple[Any, bytes]] = [
         (
             b'{"type":"budget.threshold.v1","tenant":"dev","scope":"org.dev","limit_name":"tokens_per_day","span":"day",'
             b'"window":20414,"percent":80,"limit":1000,"spent":801}'
+        ),
+    ),
+    (
+        IndexMessage(documents=[Document(id="d", text="t", version=3), Document(id="f", delete=True)]),
+        (
+            b'{"type":"vectors.index.v1","documents":[{"id":"d","text":"t","vector":null,"vector_b64":null,"p'
+            b'ayload":{},"version":3,"delete":false,"expires_at":0.0},{"id":"f","text":null,"vector":null,"ve'
+            b'ctor_b64":null,"payload":{},"version":0,"delete":true,"expires_at":0.0}]}'
+        ),
+    ),
+    (
+        CollectionRecord(id="c1", tenant="dev", name="docs", live=Placement(model="m", dimension=384), created=1.5, fields=[VectorField(name="lang")], reindexing=Reindexing(to=Placement(model="n", dimension=8))),
+        (
+            b'{"type":"vectors.collection.v1","id":"c1","tenant":"dev","name":"docs","live":{"model":"m","dim'
+            b'ension":384,"distance":"cosine","generation":1},"created":1.5,"hybrid":false,"fields":[{"name":'
+            b'"lang","type":"keyword"}],"chunking":{"max_chars":1000,"overlap_chars":0},"retention_s":0.0,"me'
+            b'tadata":{},"state":"ready","reindexing":{"to":{"model":"n","dimension":8,"distance":"cosine","g'
+            b'eneration":1},"state":"building","done":0,"total":0,"failed":0,"cursor":"","owner":"","started"'
+            b':0.0,"updated":0.0,"error":""},"key_id":"","updated":0.0}'
+        ),
+    ),
+    (
+        AliasRecord(tenant="dev", alias="a", collection="docs"),
+        (
+            b'{"type":"vectors.alias.v1","tenant":"dev","alias":"a","collection":"docs","updated":0.0}'
+        ),
+    ),
+    (
+        IndexReport(tenant="dev", collection="docs", indexed=1, faults=[DocumentFault(n=0, id="d", code="too_large", message="no")]),
+        (
+            b'{"type":"vectors.report.v1","tenant":"dev","collection":"docs","indexed":1,"deleted":0,"stale":'
+            b'0,"chunks":0,"tokens":0,"faults":[{"n":0,"id":"d","code":"too_large","message":"no","param":""}'
+            b'],"error":"","message":""}'
+        ),
+    ),
+    (
+        DocumentsFailed(tenant="dev", collection="docs", sequence=7, count=1),
+        (
+            b'{"type":"vectors.documents_failed.v1","tenant":"dev","collection":"docs","sequence":7,"count":1'
+            b',"faults":[]}'
+        ),
+    ),
+    (
+        SearchRequest(text="q", filter=Filter(type="and", filters=[Filter(type="eq", key="lang", value="en")])),
+        (
+            b'{"type":"vectors.search.v1","text":"q","vector":null,"vector_b64":null,"like":null,"limit":10,"'
+            b'offset":0,"filter":{"type":"and","key":"","value":null,"filters":[{"type":"eq","key":"lang","va'
+            b'lue":"en","filters":[]}]},"mode":"dense","threshold":null,"exact":false,"by_document":false,"re'
+            b'rank":null,"with_payload":true,"with_text":true,"with_vector":false}'
+        ),
+    ),
+    (
+        SearchAnswer(collection="docs", hits=[Hit(id="d", score=0.5)]),
+        (
+            b'{"type":"vectors.found.v1","collection":"docs","hits":[{"id":"d","score":0.5,"chunk":0,"version'
+            b'":0,"text":"","payload":{},"vector_b64":null}],"model":"","tokens":0,"took_s":0.0}'
+        ),
+    ),
+    (
+        VectorsRefused(code="not_found", message="no"),
+        (
+            b'{"type":"vectors.refused.v1","code":"not_found","message":"no","param":"","retry_after_s":0.0}'
+        ),
+    ),
+    (
+        Erased(chunks=2),
+        (
+            b'{"type":"vectors.erased.v1","chunks":2}'
         ),
     ),
 ]  # fmt: skip

@@ -35,6 +35,7 @@ def test_without_models_there_are_the_fixed_streams_only() -> None:
         "QUOTA_LONG",
         "BATCH_CHUNKS",
         "BATCH_PARTS",
+        "VECTORS",
     } | {
         f"KV_{bucket}"
         for bucket in (
@@ -52,9 +53,14 @@ def test_without_models_there_are_the_fixed_streams_only() -> None:
             "jobs",
             "files",
             "turns",
+            "collections",
         )
     }
-    assert set(consumers()) == {("REQUEST", "gateway_interactive"), ("REQUEST", "gateway_batch")}
+    assert set(consumers()) == {
+        ("REQUEST", "gateway_interactive"),
+        ("REQUEST", "gateway_batch"),
+        ("VECTORS", "indexer"),
+    }
 
 
 def test_a_stream_per_runtime_and_lane_lists_its_pools() -> None:

@@ -280,6 +280,43 @@ def line_request(job: str, line: int, attempt: int = 1) -> str:
     return f"{job}-{line}" if attempt == 1 else f"{job}-{line}-r{attempt}"
 
 
+# --- vectors --------------------------------------------------------------------------------------------------------------
+
+STREAM_VECTORS = "VECTORS"
+SUBJECTS_VECTORS = "vectors.index.*.*"
+VECTORS_SEARCH_ALL, VECTORS_MANAGE_ALL = "vectors.search.*.*", "vectors.manage.*.*"
+DURABLE_VECTORS = "indexer"
+QUEUE_VECTORS = "vectors"
+POOL_VECTORS = "vectors"
+"""Stands where a pool would in what vector operations used."""
+KV_COLLECTIONS = "collections"
+
+
+def vectors_index(tenant: str, collection: str) -> str:
+    """Documents for a collection, or an alias of one."""
+    return f"vectors.index.{tenant}.{collection}"
+
+
+def vectors_search(tenant: str, collection: str) -> str:
+    return f"vectors.search.{tenant}.{collection}"
+
+
+def vectors_manage(tenant: str, verb: str) -> str:
+    return f"vectors.manage.{tenant}.{verb}"
+
+
+class VectorsSubject(msgspec.Struct, frozen=True):
+    """`name` is a collection's or an alias's, or a verb."""
+
+    tenant: str
+    name: str
+
+
+def parse_vectors(subject: str) -> VectorsSubject:
+    _, _, tenant, name = subject.split(".")
+    return VectorsSubject(tenant, name)
+
+
 # --- what operators change ---------------------------------------------------------------------------------------------
 
 PLATFORM, ADMIN = "PLATFORM", "ADMIN"
@@ -349,6 +386,7 @@ KV_BUCKETS = (
     KV_JOBS,
     KV_FILES,
     KV_TURNS,
+    KV_COLLECTIONS,
 )  # fmt: skip
 KV_EXPIRING = (KV_REQUESTS, KV_IDEMPOTENCY)
 """Buckets whose keys go by themselves, as long after their last change as outcomes are kept."""

@@ -44,6 +44,7 @@ class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     quota_long_max_age_s: float = 40 * 86_400.0
     batch_max_bytes: int = 1024 * 1024 * 1024
     batch_parts_max_age_s: float = 40 * 86_400.0
+    vectors_max_bytes: int = 4 * 1024 * 1024 * 1024
 
 
 def stream_configs(settings: TopologySettings, region: str, models: list[ModelEntry]) -> list[dict[str, Any]]:
@@ -83,6 +84,7 @@ def stream_configs(settings: TopologySettings, region: str, models: list[ModelEn
     configs.append(_usage_config(settings, common))
     configs.extend(_batch_configs(settings, common))
     configs.extend(_quota_configs(settings, common))
+    configs.append(_vectors_config(settings, common))
     kv = common | {"max_msgs_per_subject": 1, "discard": "new", "deny_delete": True, "allow_rollup_hdrs": True}
     expiring = {
         "max_age": int(settings.results_max_age_s * 1e9),
@@ -195,6 +197,17 @@ def _batch_configs(settings: TopologySettings, common: dict[str, Any]) -> list[d
     ]
 
 
+def _vectors_config(settings: TopologySettings, common: dict[str, Any]) -> dict[str, Any]:
+    """Give the queue of documents to be indexed. Where it is full, producers are refused and told when to come again."""
+    return common | {
+        "name": routes.STREAM_VECTORS,
+        "subjects": [routes.SUBJECTS_VECTORS],
+        "retention": "workqueue",
+        "discard": "new",
+        "max_bytes": settings.vectors_max_bytes,
+    }
+
+
 def _usage_config(settings: TopologySettings, common: dict[str, Any]) -> dict[str, Any]:
     """Give the ledger's stream. Nothing is taken out of it before its time: where it is full, writers are refused and
     say so (docs/adr/0013-ledger.md)."""
@@ -227,6 +240,12 @@ def consumer_configs(region: str, models: list[ModelEntry]) -> list[tuple[str, d
         )
         for lane in routes.LANES
     ]
+    consumers.append(
+        (
+            routes.STREAM_VECTORS,
+            common | {"durable_name": routes.DURABLE_VECTORS, "filter_subject": routes.SUBJECTS_VECTORS},
+        )
+    )
     pools = {(model.runtime, model.pool): model.buckets.count for model in models}
     for (runtime_, pool), count in sorted(pools.items()):
         for lane in routes.LANES:

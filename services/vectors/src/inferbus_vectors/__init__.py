@@ -1,0 +1,1 @@
+"""The vector service: documents from the bus into Qdrant, and searches."""

@@ -1,0 +1,1 @@
+"""What is outside: a file per outside thing. Qdrant is imported only here."""

@@ -1,0 +1,1 @@
+"""Pure decisions: no bus, no engine, no clock."""

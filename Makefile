@@ -129,6 +129,7 @@ lock: $(LOCK) ## compile requirements/*.in into hashed pins (UPGRADE=1: newest v
 	$(COMPILE) --universal requirements/platform.in --output-file requirements/platform.txt
 	$(COMPILE) --universal --constraints requirements/platform.txt requirements/services.in --output-file requirements/services.txt
 	$(COMPILE) --universal --constraints requirements/platform.txt requirements/triton-worker.in --output-file requirements/triton-worker.txt
+	$(COMPILE) --universal --constraints requirements/platform.txt requirements/vectors.in --output-file requirements/vectors.txt
 	$(COMPILE) --python-platform x86_64-manylinux_2_28 --overrides requirements/llm.overrides \
 		$(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)") requirements/llm.in --output-file requirements/llm.txt
 	$(COMPILE) --universal --no-deps requirements/triton.in --output-file requirements/triton.txt

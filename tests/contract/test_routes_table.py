@@ -33,6 +33,9 @@ BUILT = {
     "usage": routes.usage("dev", "p"),
     "batch.chunk": routes.batch_chunk("dev", "batch_1", "p1"),
     "batch.part": routes.batch_part("dev", "batch_1", 0),
+    "vectors.index": routes.vectors_index("dev", "docs"),
+    "vectors.search": routes.vectors_search("dev", "docs"),
+    "vectors.manage": routes.vectors_manage("dev", "create"),
     "audit": routes.audit("dev", "key_created"),
     "quota": routes.quota("minute", "dev", "org-tpm", 29_000_000),
 }
@@ -55,6 +58,9 @@ FILTERS = {
     "usage": [routes.SUBJECTS_USAGE, routes.usage_filter("dev")],
     "batch.chunk": [routes.SUBJECTS_BATCH_CHUNKS, routes.batch_chunks_of("dev", "batch_1")],
     "batch.part": [routes.SUBJECTS_BATCH_PARTS, routes.batch_parts_of("dev", "batch_1")],
+    "vectors.index": [routes.SUBJECTS_VECTORS],
+    "vectors.search": [routes.VECTORS_SEARCH_ALL],
+    "vectors.manage": [routes.VECTORS_MANAGE_ALL],
     "audit": [routes.SUBJECTS_AUDIT],
     "quota": [routes.SUBJECTS_QUOTA[0]],
 }

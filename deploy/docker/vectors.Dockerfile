@@ -10,10 +10,11 @@ COPY services/vectors services/vectors
 RUN /opt/inferbus/bin/pip install --no-cache-dir --no-deps --no-build-isolation ./libs/common ./services/vectors
 
 FROM python:3.11-slim-bookworm
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin inferbus && install -d -o 10001 /vectors
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin inferbus && install -d -o 10001 /vectors /files
 COPY --from=build /opt/inferbus /opt/inferbus
 ENV PATH=/opt/inferbus/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    INFERBUS_FILES_URL=/files \
     INFERBUS_VECTORS_FOLDER=/vectors \
     INFERBUS_VECTORS_PROCESS=vectors-0
 USER 10001

@@ -290,6 +290,7 @@ QUEUE_VECTORS = "vectors"
 POOL_VECTORS = "vectors"
 """Stands where a pool would in what vector operations used."""
 KV_COLLECTIONS = "collections"
+KV_VECTOR_STORES = "vector_stores"
 
 
 def vectors_index(tenant: str, collection: str) -> str:
@@ -387,6 +388,7 @@ KV_BUCKETS = (
     KV_FILES,
     KV_TURNS,
     KV_COLLECTIONS,
+    KV_VECTOR_STORES,
 )  # fmt: skip
 KV_EXPIRING = (KV_REQUESTS, KV_IDEMPOTENCY)
 """Buckets whose keys go by themselves, as long after their last change as outcomes are kept."""

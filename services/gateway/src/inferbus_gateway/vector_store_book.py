@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-
 from inferbus import routes
 from inferbus.admission import revisions
 from inferbus.bus import Bus
@@ -103,5 +102,3 @@ def _key_of(record: StoreRecord | StoreFile) -> str:
 
 def _age(record: StoreRecord | StoreFile) -> tuple[float, str]:
     return -record.created, record.id if isinstance(record, StoreRecord) else record.file_id
-
-

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from inferbus.admission.identity import Identity
+from inferbus.codec import to_json
 from inferbus.contracts import vector_manage as verbs
 from inferbus.contracts.files import FileRecord
 from inferbus.contracts.vector_search import EQ, Filter
@@ -28,7 +29,6 @@ from inferbus.contracts.vector_stores import (
     StoreFile,
 )
 from inferbus.contracts.vectors import Document, IndexReport
-from inferbus.codec import to_json
 from inferbus.errors import InferbusError, Permanent
 from inferbus.files.book import FileBook
 from inferbus_gateway.vector_store_book import VectorStoreBook

@@ -110,6 +110,7 @@ def batch_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
 def vectors_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
     """Give the vector service, which keeps its index in the state folder unless the environment names a Qdrant server."""
     env = {"INFERBUS_VECTORS_FOLDER": str(platform.layout.vectors)} | service_env(platform, bus_url, VECTORS)
+    env |= files_env(platform)  # backups are files
     return ProcessSpec(
         name="vectors-0", role=VECTORS, argv=[sys.executable, "-m", "inferbus_vectors"],
         env=env | {"INFERBUS_VECTORS_PROCESS": "vectors-0"}, grace_s=grace_s(env, "INFERBUS_VECTORS_DRAIN_S"),

@@ -58,6 +58,15 @@ from inferbus_gateway.http.vector_shapes import (
     VectorSearch,
     WantedDocuments,
 )
+from inferbus_gateway.http.vector_store_shapes import (
+    NewFileBatch,
+    NewStore,
+    NewStoreFile,
+    StoreChange,
+    StoreFileChange,
+    StoreSearch,
+)
+from inferbus_gateway.http.vector_stores import build_vector_stores
 from inferbus_gateway.http.vectors import build_vectors
 from inferbus_gateway.observer import ADMISSION, DONE, Observer, RequestRecord
 
@@ -69,6 +78,7 @@ _TYPES: Sequence[type[msgspec.Struct]] = [
     *SHAPES, NewOrganisation, OrganisationChange, NewMember, MemberChange, NewKey, KeyChange, Rotation, LimitSet,
     TritonChange, FileObject, NewBatch, Redrive,
     NewCollection, CollectionChange, NewAlias, NewModel, Restore, TenantErasure, NewDocuments, WantedDocuments, VectorSearch,
+    NewStore, StoreChange, StoreSearch, NewStoreFile, StoreFileChange, NewFileBatch,
 ]  # fmt: skip
 
 
@@ -148,6 +158,7 @@ def build_app(deps: HttpDeps) -> HttpDoor:
             *build_batches(deps),
             *build_vectors(deps),
             *build_vector_documents(deps),
+            *build_vector_stores(deps),
         ],
         exception_handlers={
             InferbusError: on_inferbus_error,

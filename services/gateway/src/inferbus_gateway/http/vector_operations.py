@@ -16,7 +16,7 @@ from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.http.kserve import AnyRequest
 from inferbus_gateway.http.openapi import error_responses, json_media
 from inferbus_gateway.http.requests import RECORD
-from inferbus_gateway.vectors_door import VectorsDoor
+from inferbus_gateway.vector_stores_door import VectorStoresDoor
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Session(NamedTuple):
     """Who asks, and the door."""
 
     identity: Identity
-    door: VectorsDoor
+    door: VectorStoresDoor
 
 
 @asynccontextmanager

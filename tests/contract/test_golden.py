@@ -340,7 +340,7 @@ JSON: list[tuple[Any, bytes]] = [
             b'"lang","type":"keyword"}],"chunking":{"max_chars":1000,"overlap_chars":0},"retention_s":0.0,"me'
             b'tadata":{},"state":"ready","reindexing":{"to":{"model":"n","dimension":8,"distance":"cosine","g'
             b'eneration":1},"state":"building","done":0,"total":0,"failed":0,"cursor":"","owner":"","started"'
-            b':0.0,"updated":0.0,"error":""},"key_id":"","updated":0.0}'
+            b':0.0,"updated":0.0,"error":"","passes":0,"repaired":0,"keep_s":30.0,"since":{},"key_id":""},"key_id":"","updated":0.0}'
         ),
     ),
     (

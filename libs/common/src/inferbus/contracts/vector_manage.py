@@ -66,12 +66,14 @@ class DropAlias(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StartReindexing(msgspec.Struct, frozen=True, kw_only=True):
-    """Move a collection to another model without a pause. What has no text keeps its vector, if it fits."""
+    """Move a collection to another model without a pause. What has no text keeps its vector, if it fits. For `keep_s` after
+    the swap the old vectors stay, and `end_reindex` returns to them."""
 
     name: str
     model: str
     dimension: int = 0
     distance: str = ""
+    keep_s: float = 30.0
 
 
 class Documents(msgspec.Struct, frozen=True, kw_only=True):

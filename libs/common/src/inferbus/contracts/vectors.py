@@ -27,8 +27,10 @@ READY, DELETING = "ready", "deleting"
 """States of a collection. Of one that is being deleted nothing is found, and nothing gets in."""
 
 BUILDING, CAUGHT_UP, DONE, FAILED, CANCELLED = "building", "caught_up", "done", "failed", "cancelled"
-"""States of a reindexing: documents are copied; all are there and the swap is due; the new one serves; it did not work;
-somebody ended it."""
+SWAPPED, DROPPING, ENDING = "swapped", "dropping", "ending"
+"""States of a reindexing: documents are copied; all are there, and both placements are compared; it is done; it did not
+work; somebody ended it. Between: the new placement is searched, and the old one kept up for a while; the old one is
+removed; the new one is removed, since it is to end without having moved."""
 
 MAX_VERSION = 2**53 - 1
 """Versions and such go through a filter as 64-bit floats at a server."""
@@ -67,10 +69,12 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reindexing(msgspec.Struct, frozen=True, kw_only=True):
-    """A collection on its way to another placement. While it lasts, documents are written to both.
+    """A collection on its way to another placement. While it is built, caught up or swapped, documents are written to both.
 
-    `cursor` is where copying goes on after a crash, `owner` the incarnation of the process that copies. Counts are of
-    chunks.
+    `to` is the placement that is built; from the swap on, the one that was left. `cursor` is where copying goes on after a
+    crash, `owner` the incarnation of the process that copies. Counts are of documents: `repaired` ones were found to differ
+    in the `passes` that compared both placements. `keep_s` is how long the old placement can be returned to, `since` when
+    each state was entered; the key `key_id` is charged.
     """
 
     to: Placement
@@ -83,6 +87,11 @@ class Reindexing(msgspec.Struct, frozen=True, kw_only=True):
     started: float = 0.0
     updated: float = 0.0
     error: str = ""
+    passes: int = 0
+    repaired: int = 0
+    keep_s: float = 30.0
+    since: dict[str, float] = {}
+    key_id: str = ""
 
 
 class CollectionRecord(msgspec.Struct, frozen=True, kw_only=True, tag="vectors.collection.v1"):

@@ -1,0 +1,236 @@
+"""Moving: documents of a collection copied from one placement to another, and both compared. What `reindexing` decides is
+carried out here, some documents at a time; who does it, and until when, is `reindexer`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from inferbus import routes
+from inferbus.contracts.vectors import CollectionRecord, Field, Placement
+from inferbus.errors import InvalidRequest, Permanent
+from inferbus_vectors.domain.facets import facets_of
+from inferbus_vectors.domain.points import Chunk, Found, Scope, Where, Write, point_id, shard_of
+from inferbus_vectors.domain.reindexing import compare
+from inferbus_vectors.ports import Embedder, Payer, SparseEncoder, VectorIndex
+
+_PAGE = 64
+_COMPARED = 1000
+_READ = 512
+_TEXTS = 32
+_AT_ONCE = 4
+_EMBED_S = 600.0
+
+
+class MovingDeps(msgspec.Struct, frozen=True, kw_only=True):
+    index: VectorIndex
+    embedder: Embedder
+    sparse: SparseEncoder
+
+
+class Way(msgspec.Struct, frozen=True, kw_only=True):
+    """From where to where, of which collection; `payer` is charged for embeddings."""
+
+    record: CollectionRecord
+    source: Placement
+    target: Placement
+    payer: Payer
+
+    @property
+    def scope(self) -> Scope:
+        return Scope(self.record.tenant, self.record.id)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether texts need new vectors: another model reads them."""
+        same = self.source.model == self.target.model and self.source.dimension == self.target.dimension
+        return bool(self.target.model) and not same
+
+
+class Copied(msgspec.Struct, frozen=True):
+    """What became of some documents: `cursor` is where to go on (empty: that was all); `failed` cannot move at all."""
+
+    cursor: str
+    documents: int
+    failed: tuple[str, ...] = ()
+
+
+class Compared(msgspec.Struct, frozen=True):
+    """One comparison of everything: documents that differed and were mended. Those that differed for longer than a write
+    takes say that somebody writes to one place only."""
+
+    mended: int
+    long_since: int
+
+
+class Moving:
+    """Copies and compares; one for all of a process."""
+
+    def __init__(self, deps: MovingDeps) -> None:
+        self._deps = deps
+
+    async def copy_next(self, way: Way, cursor: str) -> Copied:
+        """Copy some documents, those after a place in the order of heads. Copying again changes nothing.
+
+        Raises:
+            Transient: the engine, or the model, cannot be asked now. Permanent: nobody may ask the model for this tenant.
+        """
+        where = Where(scope=way.scope, heads_only=True)
+        page = await self._deps.index.read(shard_of(way.source).name, where, after=cursor, limit=_PAGE)
+        failed = await self._copy(way, page.found)
+        return Copied(page.next, len(page.found), failed)
+
+    async def compare_all(self, way: Way, *, now: float, recent_s: float) -> Compared:
+        """Compare both placements from end to end, and copy or remove what differs. Raises as `copy_next`."""
+        after, mended, long_since = "", 0, 0
+        where = Where(scope=way.scope, heads_only=True)
+        index, source, target = self._deps.index, shard_of(way.source).name, shard_of(way.target).name
+        while True:
+            # The target first: what is written comes to the source first, so that what the target has, the source had.
+            there = await index.read(target, where, after=after, limit=_COMPARED)
+            here = await index.read(source, where, after=after, limit=_COMPARED)
+            ends = [self._name(way, page.found[-1]) for page in (there, here) if page.next and page.found]
+            upto = min(ends, default="")
+            heads, copies = self._upto(way, here.found, upto), self._upto(way, there.found, upto)
+            differ = compare(
+                {one: head.version for one, head in heads.items()}, {one: head.version for one, head in copies.items()}
+            )
+            await self._copy(way, [heads[one] for one in differ.stale])
+            gone = await self._remove_extra(way, differ.extra)
+            mended += len(differ.stale) + gone
+            long_since += sum(heads[one].at < now - recent_s for one in differ.stale) + gone
+            if not upto:
+                return Compared(mended, long_since)
+            after = upto
+
+    @staticmethod
+    def _name(way: Way, head: Found) -> str:
+        return point_id(way.scope, head.id, 0)
+
+    def _upto(self, way: Way, heads: Sequence[Found], upto: str) -> dict[str, Found]:
+        return {head.id: head for head in heads if not upto or self._name(way, head) <= upto}
+
+    async def _remove_extra(self, way: Way, documents: Sequence[str]) -> int:
+        """Take out of the target what the source has no more; what came back meanwhile stays."""
+        if not documents:
+            return 0
+        where = Where(scope=way.scope, documents=list(documents), heads_only=True)
+        page = await self._deps.index.read(shard_of(way.source).name, where, limit=len(documents))
+        gone = sorted(set(documents) - {head.id for head in page.found})
+        if gone:
+            await self._deps.index.erase(shard_of(way.target).name, Where(scope=way.scope, documents=gone))
+        return len(gone)
+
+    # --- copying ------------------------------------------------------------------------------------------------------
+
+    async def _copy(self, way: Way, heads: Sequence[Found]) -> tuple[str, ...]:
+        """Copy the documents of some heads; returns those that cannot be."""
+        failed = list[str]()
+        for at in range(0, len(heads), _PAGE):
+            some = heads[at : at + _PAGE]
+            chunks = await self._chunks_of(way, [head.id for head in some])
+            # A document whose chunks are of two versions is being written, to both placements.
+            whole = [chunks[head.id] for head in some if _is_whole(head, chunks.get(head.id, []))]
+            movable = [document for document in whole if self._can_move(way, document)]
+            failed += [document[0].id for document in whole if not self._can_move(way, document)]
+            vectors = await self._vectors(way, movable)
+            failed += [document[0].id for document, made in zip(movable, vectors, strict=True) if made is None]
+            writes = [
+                self._write_of(way, document, made)
+                for document, made in zip(movable, vectors, strict=True)
+                if made is not None
+            ]
+            if writes:
+                await self._deps.index.write(shard_of(way.target).name, writes)
+        return tuple(failed)
+
+    async def _chunks_of(self, way: Way, documents: list[str]) -> dict[str, list[Found]]:
+        where, after = Where(scope=way.scope, documents=documents), ""
+        found = dict[str, list[Found]]()
+        while documents:
+            page = await self._deps.index.read(
+                shard_of(way.source).name, where, after=after, limit=_READ, with_vector=True
+            )
+            for chunk in page.found:
+                found.setdefault(chunk.id, []).append(chunk)
+            after = page.next
+            if not after:
+                break
+        return {name: sorted(chunks, key=lambda chunk: chunk.chunk) for name, chunks in found.items()}
+
+    @staticmethod
+    def _can_move(way: Way, document: Sequence[Found]) -> bool:
+        """Whether every chunk has a text to be read by the model, or a vector that fits as it is."""
+        size = 4 * way.target.dimension
+        return all(
+            (way.embeds and chunk.text) or (chunk.vector is not None and len(chunk.vector) == size)
+            for chunk in document
+        )
+
+    async def _vectors(self, way: Way, documents: Sequence[Sequence[Found]]) -> list[list[bytes] | None]:
+        """Give the chunks' vectors in the target for each document; None for one whose texts the model refuses."""
+        if not way.embeds:
+            return [[chunk.vector or b"" for chunk in document] for document in documents]
+        texts = [chunk.text for document in documents for chunk in document if chunk.text]
+        limit = asyncio.Semaphore(_AT_ONCE)
+
+        async def some(at: int) -> list[bytes | None]:
+            async with limit:
+                return await self._embedded(way, texts[at : at + _TEXTS])
+
+        batches = await asyncio.gather(*(some(at) for at in range(0, len(texts), _TEXTS)))
+        made = iter([vector for batch in batches for vector in batch])
+        found = list[list[bytes] | None]()
+        for document in documents:
+            vectors = [next(made) if chunk.text else chunk.vector for chunk in document]
+            whole = [vector for vector in vectors if vector is not None]
+            found.append(whole if len(whole) == len(vectors) else None)
+        return found
+
+    async def _embedded(self, way: Way, texts: Sequence[str]) -> list[bytes | None]:
+        """Embed texts; where one of several is to blame it is found by halving."""
+        try:
+            embedded = await self._deps.embedder.embed(
+                way.payer, way.target.model, texts, lane=routes.BATCH, deadline_s=_EMBED_S
+            )
+        except Permanent as error:
+            if len(texts) > 1:
+                half = len(texts) // 2
+                return await self._embedded(way, texts[:half]) + await self._embedded(way, texts[half:])
+            if error.code in ("invalid_request", "too_large"):
+                return [None]
+            raise
+        return list(embedded.vectors)
+
+    def _write_of(self, way: Way, document: Sequence[Found], vectors: Sequence[bytes]) -> Write:
+        head = document[0]
+        chunks = [
+            Chunk(
+                vector=vector, text=chunk.text,
+                sparse=self._deps.sparse.document(chunk.text) if way.record.hybrid and chunk.text else None,
+            )
+            for chunk, vector in zip(document, vectors, strict=True)
+        ]  # fmt: skip
+        return Write(
+            scope=way.scope, id=head.id, version=head.version, chunks=chunks, payload=head.payload,
+            facets=_facets_of(head.payload, way.record.fields), at=head.at, expires_at=head.expires_at,
+        )  # fmt: skip
+
+
+def _facets_of(payload: bytes, fields: Sequence[Field]) -> bytes:
+    """Give the facets of what is indexed already: where a field that came later is of another type here, without that."""
+    try:
+        return facets_of(payload, fields)
+    except InvalidRequest as error:
+        fitting = [field for field in fields if error.param != f"payload.{field.name}"]
+        if len(fitting) == len(fields):
+            return b"{}"
+        return _facets_of(payload, fitting)
+
+
+def _is_whole(head: Found, chunks: Sequence[Found]) -> bool:
+    same = all(chunk.version == head.version for chunk in chunks)
+    return same and [chunk.chunk for chunk in chunks] == list(range(head.chunks))

@@ -10,7 +10,7 @@ from inferbus.bus import Bus
 from inferbus.bus.local_copy import LocalCopy
 from inferbus.bus.stored import read_page
 from inferbus.codec import from_json, to_json
-from inferbus.contracts.watchlists import Watchlist, WatchHit
+from inferbus.contracts.watchlists import WatchHit, Watchlist
 from inferbus.errors import Conflict, InvalidRequest, NotFound
 
 _TRIES = 8

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from inferbus.contracts.vectors import COSINE, CollectionRecord
-from inferbus.contracts.watchlists import DUPLICATES, EVERY, KINDS, SetWatchlist, Watchlist, WatchHit
+from inferbus.contracts.watchlists import DUPLICATES, EVERY, KINDS, SetWatchlist, WatchHit, Watchlist
 from inferbus.errors import InvalidRequest
 from inferbus.routes import token_safe
 from inferbus_vectors.domain.points import Found

@@ -73,7 +73,9 @@ class WatchDoor:
 
     def _on_message(self, message: Msg) -> None:
         if len(self._running) >= _MOST_AT_ONCE:
-            self._reply(message, refused(Overloaded(f"{_MOST_AT_ONCE} of these are running, which is the most at once")))
+            self._reply(
+                message, refused(Overloaded(f"{_MOST_AT_ONCE} of these are running, which is the most at once"))
+            )
             return
         task = asyncio.create_task(self._serve(message))
         self._running.add(task)
@@ -150,9 +152,7 @@ class WatchDoor:
 
     async def _read_letters(self, payer: Payer, wanted: ReadLetters) -> verbs.VectorLetters:
         limit = min(max(1, wanted.limit), _MOST_PAGE)
-        letters, after = await self._deps.letters.page(
-            payer.tenant, wanted.collection, after=wanted.after, limit=limit
-        )
+        letters, after = await self._deps.letters.page(payer.tenant, wanted.collection, after=wanted.after, limit=limit)
         return verbs.VectorLetters(letters=letters, next=after)
 
     async def _redrive(self, payer: Payer, wanted: RedriveLetters) -> verbs.Redriven:
@@ -168,7 +168,9 @@ def shown_of(document: Document, n: int, dimension: int) -> Shown:
     where = f"documents[{n}]"
     text = (document.text or "")[:MAX_TEXT_CHARS]
     if document.vector is not None:
-        return Shown(document=document.id, chunk=0, text=text, vector=pack_vector(document.vector, dimension, f"{where}.vector"))
+        return Shown(
+            document=document.id, chunk=0, text=text, vector=pack_vector(document.vector, dimension, f"{where}.vector")
+        )
     if not text.strip():
         raise InvalidRequest(f"{where}.text is empty", param=f"{where}.text")
     return Shown(document=document.id, chunk=0, text=text, vector=b"")

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from inferbus import routes
 from inferbus.contracts.vectors import CollectionRecord, Placement
-from inferbus.contracts.watchlists import DUPLICATES, Watchlist, WatchHit
+from inferbus.contracts.watchlists import DUPLICATES, WatchHit, Watchlist
 from inferbus_vectors.domain.points import Found, Query, Scope, Where, Write, shard_of
 from inferbus_vectors.ports import Embedder, Payer, VectorIndex
 from inferbus_vectors.watching.book import WatchBook, WatchView
@@ -127,7 +127,5 @@ class Matcher:
         made = await self._deps.embedder.embed(
             payer, items.live.model, [one.text for one in texts], lane=lane, deadline_s=_EMBED_S
         )
-        fit = [
-            msgspec.structs.replace(one, vector=vector) for one, vector in zip(texts, made.vectors, strict=True)
-        ]
+        fit = [msgspec.structs.replace(one, vector=vector) for one, vector in zip(texts, made.vectors, strict=True)]
         return fit, made.tokens

@@ -27,6 +27,7 @@ from inferbus.contracts.step import Usage
 from inferbus.contracts.vector_manage import ManageAnswer
 from inferbus.contracts.vector_search import SearchAnswer, Searched, SearchRequest, VectorsRefused
 from inferbus.contracts.vectors import KEY_ID, REPORT_TO, Document, IndexMessage, IndexReport
+from inferbus.contracts.watchlists import WatchAnswer
 from inferbus.errors import DependencyDown, Forbidden, InferbusError, InvalidRequest, TooLarge, Transient, error_from
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -39,6 +40,7 @@ MESSAGE_DOCUMENTS = 256
 _NOTHING = Estimate(0, 0)
 _SEARCHED: Any = Searched  # unions, which msgspec takes for a type
 _MANAGED: Any = ManageAnswer
+_WATCHED: Any = WatchAnswer
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,21 +86,17 @@ class VectorsDoor:
         """
         subject = routes.vectors_search(identity.tenant, checked_name(name))
         message = await self._ask(subject, to_json(request), identity, SEARCH_S)
-        answer = from_json(message.data, _SEARCHED, what="answer")
-        if isinstance(answer, VectorsRefused):
-            raise refusal(answer)
-        found: SearchAnswer = answer
-        return found
+        return _checked(message, _SEARCHED, SearchAnswer)
 
     async def manage(self, identity: Identity, verb: str, wanted: msgspec.Struct, type_: type[A]) -> A:
         """Ask something about a tenant's collections. Raises as `search`."""
-        message = await self._ask(routes.vectors_manage(identity.tenant, verb), to_json(wanted), identity, MANAGE_S)
-        answer = from_json(message.data, _MANAGED, what="answer")
-        if isinstance(answer, VectorsRefused):
-            raise refusal(answer)
-        if not isinstance(answer, type_):
-            raise InferbusError(f"the vector service answered {type(answer).__name__} to {verb}")
-        return answer
+        subject = routes.vectors_manage(identity.tenant, verb)
+        return _checked(await self._ask(subject, to_json(wanted), identity, MANAGE_S), _MANAGED, type_)
+
+    async def watch(self, identity: Identity, verb: str, wanted: msgspec.Struct, type_: type[A]) -> A:
+        """Ask something about a tenant's watchlists or dead letters. Raises as `search`."""
+        subject = routes.vectors_watch(identity.tenant, verb)
+        return _checked(await self._ask(subject, to_json(wanted), identity, MANAGE_S), _WATCHED, type_)
 
     async def index(
         self, identity: Identity, name: str, documents: Iterable[Document], *, wait_s: float = 0.0
@@ -148,6 +146,15 @@ class VectorsDoor:
         for future in late:
             future.cancel()
         return None if late else summed([future.result() for future in reports])
+
+
+def _checked(message: Msg, union: Any, type_: type[A]) -> A:
+    answer = from_json(message.data, union, what="answer")
+    if isinstance(answer, VectorsRefused):
+        raise refusal(answer)
+    if not isinstance(answer, type_):
+        raise InferbusError(f"the vector service answered {type(answer).__name__}, not {type_.__name__}")
+    return answer
 
 
 def summed(reports: list[IndexReport]) -> IndexReport:

@@ -68,6 +68,8 @@ from inferbus_gateway.http.vector_store_shapes import (
 )
 from inferbus_gateway.http.vector_stores import build_vector_stores
 from inferbus_gateway.http.vectors import build_vectors
+from inferbus_gateway.http.watchlist_shapes import LettersWanted, MatchWanted, NewWatchlist
+from inferbus_gateway.http.watchlists import build_watchlists
 from inferbus_gateway.observer import ADMISSION, DONE, Observer, RequestRecord
 
 UNMATCHED = "unmatched"
@@ -79,6 +81,7 @@ _TYPES: Sequence[type[msgspec.Struct]] = [
     TritonChange, FileObject, NewBatch, Redrive,
     NewCollection, CollectionChange, NewAlias, NewModel, Restore, TenantErasure, NewDocuments, WantedDocuments, VectorSearch,
     NewStore, StoreChange, StoreSearch, NewStoreFile, StoreFileChange, NewFileBatch,
+    NewWatchlist, MatchWanted, LettersWanted,
 ]  # fmt: skip
 
 
@@ -159,6 +162,7 @@ def build_app(deps: HttpDeps) -> HttpDoor:
             *build_vectors(deps),
             *build_vector_documents(deps),
             *build_vector_stores(deps),
+            *build_watchlists(deps),
         ],
         exception_handlers={
             InferbusError: on_inferbus_error,

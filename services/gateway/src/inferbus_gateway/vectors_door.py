@@ -26,17 +26,15 @@ from inferbus.contracts.models import VECTORS
 from inferbus.contracts.step import Usage
 from inferbus.contracts.vector_manage import ManageAnswer
 from inferbus.contracts.vector_search import SearchAnswer, Searched, SearchRequest, VectorsRefused
-from inferbus.contracts.vectors import KEY_ID, REPORT_TO, Document, IndexMessage, IndexReport
+from inferbus.contracts.vectors import KEY_ID, REPORT_TO, Document, IndexReport
 from inferbus.contracts.watchlists import WatchAnswer
-from inferbus.errors import DependencyDown, Forbidden, InferbusError, InvalidRequest, TooLarge, Transient, error_from
+from inferbus.errors import DependencyDown, Forbidden, InferbusError, InvalidRequest, Transient, error_from
+from inferbus.vectors.packing import Packed, packed, summed
 
 A = TypeVar("A", bound=msgspec.Struct)
 ENDPOINT = VECTORS
 """What entitlements call all of this, and limits as well: a request counts, tokens are the embedding models'."""
 SEARCH_S, MANAGE_S = 30.0, 60.0
-MESSAGE_BYTES, DOCUMENT_BYTES = 512 * 1024, 4 * 1024 * 1024
-"""How much of documents goes into one message, and how large one of them may be at this door."""
-MESSAGE_DOCUMENTS = 256
 _NOTHING = Estimate(0, 0)
 _SEARCHED: Any = Searched  # unions, which msgspec takes for a type
 _MANAGED: Any = ManageAnswer
@@ -110,18 +108,18 @@ class VectorsDoor:
         if routes.BATCH not in identity.lanes:
             raise Forbidden("the batch lane is not open to this key", param="lane")
         subject = routes.vectors_index(identity.tenant, checked_name(name))
-        reports: list[asyncio.Future[IndexReport]] = []
-        messages, count = 0, 0
-        for data, many in list(packed(documents)):
+        reports: list[tuple[Packed, asyncio.Future[IndexReport]]] = []
+        messages = packed(documents)
+        for message in messages:
             headers = {KEY_ID: identity.key_id} if identity.key_id else {}
             token = secrets.token_hex(8)
             if wait_s:
-                reports.append(self._expect(token))
+                reports.append((message, self._expect(token)))
                 headers[REPORT_TO] = f"{self._inbox}.{token}"
-            await self._bus.accept(subject, data, headers, msg_id=f"{identity.tenant}:{token}")
-            messages, count = messages + 1, count + many
+            await self._bus.accept(subject, message.data, headers, msg_id=f"{identity.tenant}:{token}")
         report = await self._reported(reports, wait_s) if reports else None
-        return Accepted(documents=count, messages=messages, report=report)
+        count = sum(message.count for message in messages)
+        return Accepted(documents=count, messages=len(messages), report=report)
 
     async def _ask(self, subject: str, data: bytes, identity: Identity, timeout_s: float) -> Msg:
         headers = {KEY_ID: identity.key_id} if identity.key_id else None
@@ -140,12 +138,14 @@ class VectorsDoor:
         if future is not None and not future.done():
             future.set_result(from_json(message.data, IndexReport, what="report"))
 
-    async def _reported(self, reports: list[asyncio.Future[IndexReport]], wait_s: float) -> IndexReport | None:
+    async def _reported(
+        self, reports: list[tuple[Packed, asyncio.Future[IndexReport]]], wait_s: float
+    ) -> IndexReport | None:
         """Add up what became of a request's messages; None where not all of it is known in time."""
-        _, late = await asyncio.wait(reports, timeout=wait_s)
+        _, late = await asyncio.wait([future for _, future in reports], timeout=wait_s)
         for future in late:
             future.cancel()
-        return None if late else summed([future.result() for future in reports])
+        return None if late else summed([(message, future.result()) for message, future in reports])
 
 
 def _checked(message: Msg, union: Any, type_: type[A]) -> A:
@@ -155,49 +155,6 @@ def _checked(message: Msg, union: Any, type_: type[A]) -> A:
     if not isinstance(answer, type_):
         raise InferbusError(f"the vector service answered {type(answer).__name__}, not {type_.__name__}")
     return answer
-
-
-def summed(reports: list[IndexReport]) -> IndexReport:
-    """Add reports of one request's messages up, faults counted by their place in the request. Pure."""
-    first, faults, before = reports[0], [], 0
-    for report in reports:
-        faults += [msgspec.structs.replace(fault, n=fault.n + before) for fault in report.faults]
-        before += MESSAGE_DOCUMENTS
-    failed = next((report for report in reports if report.error), first)
-    sums = {
-        name: sum(getattr(report, name) for report in reports)
-        for name in ("indexed", "deleted", "stale", "chunks", "tokens")
-    }
-    return msgspec.structs.replace(first, faults=faults, error=failed.error, message=failed.message, **sums)
-
-
-def packed(documents: Iterable[Document]) -> Iterable[tuple[bytes, int]]:
-    """Cut documents into messages, each with how many it has.
-
-    Raises:
-        TooLarge: one is over what this door takes. InvalidRequest: there are none.
-    """
-    batch: list[msgspec.Raw] = []
-    size = seen = 0
-    for n, document in enumerate(documents):
-        data = to_json(document)
-        if len(data) > DOCUMENT_BYTES:
-            raise TooLarge(
-                f"documents[{n}] is {len(data)} bytes, the limit is {DOCUMENT_BYTES} bytes", param=f"documents[{n}]"
-            )
-        if batch and (size + len(data) > MESSAGE_BYTES or len(batch) == MESSAGE_DOCUMENTS):
-            yield _message(batch), len(batch)
-            batch, size = [], 0
-        batch.append(msgspec.Raw(data))
-        size, seen = size + len(data), seen + 1
-    if not seen:
-        raise InvalidRequest("there are no documents", param="documents")
-    yield _message(batch), len(batch)
-
-
-def _message(documents: list[msgspec.Raw]) -> bytes:
-    tag = IndexMessage.__struct_config__.tag
-    return to_json({"type": tag, "documents": documents})
 
 
 def check_may_use(identity: Identity) -> None:

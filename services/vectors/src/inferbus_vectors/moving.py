@@ -16,10 +16,10 @@ from inferbus_vectors.domain.facets import facets_of
 from inferbus_vectors.domain.points import Chunk, Found, Scope, Where, Write, point_id, shard_of
 from inferbus_vectors.domain.reindexing import compare
 from inferbus_vectors.ports import Embedder, Payer, SparseEncoder, VectorIndex
+from inferbus_vectors.whole import read_whole
 
 _PAGE = 64
 _COMPARED = 1000
-_READ = 512
 _TEXTS = 32
 _AT_ONCE = 4
 _EMBED_S = 600.0
@@ -131,9 +131,7 @@ class Moving:
         failed = list[str]()
         for at in range(0, len(heads), _PAGE):
             some = heads[at : at + _PAGE]
-            chunks = await self._chunks_of(way, [head.id for head in some])
-            # A document whose chunks are of two versions is being written, to both placements.
-            whole = [chunks[head.id] for head in some if _is_whole(head, chunks.get(head.id, []))]
+            whole = await read_whole(self._deps.index, shard_of(way.source).name, way.scope, some)
             movable = [document for document in whole if self._can_move(way, document)]
             failed += [document[0].id for document in whole if not self._can_move(way, document)]
             vectors = await self._vectors(way, movable)
@@ -146,20 +144,6 @@ class Moving:
             if writes:
                 await self._deps.index.write(shard_of(way.target).name, writes)
         return tuple(failed)
-
-    async def _chunks_of(self, way: Way, documents: list[str]) -> dict[str, list[Found]]:
-        where, after = Where(scope=way.scope, documents=documents), ""
-        found = dict[str, list[Found]]()
-        while documents:
-            page = await self._deps.index.read(
-                shard_of(way.source).name, where, after=after, limit=_READ, with_vector=True
-            )
-            for chunk in page.found:
-                found.setdefault(chunk.id, []).append(chunk)
-            after = page.next
-            if not after:
-                break
-        return {name: sorted(chunks, key=lambda chunk: chunk.chunk) for name, chunks in found.items()}
 
     @staticmethod
     def _can_move(way: Way, document: Sequence[Found]) -> bool:
@@ -229,8 +213,3 @@ def _facets_of(payload: bytes, fields: Sequence[Field]) -> bytes:
         if len(fitting) == len(fields):
             return b"{}"
         return _facets_of(payload, fitting)
-
-
-def _is_whole(head: Found, chunks: Sequence[Found]) -> bool:
-    same = all(chunk.version == head.version for chunk in chunks)
-    return same and [chunk.chunk for chunk in chunks] == list(range(head.chunks))

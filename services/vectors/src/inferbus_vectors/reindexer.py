@@ -17,6 +17,7 @@ from inferbus.contracts.vectors import (
     BUILDING,
     CANCELLED,
     CAUGHT_UP,
+    DELETING,
     DONE,
     DROPPING,
     ENDING,
@@ -186,6 +187,8 @@ class Reindexer:
         def ours(record: CollectionRecord) -> CollectionRecord:
             reindexing = record.reindexing
             if reindexing is None or reindexing.owner != self._deps.me or not is_open(reindexing):
+                raise _NotOurs
+            if record.state == DELETING:  # all of it goes
                 raise _NotOurs
             return decide(record)
 

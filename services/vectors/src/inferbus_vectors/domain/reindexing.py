@@ -58,7 +58,9 @@ def written_places(record: CollectionRecord) -> tuple[Placement, ...]:
     return (record.live, reindexing.to)
 
 
-def begun(record: CollectionRecord, to: Placement, *, keep_s: float, total: int, now: float) -> CollectionRecord:
+def begun(
+    record: CollectionRecord, to: Placement, *, keep_s: float, total: int, now: float, key_id: str = ""
+) -> CollectionRecord:
     """Give a record whose collection is to move.
 
     Raises:
@@ -67,7 +69,9 @@ def begun(record: CollectionRecord, to: Placement, *, keep_s: float, total: int,
     if is_open(record.reindexing):
         assert record.reindexing is not None  # noqa: S101  # for the type checker; `is_open` looked
         raise Conflict(f"the collection `{record.name}` is being reindexed ({record.reindexing.state})")
-    reindexing = Reindexing(to=to, total=total, keep_s=keep_s, started=now, updated=now, since={BUILDING: now})
+    reindexing = Reindexing(
+        to=to, total=total, keep_s=keep_s, key_id=key_id, started=now, updated=now, since={BUILDING: now}
+    )
     return msgspec.structs.replace(record, reindexing=reindexing, updated=now)
 
 

@@ -120,7 +120,7 @@ async def test_bad_bodies_get_openai_errors(engine: SimulatorEngine, body: Any, 
 
 
 async def test_other_paths_are_not_found(engine: SimulatorEngine) -> None:
-    finish = await (await submit(engine, CHAT, request_id="a", path="/v1/embeddings")).finish()
+    finish = await (await submit(engine, CHAT, request_id="a", path="/v1/completions")).finish()
     assert finish.status == 404
 
 

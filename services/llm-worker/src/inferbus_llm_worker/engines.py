@@ -22,8 +22,9 @@ def make_engine(settings: WorkerSettings) -> Engine:
     """
     if settings.engine == "simulator":
         return SimulatorEngine(
-            slots=settings.simulator_slots, ttft_s=settings.simulator_ttft_s, itl_s=settings.simulator_itl_s
-        )
+            slots=settings.simulator_slots, ttft_s=settings.simulator_ttft_s, itl_s=settings.simulator_itl_s,
+            dimension=settings.simulator_dimension,
+        )  # fmt: skip
     if settings.engine != "vllm":
         raise SettingsError(f"INFERBUS_LLM_WORKER_ENGINE {settings.engine!r}: vllm or simulator")
     if not settings.model:

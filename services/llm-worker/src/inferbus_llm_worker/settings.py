@@ -27,3 +27,4 @@ class WorkerSettings(PoolSettings, frozen=True, kw_only=True, forbid_unknown_fie
     simulator_slots: int = 512
     simulator_itl_s: float = 0.0
     simulator_ttft_s: float = 0.0
+    simulator_dimension: int = 64

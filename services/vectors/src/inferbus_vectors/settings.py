@@ -46,3 +46,11 @@ class VectorsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """How long it is remembered that a document was taken out: longer than a message may wait in the queue to be retried."""
 
     drain_s: float = 10.0
+
+    searches: int = 64
+    """Searches this process works on at once; one more is refused."""
+    searches_per_tenant: int = 48
+    search_deadline_s: float = 10.0
+    """For searches that name none, and the most one may take."""
+    settle_s: float = 2.0
+    """How long after a change of a collection a document may still be on its way by what it was."""

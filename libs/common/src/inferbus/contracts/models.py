@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-TASKS = ("chat", "completions", "embeddings", "infer")
+TASKS = ("chat", "completions", "embeddings", "infer", "rerank")
 VECTORS = "vectors"
 """What entitlements call search and indexing, which are no task of a model."""
 DURABLE, DIRECT = "durable", "direct"

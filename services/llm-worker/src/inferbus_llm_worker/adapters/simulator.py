@@ -1,4 +1,5 @@
-"""An engine that is none: it answers chats with made-up words at a chosen pace, and says so in its name.
+"""An engine that is none: it answers chats with made-up words at a chosen pace, embeds texts by the words they have, and
+says so in its name.
 
 For measuring the platform without an engine, and for tests. It is never a default, and every place that names an
 engine (logs, presence, `owned_by` in /v1/models) shows `simulator`.
@@ -15,10 +16,11 @@ import structlog
 
 from inferbus.contracts.presence import EngineStats
 from inferbus.contracts.step import Usage
-from inferbus.errors import EngineDead, InferbusError, InvalidRequest, NotFound, ResumeImpossible, openai_body
+from inferbus.errors import EngineDead, InferbusError, InvalidRequest, ResumeImpossible, openai_body
 from inferbus.worker.open_calls import OpenCall, OpenCalls
 from inferbus.worker.ports import Sink, Work
 from inferbus.worker.tasks import CHAT
+from inferbus_llm_worker.adapters.simulated_vectors import answer_texts
 from inferbus_llm_worker.adapters.simulated_words import SimulatedWords
 from inferbus_llm_worker.domain.body_policy import BodyLimits, apply_policy, decode_body
 from inferbus_llm_worker.domain.resuming import check_resumable, choices_of
@@ -144,18 +146,21 @@ class SimulatorEngine:
         itl_s: time between two steps; 0 makes a token per pass of the event loop, and of an answer that is not
             streamed, where nobody sees steps, all at once (64 at most).
         limits: caps on bodies, as for a real engine.
+        dimension: how many numbers the vectors have (`simulated_vectors`).
     """
 
     name = "simulator"
     fingerprint = "simulator-1"
 
     def __init__(
-        self, *, slots: int = 64, ttft_s: float = 0.0, itl_s: float = 0.0, limits: BodyLimits | None = None
-    ) -> None:
+        self, *, slots: int = 64, ttft_s: float = 0.0, itl_s: float = 0.0, limits: BodyLimits | None = None,
+        dimension: int = 64,
+    ) -> None:  # fmt: skip
         self._slots = slots
         self._ttft_s = ttft_s
         self._itl_s = itl_s
         self._limits = limits or BodyLimits()
+        self._dimension = dimension
         self._calls = OpenCalls()
         self._running: list[_Generation] = []
         self._waiting: list[_Generation] = []
@@ -185,9 +190,10 @@ class SimulatorEngine:
     async def submit(self, work: Work, sink: Sink) -> None:
         call = self._calls.begin(work.key, sink)
         try:
-            if work.path != CHAT:
-                raise NotFound(f"the simulator answers {CHAT} only")
             body = decode_body(work.body)
+            if work.path != CHAT:
+                self._answer_texts(call, work, body)
+                return
             apply_policy(body, self._limits)
             if work.model:
                 body["model"] = work.model
@@ -205,6 +211,13 @@ class SimulatorEngine:
             return
         self._waiting.append(generation)
         self._wake.set()
+
+    def _answer_texts(self, call: OpenCall, work: Work, body: dict[str, Any]) -> None:
+        """Embed or score at once, or after the time a first token takes."""
+        if work.model:
+            body["model"] = work.model
+        data, usage = answer_texts(work.path, body, self._dimension)
+        asyncio.get_running_loop().call_later(self._ttft_s, call.finish, 200, usage, data, _JSON)
 
     def abort(self, key: str) -> None:
         self._calls.abort(key, "aborted")

@@ -48,6 +48,7 @@ def test_a_producer_is_one_of_its_tenant_only(tenant: str) -> None:
     entry = text[text.index(NKEY) : text.index(TEMPLATE.after)]
     assert allowed(entry) == {
         f"request.{tenant}.>", f"cancel.{tenant}.>", f"fetch.{tenant}.>", f"reply.{tenant}.>", f"_INBOX_producer.{tenant}.>",
+        f"vectors.index.{tenant}.*", f"vectors.search.{tenant}.*", f"vectors.watch.{tenant}.match",
     }  # fmt: skip
 
 

@@ -54,6 +54,9 @@ def test_without_models_there_are_the_fixed_streams_only() -> None:
             "files",
             "turns",
             "collections",
+            "vector_stores",
+            "watchlists",
+            "watch_hits",
         )
     }
     assert set(consumers()) == {

@@ -147,6 +147,27 @@ class MainPath:
         """Start a batch process: coordinator and chunk workers."""
         return await self._start(name, "inferbus_batch", "batch", "BATCH", settings)
 
+    async def vectors(self, name: str = "vectors-0", **settings: object) -> Service:
+        """Start a vector service; its index lies in the folder of this test."""
+        return await self._start(
+            name, "inferbus_vectors", "vectors", "VECTORS", {"folder": self._folder / "vectors"} | settings
+        )
+
+    async def embedder(self, *models: str, name: str = "embed-0", **settings: object) -> Service:
+        """Apply models that the simulator embeds by, in a pool of their own, and start its worker."""
+        entries = [ModelEntry(name=one, pool=models[0], runtime="embed", tasks=("embeddings",)) for one in models]
+        await self.nats.reconcile(self.entry, *entries)
+        for entry in entries:
+            await apply_model(self._admin, entry)
+        fixed = {
+            "pool": models[0],
+            "served_name": models[0],
+            "runtime": "embed",
+            "embed": "true",
+            "engine": "simulator",
+        }
+        return await self._start(name, "inferbus_llm_worker", "worker", "LLM_WORKER", fixed | settings)
+
     async def _start(self, name: str, module: str, role: str, section: str, settings: dict[str, object]) -> Service:
         env = {key: value for key, value in os.environ.items() if not key.startswith("INFERBUS_")}
         env |= {

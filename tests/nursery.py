@@ -38,6 +38,7 @@ MODULES = (
     "inferbus.ledger.main",
     "inferbus.topology.main",
     "inferbus_batch.main",
+    "inferbus_vectors.main",
 )
 _REQUEST_BYTES = 128 * 1024
 _PR_SET_PDEATHSIG = 1

@@ -46,6 +46,7 @@ from inferbus.contracts.turns import ModelTurn
 from inferbus.contracts.usage import Figures, LedgerPlace, Total, UsageEvent
 from inferbus.contracts.vector_manage import Erased
 from inferbus.contracts.vector_search import Filter, Hit, SearchAnswer, SearchRequest, VectorsRefused
+from inferbus.contracts.vector_stores import StoreFile, StoreRecord
 from inferbus.contracts.vectors import (
     AliasRecord,
     CollectionRecord,
@@ -58,6 +59,7 @@ from inferbus.contracts.vectors import (
     Reindexing,
 )
 from inferbus.contracts.vectors import Field as VectorField
+from inferbus.contracts.watchlists import WatchHit, Watchlist
 
 RUN = 0x12345678
 FRAMES: list[tuple[Frame, str]] = [
@@ -510,6 +512,40 @@ ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
         },
     ),
 ]
+
+
+JSON += [
+    (
+        Watchlist(
+            tenant="t", name="bad", collection="bad", threshold=0.8, watched=["docs"], owns=True, created=1.0, key_id="k",
+        ),
+        (b'{"type":"vectors.watchlist.v1","tenant":"t","name":"bad","collection":"bad","threshold":0.8,"kind":"items",'
+        b'"watched":["docs"],"owns":true,"metadata":{},"created":1.0,"key_id":"k"}'),
+    ),
+    (
+        WatchHit(
+            id="h", tenant="t", watchlist="bad", kind="items", item="i", item_excerpt="x", collection="docs", document="d",
+            version=2, chunk=0, score=0.9, threshold=0.8, excerpt="y", at=1.0,
+        ),
+        (b'{"type":"vectors.watch_hit.v1","id":"h","tenant":"t","watchlist":"bad","kind":"items","item":"i",'
+        b'"item_excerpt":"x","collection":"docs","document":"d","version":2,"chunk":0,"score":0.9,"threshold":0.8,'
+        b'"excerpt":"y","at":1.0,"item_payload":{}}'),
+    ),
+    (
+        StoreRecord(id="vs_1", tenant="t", model="m", created=1.0, name="n", expires_days=7, active=2.0),
+        (b'{"type":"vectors.store.v1","id":"vs_1","tenant":"t","model":"m","created":1.0,"name":"n","description":"",'
+        b'"metadata":{},"expires_days":7,"active":2.0,"key_id":""}'),
+    ),
+    (
+        StoreFile(
+            file_id="file-1", store="vs_1", tenant="t", created=1.0, filename="a.md", attributes={"k": "v"}, bytes=3,
+            batch="vsfb_1",
+        ),
+        (b'{"type":"vectors.store_file.v1","file_id":"file-1","store":"vs_1","tenant":"t","created":1.0,'
+        b'"filename":"a.md","status":"in_progress","attributes":{"k":"v"},"bytes":3,"chunks":0,"batch":"vsfb_1",'
+        b'"updated":0.0,"error_code":"","error":"","version":1}'),
+    ),
+]  # fmt: skip
 
 
 def name_of(value: object) -> str:

@@ -36,6 +36,7 @@ BUILT = {
     "vectors.index": routes.vectors_index("dev", "docs"),
     "vectors.search": routes.vectors_search("dev", "docs"),
     "vectors.manage": routes.vectors_manage("dev", "create"),
+    "vectors.watch": routes.vectors_watch("dev", "match"),
     "audit": routes.audit("dev", "key_created"),
     "quota": routes.quota("minute", "dev", "org-tpm", 29_000_000),
     "features.get": routes.features_get("dev", "ranking"),
@@ -67,6 +68,7 @@ FILTERS = {
     "vectors.index": [routes.SUBJECTS_VECTORS],
     "vectors.search": [routes.VECTORS_SEARCH_ALL],
     "vectors.manage": [routes.VECTORS_MANAGE_ALL],
+    "vectors.watch": [routes.VECTORS_WATCH_ALL],
     "audit": [routes.SUBJECTS_AUDIT],
     "quota": [routes.SUBJECTS_QUOTA[0]],
 }

@@ -49,6 +49,7 @@ def test_a_producer_is_one_of_its_tenant_only(tenant: str) -> None:
     assert allowed(entry) == {
         f"request.{tenant}.>", f"cancel.{tenant}.>", f"fetch.{tenant}.>", f"reply.{tenant}.>", f"_INBOX_producer.{tenant}.>",
         f"features.get.{tenant}.*", f"features.push.{tenant}.*",
+        f"vectors.index.{tenant}.*", f"vectors.search.{tenant}.*", f"vectors.watch.{tenant}.match",
     }  # fmt: skip
 
 

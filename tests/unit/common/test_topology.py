@@ -57,6 +57,9 @@ def test_without_models_there_are_the_fixed_streams_only() -> None:
             "features",
             "feature_jobs",
             "collections",
+            "vector_stores",
+            "watchlists",
+            "watch_hits",
         )
     }
     assert set(consumers()) == {

@@ -43,6 +43,7 @@ from inferbus.kserve.content_type import json_bytes_of
 from inferbus.kserve.paths import path_of
 from inferbus.replies import Reply, error_of, joined, part, part_or_none
 from inferbus.settings import BusSettings
+from inferbus.vectors.producer import Vectors
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -96,6 +97,8 @@ class Client:
         self._reply_to = routes.reply(tenant, secrets.token_hex(8))
         self._bus: Bus | None = None
         self._replies: dict[str, asyncio.Queue[tuple[int, Reply]]] = {}
+        self.vectors = Vectors(self._connection, tenant)
+        """Indexing, search and matching of this tenant's collections."""
 
     async def __aenter__(self) -> Self:
         self._bus = await Bus.connect(self._settings, name=f"producer-{self._tenant}")

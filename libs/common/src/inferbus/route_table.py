@@ -15,6 +15,7 @@ from inferbus.contracts.presence import Presence
 from inferbus.contracts.usage import UsageEvent
 from inferbus.contracts.vector_search import SearchRequest
 from inferbus.contracts.vectors import DocumentsFailed, IndexMessage
+from inferbus.contracts.watchlists import WatchHit
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,13 +46,14 @@ ROUTES: tuple[Route, ...] = (
     Route(name="stored", subject="stored.{stream}.{tenant}.{request}", transport="core", sender="nats-server", receiver="gateway", summary="Deltas and outcomes again, in the order they were stored in, as soon as they are; headers Nats-Sequence, Nats-Last-Sequence."),
     Route(name="fetch", subject="fetch.{tenant}.{request}", transport="core", sender="producer", receiver="gateway", summary="Send a durable request's answer to Ib-Reply, from the event after Ib-After; one gateway acts. No body."),
     Route(name="dlq", subject="dlq.{subject}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A dead letter: the message as it was, with the reason in its headers."),
-    Route(name="events", subject="events.{service}.{fact}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A fact: what happened, stored once (JSON).", payload=RequestCancelled | BudgetThreshold | DocumentsFailed),  # type: ignore[arg-type]  # a union, which msgspec takes
+    Route(name="events", subject="events.{service}.{fact}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A fact: what happened, stored once (JSON).", payload=RequestCancelled | BudgetThreshold | DocumentsFailed | WatchHit),  # type: ignore[arg-type]  # a union, which msgspec takes
     Route(name="usage", subject="usage.{tenant}.{pool}", transport="jetstream", sender="worker", receiver="ledger", summary="What one request took, told once (JSON).", payload=UsageEvent),
     Route(name="batch.chunk", subject="batch.chunk.{tenant}.{job}.{plan}", transport="jetstream", sender="batch", receiver="batch", summary="Some lines of a job's input, to be asked and committed (JSON).", payload=ChunkSpec),
     Route(name="batch.part", subject="batch.part.{tenant}.{job}.{n}", transport="jetstream", sender="batch", receiver="batch, gateway", summary="The one committed result of a chunk; a second one is refused (JSON).", payload=PartRecord),
     Route(name="vectors.index", subject="vectors.index.{tenant}.{collection}", transport="jetstream", sender="producer, gateway, batch", receiver="vectors", summary="Documents for a collection, put in or taken out in this order (JSON); headers contracts.vectors'.", payload=IndexMessage),
     Route(name="vectors.search", subject="vectors.search.{tenant}.{collection}", transport="core", sender="producer, gateway", receiver="vectors", summary="A search, answered by one of the service's processes with hits or a refusal (JSON).", payload=SearchRequest),
     Route(name="vectors.manage", subject="vectors.manage.{tenant}.{verb}", transport="core", sender="gateway", receiver="vectors", summary="Something about a tenant's collections, contracts.vector_manage, answered (JSON)."),
+    Route(name="vectors.watch", subject="vectors.watch.{tenant}.{verb}", transport="core", sender="gateway, producer", receiver="vectors", summary="Something about a tenant's watchlists or dead letters, contracts.watchlists, answered (JSON); a producer may only match."),
     Route(name="audit", subject="audit.{tenant}.{fact}", transport="jetstream", sender="operator", receiver="operator", summary="A change an operator makes, stored before it is made (JSON).", payload=AdminChanged),
     Route(name="quota", subject="quota.{span}.{tenant}.{what}.{window}", transport="jetstream", sender="gateway", receiver="gateway", summary="A counter of a window: header Nats-Incr adds to it, the acknowledgement has its value. No body."),
     Route(name="features.get", subject="features.get.{tenant}.{service}", transport="core", sender="gateway, worker, producer", receiver="features", summary="Rows of a feature service, and the answer in its reply (JSON); one features process of a queue group takes it.", payload=GetRequest | GetAnswer),  # type: ignore[arg-type]  # a union, which msgspec takes

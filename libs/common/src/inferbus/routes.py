@@ -337,6 +337,19 @@ POOL_VECTORS = "vectors"
 """Stands where a pool would in what vector operations used."""
 KV_COLLECTIONS = "collections"
 FACT_DOCUMENTS_FAILED = "documents_failed"
+KV_VECTOR_STORES = "vector_stores"
+KV_WATCHLISTS, KV_WATCH_HITS = "watchlists", "watch_hits"
+VECTORS_WATCH_ALL = "vectors.watch.*.*"
+FACT_WATCH_HIT = "watch_hit"
+
+
+def vectors_watch(tenant: str, verb: str) -> str:
+    """Something about a tenant's watchlists, or dead letters."""
+    return f"vectors.watch.{tenant}.{verb}"
+
+
+def watch_hit_key(tenant: str, watchlist: str, hit: str) -> str:
+    return f"{tenant}.{watchlist}.{hit}"
 
 
 def vectors_index(tenant: str, collection: str) -> str:
@@ -435,6 +448,8 @@ KV_BUCKETS = (
     KV_TURNS,
     KV_FEATURES, KV_FEATURE_JOBS,
     KV_COLLECTIONS,
+    KV_VECTOR_STORES,
+    KV_WATCHLISTS, KV_WATCH_HITS,
 )  # fmt: skip
 KV_EXPIRING = (KV_REQUESTS, KV_IDEMPOTENCY)
 """Buckets whose keys go by themselves, as long after their last change as outcomes are kept."""

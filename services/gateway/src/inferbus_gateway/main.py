@@ -53,6 +53,7 @@ from inferbus_gateway.quota_metrics import QuotaCollector
 from inferbus_gateway.server import HttpServer
 from inferbus_gateway.settings import GatewaySettings
 from inferbus_gateway.triton_servers import TritonServers
+from inferbus_gateway.vector_stores_door import VectorStoresDoor
 
 _DOOR_SLOTS = 1024
 _LOAD_S = 5.0
@@ -131,13 +132,16 @@ async def main(process: runtime.Runtime) -> None:
             return None if models.ready and keys.ready and quota.ready else "models, keys and limits are not loaded yet"
 
         door = BusDoor(bus, admission, observer, tracing, durable, max_open=_DOOR_SLOTS, identify=keys.of_tenant)
+        batch = _open_batch_door(bus, stack)
+        vectors = VectorStoresDoor(bus, quota, batch.files)
         cancelling = Cancelling(bus, asker, presence, door, durable, errands)
         deps = HttpDeps(
             settings=settings, authenticator=keys, admitter=admission, models=models, ready=why_not_ready,
             tracing=tracing, observer=observer, registry=registry, durable=durable,
             places=QueueView(lambda: asker.exchanges, presence, admission.bounds), canceller=cancelling,
             totals=Totals(bus), servers=TritonServers(bus, presence),
-            admin=await _open_admin_door(settings, bus_settings, stack), batch=_open_batch_door(bus, stack),
+            admin=await _open_admin_door(settings, bus_settings, stack), batch=batch,
+            vectors=vectors,
         )  # fmt: skip
         server = HttpServer(build_app(deps), settings)
         fetch_door = FetchDoor(bus, durable, max_open=_DOOR_SLOTS)
@@ -160,12 +164,12 @@ async def main(process: runtime.Runtime) -> None:
             await asyncio.wait_for(
                 asyncio.gather(models.loaded(), keys.loaded(), prices.loaded(), quota.loaded()), _LOAD_S
             )
-        for part in (cancelling, door, durable, fetch_door, server, beacon):
+        for part in (cancelling, door, durable, fetch_door, vectors, server, beacon):
             await part.start()
         runtime.freeze_heap()
         stopping = asyncio.create_task(process.stopping.wait())
         await asyncio.wait({stopping, asyncio.create_task(server.wait())}, return_when=asyncio.FIRST_COMPLETED)
         process.stopping.set()  # a server that ended by itself ends the process
         await asyncio.gather(server.stop(), door.stop(settings.drain_s), beacon.now())
-        for ended in (fetch_door, durable, asker, quota, errands, prices, keys, models, presence, beacon):
+        for ended in (vectors, fetch_door, durable, asker, quota, errands, prices, keys, models, presence, beacon):
             await ended.stop()

@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from inferbus import routes
 from inferbus.admission.narrowing import TAG
-from inferbus.contracts.models import TASKS
+from inferbus.contracts.models import TASKS, VECTORS
 from inferbus.errors import InvalidRequest
 from inferbus.queue.fair_share import MAX_WEIGHT
 
@@ -125,8 +125,9 @@ def _models(value: tuple[str, ...]) -> None:
 
 
 def _endpoints(value: tuple[str, ...]) -> None:
-    if set(value) - set(TASKS):
-        raise _refused("endpoints", f"are some of {', '.join(TASKS)}; none for all")
+    known = (*TASKS, VECTORS)
+    if set(value) - set(known):
+        raise _refused("endpoints", f"are some of {', '.join(known)}; none for all")
 
 
 def _max_tokens(value: int) -> None:

@@ -21,7 +21,8 @@ ENTITLED: dict[str, Any] = {
         list[str] | None, typer.Option("--model", help="A model, or tag:<tag>, it may use (default: all).")
     ],
     "endpoints": Annotated[
-        list[str] | None, typer.Option("--endpoint", help="chat, completions or embeddings (default: all).")
+        list[str] | None,
+        typer.Option("--endpoint", help="chat, completions, embeddings, infer or vectors (default: all)."),
     ],
     "max_tokens": Annotated[
         int | None, typer.Option("--max-tokens", help="Output tokens a request may ask for; 0: any.")

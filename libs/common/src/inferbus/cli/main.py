@@ -20,6 +20,7 @@ from inferbus.cli import (
     prices,
     triton,
     usage,
+    vectors,
 )
 from inferbus.cli.connection import NotRunning
 from inferbus.contracts.directory import Team, User
@@ -50,6 +51,7 @@ def build_app() -> typer.Typer:
     app.add_typer(limits.app, name="limits")
     app.add_typer(triton.app, name="triton")
     app.add_typer(batch.app, name="batch")
+    app.add_typer(vectors.app, name="vectors")
     app.command()(audit.audit)
     app.command("admin-key")(admin_key.admin_key)
     return app

@@ -49,6 +49,7 @@ def up(
     ] = 0,
     *,
     embed: Annotated[bool, typer.Option("--embed", help="Serve all-minilm-l6-v2 as well.")] = False,
+    vectors: Annotated[bool, typer.Option("--vectors", help="Run the vector service: search over documents.")] = False,
     simulator: Annotated[
         bool, typer.Option("--simulator", help="No engine: made-up words, for measuring and tests.")
     ] = False,
@@ -59,7 +60,7 @@ def up(
     """Start the platform: bus, topology, gateway and workers. Ctrl-C drains and stops everything."""
     options = UpOptions(
         model=model, embed=embed, host=host, port=port, bus_port=bus_port, simulator=simulator, workers=workers,
-        gateways=gateways, triton=triton,
+        gateways=gateways, triton=triton, vectors=vectors,
     )  # fmt: skip
     layout = find_layout()
     raise typer.Exit(up_detached(layout, options) if detach else up_foreground(layout, options))

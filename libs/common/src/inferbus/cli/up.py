@@ -154,7 +154,7 @@ def _wait(layout: Layout, supervisor: subprocess.Popen[bytes], progress: Progres
 
 
 def _arguments(options: UpOptions) -> list[str]:
-    switches = [("--embed", options.embed), ("--simulator", options.simulator)]
+    switches = [("--embed", options.embed), ("--simulator", options.simulator), ("--vectors", options.vectors)]
     return [
         *("--port", str(options.port), "--bus-port", str(options.bus_port), "--host", options.host),
         *("--workers", str(options.workers), "--gateways", str(options.gateways), "--triton", str(options.triton)),

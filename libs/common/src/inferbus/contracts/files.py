@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 BATCH_INPUT, BATCH_OUTPUT = "batch", "batch_output"
-"""Purposes, in the OpenAI API's words."""
+ASSISTANTS, USER_DATA = "assistants", "user_data"
+"""Purposes, in the OpenAI API's words; files of the last two are for vector stores."""
 
 
 class FileRecord(msgspec.Struct, frozen=True, kw_only=True, tag="files.record.v1"):

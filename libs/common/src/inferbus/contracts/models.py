@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 
 TASKS = ("chat", "completions", "embeddings", "infer", "rerank")
+VECTORS = "vectors"
+"""What entitlements call search and indexing, which are no task of a model."""
 DURABLE, DIRECT = "durable", "direct"
 """How work reaches a pool: through its queue, or asked of a worker at once (at most once, nothing waits)."""
 LLM = "llm"

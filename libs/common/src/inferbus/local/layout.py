@@ -82,6 +82,11 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.home / "files"
 
     @property
+    def vectors(self) -> Path:
+        """The index of the vector service, where it is embedded."""
+        return self.home / "vectors"
+
+    @property
     def traces(self) -> Path:
         return self.home / "traces.jsonl"
 

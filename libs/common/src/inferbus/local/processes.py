@@ -19,6 +19,7 @@ from inferbus.local.serving import CannotServe, Served, UpOptions, is_cpu_build
 
 NATS, TOPOLOGY, GATEWAY, WORKER, LEDGER = "nats", "topology", "gateway", "llm-worker", "ledger"
 BATCH = "batch"
+VECTORS = "vectors"
 TRITON_WORKER = "triton-worker"
 WORKERS = (WORKER, TRITON_WORKER)
 ADMIN_NAME = "local"
@@ -103,6 +104,16 @@ def batch_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
     return ProcessSpec(
         name="batch-0", role=BATCH, argv=[sys.executable, "-m", "inferbus_batch"], env=env,
         grace_s=grace_s(env, "INFERBUS_BATCH_DRAIN_S"),
+    )  # fmt: skip
+
+
+def vectors_spec(platform: Platform, *, bus_url: str) -> ProcessSpec:
+    """Give the vector service, which keeps its index in the state folder unless the environment names a Qdrant server."""
+    env = {"INFERBUS_VECTORS_FOLDER": str(platform.layout.vectors)} | service_env(platform, bus_url, VECTORS)
+    env |= files_env(platform)  # backups are files
+    return ProcessSpec(
+        name="vectors-0", role=VECTORS, argv=[sys.executable, "-m", "inferbus_vectors"],
+        env=env | {"INFERBUS_VECTORS_PROCESS": "vectors-0"}, grace_s=grace_s(env, "INFERBUS_VECTORS_DRAIN_S"),
     )  # fmt: skip
 
 

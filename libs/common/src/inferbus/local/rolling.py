@@ -14,10 +14,21 @@ from collections.abc import Callable
 from inferbus.contracts.presence import READY as SERVING
 from inferbus.local.child import Child
 from inferbus.local.crew import Crew, StartFailed
-from inferbus.local.processes import BATCH, GATEWAY, LEDGER, NATS, TOPOLOGY, WORKERS, free_name, pool_of, renamed
+from inferbus.local.processes import (
+    BATCH,
+    GATEWAY,
+    LEDGER,
+    NATS,
+    TOPOLOGY,
+    VECTORS,
+    WORKERS,
+    free_name,
+    pool_of,
+    renamed,
+)
 from inferbus.local.state import READY
 
-_ORDER = (NATS, TOPOLOGY, LEDGER, *WORKERS, BATCH, GATEWAY)
+_ORDER = (NATS, TOPOLOGY, LEDGER, *WORKERS, VECTORS, BATCH, GATEWAY)
 """What others wait for comes first: those of another release may need streams and buckets that only its topology makes, and
 permissions that the bus server reads when it starts."""
 _BACK_S = 30.0

@@ -12,6 +12,7 @@ from inferbus.local.layout import Layout
 from inferbus.routes import token_safe
 
 TINY, MINILM, SIMULATOR = "inferbus-tiny", "all-minilm-l6-v2", "simulator"
+SIMULATOR_EMBED = "simulator-embed"
 _HUB_ID = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
 
 
@@ -21,7 +22,7 @@ class CannotServe(Exception):
 
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `inferbus up` was asked for. Port 0: any free one. `workers`: of the chat model; `gateways` share one socket; `triton`:
-    how many workers serve classic models."""
+    how many workers serve classic models; `vectors`: whether the vector service runs."""
 
     model: str = ""
     embed: bool = False
@@ -32,6 +33,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     gateways: int = 1
     triton: int = 0
+    vectors: bool = False
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +61,8 @@ def served_models(options: UpOptions, layout: Layout) -> list[Served]:
     if options.simulator:
         name = options.model or SIMULATOR
         entry = ModelEntry(name=name, pool=token_safe(name), owned_by=SIMULATOR)
-        return [Served(entry=entry, source=name, workers=workers)]
+        served = [Served(entry=entry, source=name, workers=workers)]
+        return [*served, _simulated_embedding()] if options.embed else served
     if not layout.llm_python.exists():
         raise CannotServe(f"{layout.llm_python} is missing: run `make install` (or `make up`, which does it)")
     models = [_chat_model(options.model, layout, workers)]
@@ -92,6 +95,15 @@ def _entry(basename: str, aliases: list[str]) -> ModelEntry:
     name = basename.lower()
     known_as = [alias for alias in [*aliases, basename] if alias != name]
     return ModelEntry(name=name, pool=token_safe(name), aliases=known_as)
+
+
+def _simulated_embedding() -> Served:
+    """Two models of vectors in one pool: enough to move a collection from one to the other."""
+    first, second = (
+        ModelEntry(name=name, pool=SIMULATOR_EMBED, runtime="embed", tasks=("embeddings",), owned_by=SIMULATOR)
+        for name in (SIMULATOR_EMBED, f"{SIMULATOR_EMBED}-2")
+    )
+    return Served(entry=first, source=SIMULATOR_EMBED, workers=["embed-0"], embed=True, more=(second,))
 
 
 def _minilm(layout: Layout) -> Served:

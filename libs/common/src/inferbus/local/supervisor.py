@@ -1,7 +1,7 @@
 """The supervisor: starts the processes in order, keeps them alive, restarts them on request, drains them in reverse.
 
-    start: nats -> topology -> key and models -> workers, gateways, ledger and batch
-    stop:  gateways -> batch -> workers -> ledger -> topology -> nats
+    start: nats -> topology -> key and models -> workers, gateways, ledger, batch and vectors
+    stop:  gateways -> batch -> vectors -> workers -> ledger -> topology -> nats
 
 It holds the socket that gateways serve: while one of them is replaced, connections wait in it instead of being refused.
 """
@@ -33,6 +33,7 @@ from inferbus.local.processes import (
     ledger_spec,
     nats_spec,
     topology_spec,
+    vectors_spec,
     worker_specs,
 )
 from inferbus.local.rolling import RestartFailed, Rolling
@@ -120,6 +121,8 @@ class Supervisor:
             for n in range(self._platform.options.gateways)
         ]
         serving += [spec(self._platform, bus_url=bus_url) for spec in (ledger_spec, batch_spec)]
+        if self._platform.options.vectors:
+            serving.append(vectors_spec(self._platform, bus_url=bus_url))
         await asyncio.gather(*(self._crew.until_ready(child) for child in [self._crew.add(spec) for spec in serving]))
 
     def _specs_of(self, served: Served) -> list[ProcessSpec]:

@@ -7,7 +7,7 @@ killed goes on where its checkpoint is, and what a model has answered is not ask
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
@@ -19,6 +19,7 @@ from inferbus.files.fsspec_storage import FsspecStorage, open_storage
 from inferbus.files.settings import FilesSettings
 from inferbus.pipeline.checkpoint import Checkpoint
 from inferbus.pipeline.formats import JSONL, files_of, format_of
+from inferbus.pipeline.indexing import IndexRows
 from inferbus.pipeline.on_ray import RAY, DatasetWriter, apply_steps, ray_source
 from inferbus.pipeline.results import write_results
 from inferbus.pipeline.running import Runner, RunSettings
@@ -105,6 +106,19 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
         return self._with(
             Embed(model=model, text=text, into=into, options=options, concurrency=concurrency, retries=retries)
         )
+
+    def index(
+        self, collection: str, *, id: str = "id", text: str | Function = "text", vector: str = "",
+        payload: Sequence[str] | None = None, concurrency: int = 256, retries: int = 5,
+    ) -> Pipeline:  # fmt: skip
+        """Put rows into a collection of the vector service: the columns of id, text (or what a function makes of a row) and,
+        where it is there already, vector. `payload` names columns (all the others). Rows go on when they are searchable."""
+        return self._with(
+            IndexRows(
+                collection=collection, id=id, text=text, vector=vector, payload=tuple(payload) if payload is not None else None,
+                concurrency=concurrency, retries=retries,
+            )
+        )  # fmt: skip
 
     def write(self, url: str, *, format: str = "", **options: Any) -> Pipeline:  # noqa: A002 - as in read
         """Write the rows to one file, in the order they were read. Dead letters go to `<url>.errors.jsonl`."""
@@ -215,7 +229,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
         return self.replaced(stages=(*self.stages, stage), sink=None)
 
     async def _client(self, client: Asker | None, stack: AsyncExitStack) -> Asker | None:
-        if client is not None or not any(isinstance(one, Infer | Embed) for one in self.stages):
+        if client is not None or not any(isinstance(one, Infer | Embed | IndexRows) for one in self.stages):
             return client
         from inferbus.local.producer import local_client  # noqa: PLC0415 - the platform of this folder, only then
 

@@ -234,7 +234,7 @@ async def _called(function: Function, row: Row, retries: int, tools: Tools) -> A
         except Exception:
             if attempt == retries:
                 raise
-            await asyncio.sleep(_backoff_s(attempt))
+            await asyncio.sleep(backoff_s(attempt))
     return None
 
 
@@ -253,9 +253,10 @@ async def _asked(ask: Function, request: str, retries: int) -> Any:
         except Transient:
             if attempt >= retries:
                 raise
-            await asyncio.sleep(_backoff_s(attempt))
+            await asyncio.sleep(backoff_s(attempt))
             attempt += 1
 
 
-def _backoff_s(attempt: int) -> float:
+def backoff_s(attempt: int) -> float:
+    """Give how long to wait before an attempt after the first, in seconds."""
     return min(_MAX_BACKOFF_S, _BACKOFF_S * 2.0**attempt)

@@ -47,6 +47,8 @@ class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     features_max_bytes: int = 2 * 1024 * 1024 * 1024
     features_max_age_s: float = 7 * 86_400.0
     vectors_max_bytes: int = 4 * 1024 * 1024 * 1024
+    watch_hits_max_age_s: float = 90 * 86_400.0
+    watch_hits_max_bytes: int = 256 * 1024 * 1024
 
 
 def stream_configs(settings: TopologySettings, region: str, models: list[ModelEntry]) -> list[dict[str, Any]]:
@@ -98,6 +100,7 @@ def stream_configs(settings: TopologySettings, region: str, models: list[ModelEn
         kv
         | {"name": routes.kv_stream(bucket), "subjects": [routes.kv_subject(bucket, ">")]}
         | (expiring if bucket in routes.KV_EXPIRING else {})
+        | (_watch_hits_bounds(settings) if bucket == routes.KV_WATCH_HITS else {})
         for bucket in routes.KV_BUCKETS
     )
     for runtime_ in sorted({model.runtime for model in models}):
@@ -221,6 +224,13 @@ def _vectors_config(settings: TopologySettings, common: dict[str, Any]) -> dict[
         "discard": "new",
         "max_bytes": settings.vectors_max_bytes,
     }
+
+
+def _watch_hits_bounds(settings: TopologySettings) -> dict[str, Any]:
+    """Say how long hits of watchlists stay: evidence that somebody is to look at."""
+    return {
+        "max_age": int(settings.watch_hits_max_age_s * 1e9), "max_bytes": settings.watch_hits_max_bytes, "discard": "old",
+    }  # fmt: skip
 
 
 def _usage_config(settings: TopologySettings, common: dict[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,30 @@ from inferbus_gateway.http.problems import on_exception, on_http_exception, on_i
 from inferbus_gateway.http.request_head import request_id_from
 from inferbus_gateway.http.requests import RECORD, build_requests
 from inferbus_gateway.http.usage import build_usage
+from inferbus_gateway.http.vector_documents import build_vector_documents
+from inferbus_gateway.http.vector_shapes import (
+    CollectionChange,
+    NewAlias,
+    NewCollection,
+    NewDocuments,
+    NewModel,
+    Restore,
+    TenantErasure,
+    VectorSearch,
+    WantedDocuments,
+)
+from inferbus_gateway.http.vector_store_shapes import (
+    NewFileBatch,
+    NewStore,
+    NewStoreFile,
+    StoreChange,
+    StoreFileChange,
+    StoreSearch,
+)
+from inferbus_gateway.http.vector_stores import build_vector_stores
+from inferbus_gateway.http.vectors import build_vectors
+from inferbus_gateway.http.watchlist_shapes import LettersWanted, MatchWanted, NewWatchlist
+from inferbus_gateway.http.watchlists import build_watchlists
 from inferbus_gateway.observer import ADMISSION, DONE, Observer, RequestRecord
 
 UNMATCHED = "unmatched"
@@ -55,6 +79,9 @@ _TYPES: Sequence[type[msgspec.Struct]] = [
     ChatRequest, ChatCompletion, ChatCompletionChunk, CompletionRequest, Completion, EmbeddingRequest, EmbeddingList,
     *SHAPES, NewOrganisation, OrganisationChange, NewMember, MemberChange, NewKey, KeyChange, Rotation, LimitSet,
     TritonChange, FileObject, NewBatch, Redrive,
+    NewCollection, CollectionChange, NewAlias, NewModel, Restore, TenantErasure, NewDocuments, WantedDocuments, VectorSearch,
+    NewStore, StoreChange, StoreSearch, NewStoreFile, StoreFileChange, NewFileBatch,
+    NewWatchlist, MatchWanted, LettersWanted,
 ]  # fmt: skip
 
 
@@ -132,6 +159,10 @@ def build_app(deps: HttpDeps) -> HttpDoor:
             *build_triton(deps),
             *build_files(deps),
             *build_batches(deps),
+            *build_vectors(deps),
+            *build_vector_documents(deps),
+            *build_vector_stores(deps),
+            *build_watchlists(deps),
         ],
         exception_handlers={
             InferbusError: on_inferbus_error,

@@ -13,7 +13,7 @@ from litestar.params import FromPath, QueryParameter
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from inferbus.admission.identity import Identity
-from inferbus.contracts.files import BATCH_INPUT, BATCH_OUTPUT, FileRecord
+from inferbus.contracts.files import ASSISTANTS, BATCH_INPUT, BATCH_OUTPUT, USER_DATA, FileRecord
 from inferbus.errors import Cancelled, Forbidden, InferbusError, InvalidRequest, Overloaded, TooLarge
 from inferbus.files.book import DESC, NewFile, Page
 from inferbus.files.limits import check_room
@@ -35,6 +35,7 @@ MAX_PAGE = 10_000
 _FORM_BYTES = 64 * 1024
 _EXPIRY_S = (3600, 2_592_000)
 _ANCHOR = "created_at"
+_PURPOSES = (BATCH_INPUT, ASSISTANTS, USER_DATA)
 
 
 def build_files(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
@@ -152,13 +153,13 @@ def new_file_of(upload: Upload, identity: Identity, *, now: int, default_s: int)
     """
     fields = upload.fields
     purpose = fields.get("purpose", "")
-    if purpose != BATCH_INPUT:
+    if purpose not in _PURPOSES:
         what = f"purpose {purpose[:40]!r} is not supported" if purpose else "purpose is missing"
         raise InvalidRequest(
-            f"{what}; it must be {BATCH_INPUT!r} ({BATCH_OUTPUT} files are made by jobs)", param="purpose"
+            f"{what}; it must be one of {', '.join(_PURPOSES)} ({BATCH_OUTPUT} files are made by jobs)", param="purpose"
         )
     anchor, seconds = fields.get("expires_after[anchor]", ""), fields.get("expires_after[seconds]", "")
-    keep_s = default_s
+    keep_s = default_s if purpose == BATCH_INPUT else 0  # what a vector store shows stays until it is deleted
     if anchor or seconds:
         keep_s = checked_expiry(anchor, int(seconds) if seconds.isdecimal() else 0, "expires_after")
     return NewFile(

@@ -42,6 +42,7 @@ from inferbus_gateway.ports import (
     TotalsReader,
 )
 from inferbus_gateway.settings import GatewaySettings
+from inferbus_gateway.vector_stores_door import VectorStoresDoor
 
 
 class HttpDeps(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +65,8 @@ class HttpDeps(msgspec.Struct, frozen=True, kw_only=True):
     """None: this gateway serves no admin API."""
     batch: BatchDoor | None = None
     """None: this gateway keeps no files."""
+    vectors: VectorStoresDoor | None = None
+    """None: this gateway has no way to the vector service."""
 
 
 class InferenceRoute(NamedTuple):

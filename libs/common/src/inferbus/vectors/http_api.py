@@ -1,0 +1,201 @@
+"""VectorsApi: collections, documents and watchlists over HTTP, as the command line needs them. One gateway, one key."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from inferbus.batch.http_api import BatchApi
+
+T = TypeVar("T")
+Json = dict[str, Any]
+_ROOT = "/v1/vectors"
+_WAIT_S = 55.0
+
+
+class ApiFault(msgspec.Struct, frozen=True):
+    """Why a document was not indexed; `n` counts from 0 in what was sent."""
+
+    n: int
+    id: str
+    code: str
+    message: str
+    param: str = ""
+
+
+class ApiAccepted(msgspec.Struct, frozen=True):
+    """`indexed` is None where it is not known yet what became of them."""
+
+    accepted: int
+    indexed: int | None = None
+    deleted: int | None = None
+    stale: int | None = None
+    chunks: int | None = None
+    tokens: int | None = None
+    faults: list[ApiFault] = []
+
+
+class ApiReindexing(msgspec.Struct, frozen=True):
+    model: str
+    state: str
+    done: int = 0
+    total: int = 0
+    failed: int = 0
+    error: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("done", "failed", "cancelled")
+
+
+class ApiCollection(msgspec.Struct, frozen=True):
+    name: str
+    model: str
+    dimension: int
+    distance: str
+    generation: int
+    hybrid: bool
+    fields: list[Json]
+    chunking: Json
+    retention_s: float
+    metadata: dict[str, str]
+    state: str
+    created_at: int
+    reindexing: ApiReindexing | None = None
+
+
+class ApiStats(msgspec.Struct, frozen=True):
+    collection: ApiCollection
+    documents: int
+    chunks: int
+    waiting: int
+    shard: str
+    shard_points: int
+    shard_indexed: int
+    bytes: int
+
+
+class ApiHit(msgspec.Struct, frozen=True):
+    id: str
+    score: float
+    chunk: int = 0
+    text: str = ""
+    payload: Json = {}
+
+
+class ApiResults(msgspec.Struct, frozen=True):
+    collection: str
+    data: list[ApiHit]
+    model: str = ""
+    tokens: int = 0
+    took_ms: float = 0.0
+
+
+class VectorsApi(BatchApi):
+    """Use as an async context manager."""
+
+    async def create_collection(self, fields: Json) -> ApiCollection:
+        return await self._get("POST", "/collections", ApiCollection, json=fields)
+
+    async def collection(self, name: str) -> ApiCollection:
+        return await self._get("GET", f"/collections/{name}", ApiCollection)
+
+    async def collections(self) -> AsyncIterator[ApiCollection]:
+        after = ""
+        while True:
+            page = await self._get("GET", "/collections", _Collections, params={"after": after, "limit": "1000"})
+            for one in page.data:
+                yield one
+            if not page.has_more:
+                return
+            after = page.data[-1].name
+
+    async def aliases(self) -> dict[str, str]:
+        page = await self._get("GET", "/collections", _Collections, params={"limit": "1000"})
+        return page.aliases
+
+    async def delete_collection(self, name: str) -> None:
+        await self._get("DELETE", f"/collections/{name}", _Anything)
+
+    async def set_alias(self, alias: str, collection: str) -> None:
+        await self._get("PUT", f"/aliases/{alias}", _Anything, json={"collection": collection})
+
+    async def stats(self, name: str) -> ApiStats:
+        return await self._get("GET", f"/collections/{name}/stats", ApiStats)
+
+    async def reindex(self, name: str, model: str, dimension: int) -> ApiCollection:
+        wanted = {"model": model, "dimension": dimension}
+        return await self._get("POST", f"/collections/{name}/reindex", ApiCollection, json=wanted)
+
+    async def index(self, name: str, documents: Sequence[Mapping[str, Any]], *, wait: bool = True) -> ApiAccepted:
+        """Index documents; asked again after a failure they come to the same."""
+        wanted = {"documents": list(documents), "wait_s": _WAIT_S if wait else 0.0}
+        return await self._get("POST", f"/{name}/documents", ApiAccepted, json=wanted)
+
+    async def erase(self, name: str, wanted: Json) -> int:
+        return (await self._get("POST", f"/{name}/erase", _Erased, json=wanted)).chunks
+
+    async def search(self, name: str, wanted: Json) -> ApiResults:
+        return await self._get("POST", f"/{name}/search", ApiResults, json=wanted)
+
+    async def backup(self, name: str) -> Json:
+        return await self._get("POST", f"/collections/{name}/backup", Json)
+
+    async def restore(self, name: str, file_id: str) -> ApiCollection:
+        wanted = {"name": name, "file_id": file_id}
+        return await self._get("POST", "/collections/restore", ApiCollection, json=wanted)
+
+    async def letters(self, name: str) -> AsyncIterator[Json]:
+        """Give a collection's dead letters, in the order they came."""
+        async for one in self._pages(f"/{name}/dead-letters"):
+            yield one
+
+    async def redrive(self, name: str, places: Sequence[int]) -> Json:
+        return await self._get("POST", f"/{name}/dead-letters/redrive", Json, json={"places": list(places)})
+
+    async def set_watchlist(self, fields: Json) -> Json:
+        return await self._get("POST", "/watchlists", Json, json=fields)
+
+    async def watchlists(self) -> list[Json]:
+        return list((await self._get("GET", "/watchlists", Json))["data"])
+
+    async def delete_watchlist(self, name: str) -> None:
+        await self._get("DELETE", f"/watchlists/{name}", _Anything)
+
+    async def match(self, name: str, documents: Sequence[Json], *, record: bool) -> list[Json]:
+        wanted = {"documents": list(documents), "record": record}
+        return list((await self._get("POST", f"/watchlists/{name}/match", Json, json=wanted))["data"])
+
+    async def hits(self, name: str) -> AsyncIterator[Json]:
+        async for one in self._pages(f"/watchlists/{name}/hits"):
+            yield one
+
+    async def _pages(self, path: str) -> AsyncIterator[Json]:
+        after = 0
+        while True:
+            page = await self._get("GET", path, Json, params={"after": str(after), "limit": "1000"})
+            for one in page["data"]:
+                yield one
+            after = page["next"]
+            if not after:
+                return
+
+    async def _get(self, method: str, path: str, type_: type[T], **options: Any) -> T:
+        answer = await self._ask(method, _ROOT + path, **options)
+        return msgspec.json.decode(answer.content, type=type_)
+
+
+class _Collections(msgspec.Struct):
+    data: list[ApiCollection]
+    aliases: dict[str, str] = {}
+    has_more: bool = False
+
+
+class _Erased(msgspec.Struct):
+    chunks: int
+
+
+class _Anything(msgspec.Struct):
+    pass

@@ -1,0 +1,300 @@
+"""Vector stores as the OpenAI API describes them. Ours besides: `model` at creation, the embedding model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from inferbus.contracts.vector_stores import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    IN_PROGRESS,
+    Attribute,
+    StoreFile,
+    StoreRecord,
+)
+from inferbus.errors import InvalidRequest
+
+DAY_S = 86_400
+EXPIRED = "expired"
+_CHARS_PER_TOKEN = 4
+_MIN_TOKENS, _MAX_TOKENS = 100, 4096
+_MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
+
+
+class ExpiresAfter(msgspec.Struct, kw_only=True):
+    """So many days after it was last used."""
+
+    anchor: str = "last_active_at"
+    days: int = 0
+
+
+class StaticChunking(msgspec.Struct, kw_only=True):
+    """In tokens, taken as four characters each."""
+
+    max_chunk_size_tokens: int
+    chunk_overlap_tokens: int
+
+
+class ChunkingStrategy(msgspec.Struct, kw_only=True):
+    """`auto`, or `static`. It is the store's: files that come later are cut like the first one."""
+
+    type: str = "auto"
+    static: StaticChunking | None = None
+
+
+class NewStore(msgspec.Struct, kw_only=True):
+    """A vector store. `model` (ours): the embedding model; the first one this key may use where none is named."""
+
+    name: str | None = None
+    description: str | None = None
+    file_ids: list[str] = []
+    metadata: dict[str, str] | None = None
+    expires_after: ExpiresAfter | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+    model: str = ""
+
+
+class StoreChange(msgspec.Struct, kw_only=True):
+    name: str | None = None
+    metadata: dict[str, str] | None = None
+    expires_after: ExpiresAfter | None = None
+
+
+class NewStoreFile(msgspec.Struct, kw_only=True):
+    """A file of /v1/files to be put in. `attributes` may be filtered by."""
+
+    file_id: str
+    attributes: dict[str, Attribute] | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+
+
+class StoreFileChange(msgspec.Struct, kw_only=True):
+    attributes: dict[str, Attribute] | None = None
+
+
+class NewFileBatch(msgspec.Struct, kw_only=True):
+    """Files to be put in at once: `file_ids` with the same attributes, or `files` with their own."""
+
+    file_ids: list[str] = []
+    files: list[NewStoreFile] = []
+    attributes: dict[str, Attribute] | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+
+
+class AttributeFilter(msgspec.Struct, kw_only=True):
+    """A comparison (`key`, `value`) or a compound (`filters`) of attributes."""
+
+    type: str
+    key: str = ""
+    value: Any = None
+    filters: list[AttributeFilter] = []
+
+
+class RankingOptions(msgspec.Struct, kw_only=True):
+    ranker: str = "auto"
+    score_threshold: float = 0.0
+
+
+class StoreSearch(msgspec.Struct, kw_only=True):
+    """`query` is a text, or several: hits of all, the best first. Nothing rewrites it."""
+
+    query: str | list[str]
+    filters: AttributeFilter | None = None
+    max_num_results: int = 10
+    ranking_options: RankingOptions | None = None
+    rewrite_query: bool = False
+
+
+class FileCounts(msgspec.Struct, kw_only=True):
+    in_progress: int
+    completed: int
+    failed: int
+    cancelled: int
+    total: int
+
+
+class StoreObject(msgspec.Struct, kw_only=True):
+    id: str
+    object: str = "vector_store"
+    created_at: int
+    name: str
+    description: str | None
+    usage_bytes: int
+    file_counts: FileCounts
+    status: str
+    expires_after: ExpiresAfter | None
+    expires_at: int | None
+    last_active_at: int
+    metadata: dict[str, str]
+    model: str
+
+
+class StoreList(msgspec.Struct, kw_only=True):
+    object: str = "list"
+    data: list[StoreObject]
+    first_id: str | None = None
+    last_id: str | None = None
+    has_more: bool = False
+
+
+class LastError(msgspec.Struct, kw_only=True):
+    code: str
+    message: str
+
+
+class StoreFileObject(msgspec.Struct, kw_only=True):
+    id: str
+    object: str = "vector_store.file"
+    created_at: int
+    vector_store_id: str
+    status: str
+    last_error: LastError | None
+    usage_bytes: int
+    attributes: dict[str, Attribute]
+
+
+class StoreFileList(msgspec.Struct, kw_only=True):
+    object: str = "list"
+    data: list[StoreFileObject]
+    first_id: str | None = None
+    last_id: str | None = None
+    has_more: bool = False
+
+
+class FileBatchObject(msgspec.Struct, kw_only=True):
+    id: str
+    object: str = "vector_store.files_batch"
+    created_at: int
+    vector_store_id: str
+    status: str
+    file_counts: FileCounts
+
+
+class StoreDeleted(msgspec.Struct, kw_only=True):
+    id: str
+    object: str = "vector_store.deleted"
+    deleted: bool = True
+
+
+class StoreFileDeleted(msgspec.Struct, kw_only=True):
+    id: str
+    object: str = "vector_store.file.deleted"
+    deleted: bool = True
+
+
+class TextContent(msgspec.Struct, kw_only=True):
+    type: str = "text"
+    text: str
+
+
+class StoreHit(msgspec.Struct, kw_only=True):
+    file_id: str
+    filename: str
+    score: float
+    attributes: dict[str, Attribute]
+    content: list[TextContent]
+
+
+class StoreResults(msgspec.Struct, kw_only=True):
+    object: str = "vector_store.search_results.page"
+    search_query: list[str]
+    data: list[StoreHit]
+    has_more: bool = False
+    next_page: str | None = None
+
+
+class FileTexts(msgspec.Struct, kw_only=True):
+    object: str = "vector_store.file_content.page"
+    data: list[TextContent]
+    has_more: bool = False
+    next_page: str | None = None
+
+
+def describe_store(store: StoreRecord, files: list[StoreFile], now: float) -> StoreObject:
+    """Give a store the form it has for clients. `files`: at least its own."""
+    own = [one for one in files if one.store == store.id]
+    days = store.expires_days
+    status = EXPIRED if is_expired(store, now) else IN_PROGRESS if any(map(is_open, own)) else COMPLETED
+    return StoreObject(
+        id=store.id, created_at=int(store.created), name=store.name, description=store.description or None,
+        usage_bytes=sum(one.bytes for one in own if one.status == COMPLETED), file_counts=counted(own), status=status,
+        expires_after=ExpiresAfter(days=days) if days else None,
+        expires_at=int(store.active + days * DAY_S) if days else None, last_active_at=int(store.active),
+        metadata=store.metadata, model=store.model,
+    )  # fmt: skip
+
+
+def describe_store_file(file: StoreFile) -> StoreFileObject:
+    error = LastError(code=file.error_code, message=file.error) if file.error_code else None
+    return StoreFileObject(
+        id=file.file_id, created_at=int(file.created), vector_store_id=file.store, status=file.status, last_error=error,
+        usage_bytes=file.bytes if file.status == COMPLETED else 0, attributes=file.attributes,
+    )  # fmt: skip
+
+
+def describe_batch(batch: str, store: str, files: list[StoreFile]) -> FileBatchObject:
+    """Describe those that were put in together; there is one at least."""
+    counts = counted(files)
+    ended = CANCELLED if counts.cancelled else FAILED if counts.failed == counts.total else COMPLETED
+    return FileBatchObject(
+        id=batch, created_at=int(min(one.created for one in files)), vector_store_id=store,
+        status=IN_PROGRESS if counts.in_progress else ended, file_counts=counts,
+    )  # fmt: skip
+
+
+def counted(files: list[StoreFile]) -> FileCounts:
+    def many(status: str) -> int:
+        return sum(one.status == status for one in files)
+
+    return FileCounts(
+        in_progress=many(IN_PROGRESS), completed=many(COMPLETED), failed=many(FAILED), cancelled=many(CANCELLED),
+        total=len(files),
+    )  # fmt: skip
+
+
+def is_open(file: StoreFile) -> bool:
+    return file.status == IN_PROGRESS
+
+
+def is_expired(store: StoreRecord, now: float) -> bool:
+    return bool(store.expires_days) and now > store.active + store.expires_days * DAY_S
+
+
+def chunk_chars(strategy: ChunkingStrategy | None) -> tuple[int, int] | None:
+    """Give how long chunks are to be and by how much they overlap, in characters; None where nothing is said.
+
+    Raises:
+        InvalidRequest: it is impossible; `param` names the field.
+    """
+    if strategy is None or strategy.type == "auto":
+        return None
+    if strategy.type != "static" or strategy.static is None:
+        raise InvalidRequest("chunking_strategy is auto, or static with its sizes", param="chunking_strategy")
+    most, overlap = strategy.static.max_chunk_size_tokens, strategy.static.chunk_overlap_tokens
+    if not _MIN_TOKENS <= most <= _MAX_TOKENS:
+        raise InvalidRequest(
+            f"max_chunk_size_tokens is from {_MIN_TOKENS} to {_MAX_TOKENS}",
+            param="chunking_strategy.static.max_chunk_size_tokens",
+        )
+    if not 0 <= overlap <= most // 2:
+        raise InvalidRequest(
+            "chunk_overlap_tokens is at most half of max_chunk_size_tokens",
+            param="chunking_strategy.static.chunk_overlap_tokens",
+        )
+    return most * _CHARS_PER_TOKEN, overlap * _CHARS_PER_TOKEN
+
+
+def checked_pairs(pairs: dict[str, str] | dict[str, Attribute] | None, param: str) -> dict[str, Any]:
+    """Raises InvalidRequest where metadata or attributes are more, or longer, than the API has them."""
+    found = dict(pairs or {})
+    if len(found) > _MAX_PAIRS:
+        raise InvalidRequest(f"{param} has {len(found)} pairs, the limit is {_MAX_PAIRS}", param=param)
+    for key, value in found.items():
+        if len(key) > _MAX_KEY or (isinstance(value, str) and len(value) > _MAX_VALUE):
+            raise InvalidRequest(
+                f"keys have up to {_MAX_KEY} characters, values up to {_MAX_VALUE}", param=f"{param}.{key[:_MAX_KEY]}"
+            )
+    return found

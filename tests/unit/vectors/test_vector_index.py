@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import numpy as np
 import pytest
+import pytest_asyncio
 from tests.unit.vectors.vector_samples import DOCS, OTHERS, SHARD, STRANGERS, angle, vector, write
 
 from inferbus.contracts.vector_search import Filter
@@ -22,26 +22,47 @@ from inferbus_vectors.domain.points import DELETED, INDEXED, STALE, Chunk, Query
 from inferbus_vectors.ports import VectorIndex
 
 SERVER = os.environ.get("INFERBUS_QDRANT_URL", "")
-FIELDS = [Field(name="lang"), Field(name="author.name"), Field(name="year", type=INTEGER), Field(name="at", type=DATETIME)]
+FIELDS = [
+    Field(name="lang"),
+    Field(name="author.name"),
+    Field(name="year", type=INTEGER),
+    Field(name="at", type=DATETIME),
+]
 
 
-@pytest.fixture(params=["edge", "memory", *(["server"] if SERVER else [])])
-async def index(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[VectorIndex]:
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    # What the client in memory says of itself.
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact"),
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["edge", "memory", *(["server"] if SERVER else [])])
+async def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[VectorIndex]:
     if request.param == "edge":
-        edge = EdgeIndex(tmp_path)
+        edge = EdgeIndex(tmp_path_factory.mktemp("vectors"))
         await edge.start()
         await edge.owned()
         made: VectorIndex = edge
     else:
         url = SERVER if request.param == "server" else ":memory:"
         made = ServerIndex(connect(url), prefix=f"test-{secrets.token_hex(4)}-")
-    await made.ensure(SHARD)
-    await made.index_fields(SHARD.name, FIELDS)
     yield made
-    if request.param == "server":
-        for name in await made.shards():
-            await made.drop(name)
+    for name in await made.shards():
+        await made.drop(name)
     await made.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def index(engine: VectorIndex) -> VectorIndex:
+    """An engine with one shard, which is empty."""
+    await engine.drop(SHARD.name)
+    await engine.ensure(SHARD)
+    await engine.index_fields(SHARD.name, FIELDS)
+    return engine
 
 
 async def ids(index: VectorIndex, where: Where | None = None, **more: object) -> list[str]:
@@ -62,7 +83,8 @@ async def test_what_is_written_is_found_the_nearest_first_with_all_that_was_give
 
 async def test_nobody_sees_another_s(index: VectorIndex) -> None:
     await index.write(
-        SHARD.name, [write("a", 0), write("a", 0, scope=OTHERS), write("a", 0, scope=STRANGERS), write("b", 9, scope=STRANGERS)]
+        SHARD.name,
+        [write("a", 0), write("a", 0, scope=OTHERS), write("a", 0, scope=STRANGERS), write("b", 9, scope=STRANGERS)],
     )
     assert await ids(index) == ["a"]
     assert await index.count(SHARD.name, Where(scope=STRANGERS)) == 2
@@ -116,7 +138,8 @@ async def test_filters(index: VectorIndex) -> None:
         "c": b'{"lang":"fr","year":2022}',
     }
     await index.write(
-        SHARD.name, [write(name, 10 * n, payload=one, facets=facets(one)) for n, (name, one) in enumerate(payloads.items())]
+        SHARD.name,
+        [write(name, 10 * n, payload=one, facets=facets(one)) for n, (name, one) in enumerate(payloads.items())],
     )
     fields = [*FIELDS, Field(name="ok", type="bool")]
 

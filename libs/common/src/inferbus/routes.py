@@ -293,7 +293,7 @@ KV_COLLECTIONS = "collections"
 KV_VECTOR_STORES = "vector_stores"
 KV_WATCHLISTS, KV_WATCH_HITS = "watchlists", "watch_hits"
 VECTORS_WATCH_ALL = "vectors.watch.*.*"
-FACT_WATCH_HIT = "watch_hit"
+FACT_DOCUMENTS_FAILED, FACT_WATCH_HIT = "documents_failed", "watch_hit"
 
 
 def vectors_watch(tenant: str, verb: str) -> str:

@@ -37,9 +37,10 @@ class Bills:
         self._me = incarnation
         self._numbers = itertools.count()
 
-    async def settle(self, operation: Operation) -> None:
-        """Write an operation's event, and wait until it is stored."""
-        record = self._usage.begin(f"vectors:{self._me}:{next(self._numbers)}", _event(operation))
+    async def settle(self, operation: Operation, *, name: str = "") -> None:
+        """Write an operation's event, and wait until it is stored. `name` is that of one that may be done again, by
+        whomever: of a name one event is kept."""
+        record = self._usage.begin(name or f"vectors:{self._me}:{next(self._numbers)}", _event(operation))
         await self._usage.settle(record, amend=False)
 
 

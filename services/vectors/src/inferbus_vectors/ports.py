@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from inferbus.contracts.vectors import Field
+from inferbus.contracts.vectors import CollectionRecord, Field
 from inferbus_vectors.domain.points import Found, FoundPage, Query, ShardSpec, ShardStats, Sparse, Where, Write
 
 
@@ -109,3 +109,15 @@ class SparseEncoder(Protocol):
     def document(self, text: str) -> Sparse: ...
 
     def query(self, text: str) -> Sparse: ...
+
+
+class Watcher(Protocol):
+    """Is shown what was stored before its message is acknowledged."""
+
+    async def on_written(self, payer: Payer, collection: CollectionRecord, writes: Sequence[Write]) -> int:
+        """Look at documents; doing it again is safe.
+
+        Raises:
+            Transient: not all could be looked at.
+        """
+        ...

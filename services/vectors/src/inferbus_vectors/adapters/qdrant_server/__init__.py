@@ -1,0 +1,1 @@
+"""A Qdrant server, by its own client."""

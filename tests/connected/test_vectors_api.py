@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 from tests.main_path import MainPath
 
 import inferbus
@@ -28,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("vectors")
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def path(folder: Path) -> AsyncIterator[MainPath]:
     async with MainPath(folder) as path:
         await path.gateway()
@@ -37,7 +38,7 @@ async def path(folder: Path) -> AsyncIterator[MainPath]:
         yield path
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def http(path: MainPath) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"authorization": f"Bearer {path.key}"}
     async with httpx.AsyncClient(base_url=f"{path.url}/v1/vectors", headers=headers, timeout=30) as client:

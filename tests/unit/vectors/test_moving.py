@@ -54,7 +54,7 @@ async def test_all_chunks_of_all_documents_with_vectors_of_the_other_model() -> 
         (n, text, vector_of(text, 6)) for n, text in enumerate(("text 7", "more", "and more"))
     }
     assert {(model, lane) for model, lane, _ in embedder.asked} == {("b", "batch")}
-    compared = await moving.compare_all(WAY, now=1e9, recent_s=5.0)
+    compared = await moving.compare_all(WAY, now=lambda: 1e9, recent_s=5.0)
     assert (compared.mended, compared.long_since) == (0, 0)
 
 
@@ -90,10 +90,11 @@ async def test_compared_and_mended() -> None:
     await index.write(SOURCE, [document("d3", 9, "newer")])  # by somebody who knew of one placement only
     await index.erase(SOURCE, Where(scope=SCOPE, documents=["d4"]))
     await index.write(TARGET, [document("d5", 11, "in front", dimension=6)])  # of whom the source hears later
-    compared = await moving.compare_all(WAY, now=1e9, recent_s=5.0)
+    await index.write(TARGET, [document("new", 2_000_000_000, "in front", dimension=6)])
+    compared = await moving.compare_all(WAY, now=lambda: 1e9, recent_s=5.0)
     assert (compared.mended, compared.long_since) == (2, 2)
-    assert index.versions(TARGET, SCOPE) == index.versions(SOURCE, SCOPE) | {"d5": 11}
-    recent = await moving.compare_all(WAY, now=6.0, recent_s=5.0)
+    assert index.versions(TARGET, SCOPE) == index.versions(SOURCE, SCOPE) | {"d5": 11, "new": 2_000_000_000}
+    recent = await moving.compare_all(WAY, now=lambda: 6.0, recent_s=5.0)
     assert (recent.mended, recent.long_since) == (0, 0)
 
 
@@ -101,31 +102,31 @@ _EVENTS = st.lists(st.tuples(st.sampled_from(["put", "out"]), st.integers(0, 9))
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sets(st.integers(0, 9)), _EVENTS, st.integers(0, 40))
+@given(st.sets(st.integers(0, 9)), _EVENTS, st.integers(0, 40), st.booleans())
 def test_writers_of_both_and_a_copier_who_stops_anywhere(
-    there: set[int], events: list[tuple[str, int]], stop: int
+    there: set[int], events: list[tuple[str, int]], stop: int, source_first: bool
 ) -> None:
     async def run() -> None:
         index, _, moving = await rig()
         await index.write(SOURCE, [document(f"d{n}", 1, f"text {n}") for n in there])
         left, calls = list(enumerate(events, 2)), [0]
         half: list[Write] = []
+        order = [SOURCE, TARGET] if source_first else [TARGET, SOURCE]
 
         def meanwhile() -> None:
-            """A writer does one of its two writes, source first."""
+            """A writer does one of its two writes."""
             calls[0] += 1
             if half:
-                index._write(index.points[TARGET], half.pop())
+                index._write(index.points[order[1]], half.pop())
             elif left and calls[0] % 2:
                 version, (kind, n) = left.pop(0)
-                one = (
-                    document(f"d{n}", version, "new")
-                    if kind == "put"
-                    else Write(scope=SCOPE, id=f"d{n}", version=version)
-                )
-                index._write(index.points[SOURCE], one)
-                other = document(f"d{n}", version, "new", dimension=6) if kind == "put" else one
-                half.append(other)
+                out = Write(scope=SCOPE, id=f"d{n}", version=version)
+                both = {
+                    place: document(f"d{n}", version, "new", dimension=size) if kind == "put" else out
+                    for place, size in ((SOURCE, 4), (TARGET, 6))
+                }
+                index._write(index.points[order[0]], both[order[0]])
+                half.append(both[order[1]])
 
         def between(_call: str, _shard: str) -> None:
             meanwhile()
@@ -145,7 +146,7 @@ def test_writers_of_both_and_a_copier_who_stops_anywhere(
         while left or half:
             meanwhile()
         index.before = lambda _call, _shard: None
-        await moving.compare_all(WAY, now=1e9, recent_s=5.0)
+        await moving.compare_all(WAY, now=lambda: 1e9, recent_s=5.0)
         assert index.versions(TARGET, SCOPE) == index.versions(SOURCE, SCOPE)
 
     asyncio.run(run())

@@ -290,10 +290,11 @@ QUEUE_VECTORS = "vectors"
 POOL_VECTORS = "vectors"
 """Stands where a pool would in what vector operations used."""
 KV_COLLECTIONS = "collections"
+FACT_DOCUMENTS_FAILED = "documents_failed"
 KV_VECTOR_STORES = "vector_stores"
 KV_WATCHLISTS, KV_WATCH_HITS = "watchlists", "watch_hits"
 VECTORS_WATCH_ALL = "vectors.watch.*.*"
-FACT_DOCUMENTS_FAILED, FACT_WATCH_HIT = "documents_failed", "watch_hit"
+FACT_WATCH_HIT = "watch_hit"
 
 
 def vectors_watch(tenant: str, verb: str) -> str:

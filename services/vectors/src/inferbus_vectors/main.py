@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry
 from inferbus.bus import Bus
 from inferbus.bus.refusals import RefusalCollector
 from inferbus.contracts.presence import DRAINING, READY, STARTING, Presence
+from inferbus.files.fsspec_storage import open_storage
+from inferbus.files.settings import FilesSettings
 from inferbus.process.drain import listen_for_drain
 from inferbus.process.presence import Beacon
 from inferbus.process.runtime import HealthServer, Runtime
@@ -23,8 +25,10 @@ from inferbus_vectors.bills import Bills
 from inferbus_vectors.engines import start_engine
 from inferbus_vectors.indexing import Outside, open_indexing
 from inferbus_vectors.known import learn
+from inferbus_vectors.search_room import SearchRoom, SearchRoomDeps, may_live
 from inferbus_vectors.settings import VectorsSettings
 from inferbus_vectors.sweeping import sweep_for_ever
+from inferbus_vectors.watching.room import WatchRoom, WatchRoomDeps
 
 
 async def main(process: Runtime) -> None:
@@ -60,22 +64,44 @@ async def main(process: Runtime) -> None:
             state = DRAINING if process.stopping.is_set() else STARTING if why_not_ready() else READY
             return Presence(
                 process=settings.process, role="vectors", incarnation=process.incarnation, region=bus.region, state=state,
-                pid=process.pid, health_port=health.port, asker=known.asker.id, in_flight=intake.running,
+                pid=process.pid, health_port=health.port, asker=known.asker.id,
+                in_flight=intake.running + room.running,
                 slots=settings.messages,
             )  # fmt: skip
 
         outside = Outside(engine.index, BusEmbedder(known.admission, known.payers), Bm25Encoder())
         bills = Bills(known.usage, process.incarnation)
-        intake = open_indexing(bus, known, outside, bills, settings, stack, registry)
+        watching = WatchRoom(
+            WatchRoomDeps(
+                bus=bus, view=known.view, index=outside.index, embedder=outside.embedder, payers=known.payers,
+                registry=registry, drain_s=settings.drain_s,
+            )
+        )  # fmt: skip
+        await watching.learn()
+        intake = open_indexing(bus, known, outside, bills, settings, stack, registry, watching.matcher)
+        storage = open_storage(from_env(FilesSettings, "files"))
+        stack.push_async_callback(storage.close)
+        room = SearchRoom(
+            SearchRoomDeps(
+                bus=bus, settings=settings, view=known.view, index=outside.index, embedder=outside.embedder,
+                sparse=outside.sparse, admission=known.admission, models=known.models, payers=known.payers, bills=bills,
+                storage=storage, tracing=tracing, registry=registry, me=process.incarnation,
+                may_live=lambda owner: may_live(known.presence, owner),
+            )
+        )  # fmt: skip
         beacon = Beacon(bus, describe)
         await beacon.start()
         stack.push_async_callback(beacon.stop)
         if await ready_or_stopping(engine.ready(), process.stopping):
             await intake.start()
+            await room.open()
+            await watching.open()
             sweeping = asyncio.create_task(sweep_for_ever(engine.index, settings), name="sweeping")
             stack.callback(sweeping.cancel)
             await beacon.now()
             await process.stopping.wait()
+            await room.close()
+            await watching.close()
             await intake.drain(settings.drain_s)
 
 

@@ -5,7 +5,7 @@ carried out here, some documents at a time; who does it, and until when, is `rei
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -83,13 +83,13 @@ class Moving:
         failed = await self._copy(way, page.found)
         return Copied(page.next, len(page.found), failed)
 
-    async def compare_all(self, way: Way, *, now: float, recent_s: float) -> Compared:
-        """Compare both placements from end to end, and copy or remove what differs. Raises as `copy_next`."""
+    async def compare_all(self, way: Way, *, now: Callable[[], float], recent_s: float) -> Compared:
+        """Compare both placements from end to end, and copy or remove what differs. A document that was written less than
+        `recent_s` ago may be on its way to the other one, and says nothing. Raises as `copy_next`."""
         after, mended, long_since = "", 0, 0
         where = Where(scope=way.scope, heads_only=True)
         index, source, target = self._deps.index, shard_of(way.source).name, shard_of(way.target).name
         while True:
-            # The target first: what is written comes to the source first, so that what the target has, the source had.
             there = await index.read(target, where, after=after, limit=_COMPARED)
             here = await index.read(source, where, after=after, limit=_COMPARED)
             ends = [self._name(way, page.found[-1]) for page in (there, here) if page.next and page.found]
@@ -99,9 +99,10 @@ class Moving:
                 {one: head.version for one, head in heads.items()}, {one: head.version for one, head in copies.items()}
             )
             await self._copy(way, [heads[one] for one in differ.stale])
-            gone = await self._remove_extra(way, differ.extra)
+            # What came just now is on its way to the source still.
+            gone = await self._remove_extra(way, [one for one in differ.extra if copies[one].at < now() - recent_s])
             mended += len(differ.stale) + gone
-            long_since += sum(heads[one].at < now - recent_s for one in differ.stale) + gone
+            long_since += sum(heads[one].at < now() - recent_s for one in differ.stale) + gone
             if not upto:
                 return Compared(mended, long_since)
             after = upto

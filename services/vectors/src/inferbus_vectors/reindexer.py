@@ -130,7 +130,7 @@ class Reindexer:
         since = self._reindexing.since.get(BUILDING, 0.0)
         await asyncio.sleep(max(0.0, since + self._deps.settle_s - self._deps.clock()))
         while self._reindexing.state == CAUGHT_UP:
-            compared = await self._deps.moving.compare_all(self._way, now=self._deps.clock(), recent_s=_RECENT_S)
+            compared = await self._deps.moving.compare_all(self._way, now=self._deps.clock, recent_s=_RECENT_S)
 
             def counted(record: CollectionRecord) -> CollectionRecord:
                 reindexing = record.reindexing

@@ -8,12 +8,11 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from inferbus.admission.admit import Admission
-from inferbus.admission.keys import KeyRing
 from inferbus.bus import Bus
 from inferbus.files.book import FileBook
 from inferbus.files.ports import Storage
-from inferbus.ledger.usage_log import UsageLog
 from inferbus.models import ModelRegistry
+from inferbus.process.presence import PresenceTable
 from inferbus.telemetry.tracing import Tracing
 from inferbus_vectors.backup_desk import BackupDesk
 from inferbus_vectors.bills import Bills
@@ -47,8 +46,8 @@ class SearchRoomDeps(msgspec.Struct, frozen=True, kw_only=True):
     sparse: SparseEncoder
     admission: Admission
     models: ModelRegistry
-    keys: KeyRing
-    usage: UsageLog
+    payers: Payers
+    bills: Bills
     storage: Storage
     tracing: Tracing
     registry: CollectorRegistry
@@ -60,17 +59,17 @@ class SearchRoom:
     """`open` it, then `close`. `running` searches are in it."""
 
     def __init__(self, deps: SearchRoomDeps) -> None:
-        settings, payers = deps.settings, Payers(deps.keys)
+        settings = deps.settings
         self._places = Places(settings.searches, settings.searches_per_tenant)
         book = CollectionBook(deps.bus)
         self._search = SearchDoor(
             SearchDoorDeps(
-                bus=deps.bus, view=deps.view, searching=_searching(deps, payers), payers=payers, places=self._places,
-                bills=Bills(deps.usage, deps.me), metrics=SearchMetrics(deps.registry, lambda: self._places.taken),
+                bus=deps.bus, view=deps.view, searching=_searching(deps), payers=deps.payers, places=self._places,
+                bills=deps.bills, metrics=SearchMetrics(deps.registry, lambda: self._places.taken),
                 tracing=deps.tracing, deadline_s=settings.search_deadline_s,
             )
         )  # fmt: skip
-        self._manage = ManageDoor(deps.bus, payers, _desks(deps, book))
+        self._manage = ManageDoor(deps.bus, deps.payers, _desks(deps, book))
         self._caretaker = Caretaker(_care(deps, book))
         self._drain_s = settings.drain_s
 
@@ -89,8 +88,8 @@ class SearchRoom:
         await self._caretaker.stop()
 
 
-def _searching(deps: SearchRoomDeps, payers: Payers) -> Searching:
-    reranker = BusReranker(deps.admission, deps.models, payers, deps.embedder)
+def _searching(deps: SearchRoomDeps) -> Searching:
+    reranker = BusReranker(deps.admission, deps.models, deps.payers, deps.embedder)
     return Searching(SearchDeps(index=deps.index, embedder=deps.embedder, sparse=deps.sparse, reranker=reranker))
 
 
@@ -110,3 +109,9 @@ def _care(deps: SearchRoomDeps, book: CollectionBook) -> CareDeps:
         view=deps.view, book=book, index=deps.index, may_live=deps.may_live, sweep_every_s=deps.settings.sweep_every_s,
         reindex=ReindexDeps(book=book, index=deps.index, moving=moving, me=deps.me, settle_s=deps.settings.settle_s),
     )  # fmt: skip
+
+
+def may_live(presence: PresenceTable, owner: str) -> bool:
+    """Whether a process lives, as far as one can know: nobody is taken for dead before all were heard."""
+    lives = any(beat.incarnation == owner for beat in presence.alive().values())
+    return lives or not presence.settled

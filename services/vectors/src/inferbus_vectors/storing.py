@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from inferbus.contracts.vectors import BUILDING, CAUGHT_UP, CollectionRecord, Placement
+from inferbus.contracts.vectors import CollectionRecord, Placement
 from inferbus.errors import NotFound, Permanent
 from inferbus_vectors.adapters.splitter import Splitter
 from inferbus_vectors.domain.checking import Checked
 from inferbus_vectors.domain.points import Chunk, Scope, Write, shard_of
+from inferbus_vectors.domain.reindexing import written_places
 from inferbus_vectors.embedding import TextEmbedding, Vector
 from inferbus_vectors.ports import Payer, SparseEncoder, VectorIndex
 from inferbus_vectors.writing import Writer
@@ -44,10 +45,7 @@ class Storing:
         tokens = 0.0
         texts = [] if one.delete else self._texts(record, one)
         reindexing = record.reindexing
-        if reindexing is not None and reindexing.state in (
-            BUILDING,
-            CAUGHT_UP,
-        ):  # first: it must not miss what is found
+        if reindexing is not None and len(written_places(record)) > 1:  # first: it must not miss what is found
             tokens += await self._beside(payer, record, reindexing.to, one, texts, now)
         vectors = await self._vectors(payer, record.live, one, texts)
         write = self._write_of(record, one, texts, [found.vector for found in vectors], now)

@@ -5,7 +5,7 @@ asks for. Pure.
     building, caught_up or swapped -> ending -> cancelled or failed
 
 Building copies document after document, in the order of their heads, and every document that comes or goes meanwhile is
-written to both places, the old one first. Caught up, both are compared and mended until nothing differs. The swap is one
+written to both places. Versions make the order of all that a matter of no importance. Caught up, both are compared and mended until nothing differs. The swap is one
 compare-and-set: a search reads one place or the other, each complete. Until `keep_s` later the old place (then `to`) is
 written to as well, and can be returned to. What is ended before that leaves no trace in the old place.
 """
@@ -51,7 +51,7 @@ def is_open(reindexing: Reindexing | None) -> bool:
 
 
 def written_places(record: CollectionRecord) -> tuple[Placement, ...]:
-    """Say where documents are written and taken out, in this order: what is copied must go from its source first."""
+    """Say where documents are written and taken out; the first is searched."""
     reindexing = record.reindexing
     if reindexing is None or reindexing.state not in _TWO_PLACES:
         return (record.live,)

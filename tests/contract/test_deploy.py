@@ -207,7 +207,7 @@ for package in ("inferbus", "inferbus_gateway"):
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.stem)
 def test_only_the_triton_worker_has_its_client(file: Path) -> None:
     services = set(re.findall(r"requirements/(services|triton-worker)\.txt", file.read_text()))
-    wanted = {"llm-worker": set(), "triton-worker": {"triton-worker"}, "features": set()}
+    wanted = {"llm-worker": set(), "triton-worker": {"triton-worker"}, "features": set(), "vectors": set()}
     assert services == wanted.get(file.stem, {"services"})
     for name in services:
         text = (ROOT / f"requirements/{name}.txt").read_text()

@@ -180,7 +180,7 @@ class ChunkWorkers:
         except Transient as error:
             log.warning("chunk_failed", batch=job.id, attempt=delivery.attempt, code=error.code, error=error.message)
             self._hand_back(job, delivery, _FAILED_S)
-        except Exception as error:
+        except Exception as error:  # whatever it was, the chunk comes again or is given up; never its loop
             log.exception("chunk_failed", batch=job.id, attempt=delivery.attempt)
             if run is None or not await self._given_up(run, delivery, error):
                 self._hand_back(job, delivery, _FAILED_S)
@@ -209,7 +209,7 @@ class ChunkWorkers:
             return False
         try:
             await run.give_up(f"this part of the batch failed {delivery.attempt} times: {type(error).__name__}")
-        except Exception:
+        except Exception:  # then it comes again, and is given up then
             log.exception("chunk_not_given_up")
             return False
         self._deps.metrics.chunks.labels(GIVEN_UP).inc()

@@ -98,7 +98,7 @@ class Worker:
             try:
                 await self._engine.stop()
                 await self._engine.start()
-            except Exception:
+            except Exception:  # whatever keeps an engine from starting may pass; without the loop the worker is lost
                 log.exception("engine_restart_failed", next_try_s=pause_s)
                 await asyncio.sleep(pause_s)
                 pause_s = min(_MAX_RESTART_PAUSE_S, pause_s * 2)

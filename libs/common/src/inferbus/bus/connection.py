@@ -128,7 +128,7 @@ class Connection(Client):
             self._written_soon = True
             loop = asyncio.get_running_loop()
             now = loop.time()
-            if now - self._wrote_at < self.gather_s:
+            if self.gather_s and now - self._wrote_at < self.gather_s:
                 loop.call_later(self.gather_s - (now - self._wrote_at), self._write)
             elif now - self._wrote_at > _QUIET_S:
                 loop.call_soon(self._write)

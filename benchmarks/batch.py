@@ -1,11 +1,13 @@
 """A batch through the whole platform, beside Ray Data driving the same simulated engine.
 
-    .venv/bin/python benchmarks/batch.py [--rows 100000] [--only free,paced,beside,ray]
+    .venv/bin/python benchmarks/batch.py [--rows 100000] [--only free,paced,beside,ray,run-batch]
 
 `free`: the engine costs nothing, so rows a second and CPU a row are batch's own; 10,000 rows first, then `--rows`, and the
 memory of the batch process in both. `paced`: 5 ms a token, so that the engine is what limits. `beside`: 20 ms a token, others
 ask interactively meanwhile, and the batch process is killed once. `ray`: Ray Data with the same engine, lines and paces
-(`inferbus_bench/ray_side.py`; `make bench-batch` installs it). 16 tokens, 32 slots everywhere.
+(`inferbus_bench/ray_side.py`; `make bench-batch` installs it). 16 tokens, 32 slots everywhere. `run-batch`: the same
+`--engine-rows` lines of `--engine-tokens` tokens through vLLM on the CPU, in a batch of ours and in vLLM's own `run-batch`;
+it is not among what runs without `--only`.
 Exit status 1 where a target was missed.
 """
 
@@ -24,6 +26,7 @@ import uvloop
 from inferbus.telemetry import logs
 from inferbus_bench.batch_job import PATH, SLOTS, Job, Run, place, write_input
 from inferbus_bench.beside_batch import ITL_S, beside
+from inferbus_bench.beside_run_batch import beside_run_batch
 from inferbus_bench.others import OtherPrograms, heading
 from inferbus_bench.places import BENCHMARKS, BUILD, ROOT
 from inferbus_bench.report import grid
@@ -33,6 +36,7 @@ WARM_ROWS, PACED_ROWS = 10_000, 4_000
 OVER_S = 600.0
 RAY_PYTHON = BUILD / ".venv-ray/bin/python"
 MAX_FIRST_S, MAX_WAIT_STEPS, MIN_BUSY, MIN_OF_RAY, MAX_GROWTH = 2.0, 2.0, 0.9, 1.0, 1.1
+MIN_OF_ENGINE = 0.95
 
 
 class RayRun(msgspec.Struct, frozen=True):
@@ -148,6 +152,17 @@ async def ray_side(
         judged.append((f"rows/s against Ray Data, {what}", ratio, MIN_OF_RAY, True))
 
 
+async def run_batch_side(args: argparse.Namespace, folder: Path, judged: Judged) -> None:
+    ours, theirs = await beside_run_batch(folder / "run-batch", args.engine_rows, args.engine_tokens)
+    rate = theirs.rows / theirs.seconds
+    worker = 1e3 * ours.cpu["worker"] / ours.rows
+    print(f"{ours.rows} rows of {args.engine_tokens} tokens with vLLM: a batch {ours.rate:.1f} rows/s in {ours.seconds:.1f} s"
+          f" (ms of CPU a row: {worker:.2f} in the worker, {ours.cpu_us / 1e3 - worker:.2f} in all others; first results after"
+          f" {ours.first_s:.2f} s), vLLM's run-batch {rate:.1f} rows/s in {theirs.seconds:.1f} s"
+          f" ({1e3 * theirs.cpu_s / theirs.rows:.2f} ms of CPU a row), its start not counted.\n")  # fmt: skip
+    judged.append((f"rows/s against vLLM's run-batch, {ours.rows} rows", ours.rate / rate, MIN_OF_ENGINE, True))
+
+
 async def measure(args: argparse.Namespace, folder: Path) -> bool:
     rows: list[list[str]] = []
     judged: Judged = []
@@ -160,9 +175,11 @@ async def measure(args: argparse.Namespace, folder: Path) -> bool:
         found = await beside(folder / "beside")
         steps = found.p99_ms / 1000 / ITL_S
         judged.append((f"engine steps others waited, p99 of {found.asked}", steps, MAX_WAIT_STEPS, False))
-        judged.append(("share of the engine's slots that ran", found.busy, MIN_BUSY, True))
+        judged.append(("share of the time of the engine's slots", found.busy, MIN_BUSY, True))
         print(f"Others waited p50 {found.p50_ms:.1f} ms, p99 {found.p99_ms:.1f} ms for the engine (a step is"
-              f" {1000 * ITL_S:g} ms). Killed, batch had rows in flight again after {found.resumed_s:.1f} s.\n")  # fmt: skip
+              f" {1000 * ITL_S:g} ms). Of the engine's slots {found.sampled:.2f} ran by its beats. Killed, batch had rows in flight again after {found.resumed_s:.1f} s.\n")  # fmt: skip
+    if "run-batch" in args.only:
+        await run_batch_side(args, folder, judged)
     met = [value >= limit if at_least else value <= limit for _, value, limit, at_least in judged]
     print(grid(("target", "measured", "wanted", ""), [
         [what, f"{value:.2f}", f"{'>=' if at_least else '<='} {limit:g}", "met" if ok else "MISSED"]
@@ -184,4 +201,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--only", type=lambda text: text.split(","), default=["free", "paced", "beside", "ray"])
+    parser.add_argument("--engine-rows", type=int, default=2000)
+    parser.add_argument("--engine-tokens", type=int, default=64)
     sys.exit(uvloop.run(main(parser.parse_args())))

@@ -59,18 +59,19 @@ class Place(msgspec.Struct, frozen=True):
     presence: PresenceTable
 
 
-def write_input(path: Path, rows: int) -> None:
+def write_input(path: Path, rows: int, *, model: str = MODEL, tokens: int = TOKENS, words: str = "row") -> None:
     with path.open("w") as file:
         for n in range(1, rows + 1):
-            body = {"model": MODEL, "messages": [{"role": "user", "content": f"row {n}"}], "max_tokens": TOKENS}
+            message = {"role": "user", "content": f"{words} {n}"}
+            body = {"model": model, "messages": [message], "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
             file.write(json.dumps({"custom_id": f"row-{n}", "method": "POST", "url": CHAT, "body": body}) + "\n")
 
 
 @asynccontextmanager
-async def place(folder: Path, itl_s: float) -> AsyncIterator[Place]:
-    """Run the platform with an engine of this pace."""
+async def place(folder: Path, itl_s: float = 0.0, *, simulator: bool = True) -> AsyncIterator[Place]:
+    """Run the platform, with a simulated engine of this pace or with vLLM."""
     env = {"INFERBUS_LLM_WORKER_SIMULATOR_SLOTS": str(SLOTS), "INFERBUS_LLM_WORKER_SIMULATOR_ITL_S": str(itl_s)}
-    async with platform(folder, simulator=True, env=env) as target:
+    async with platform(folder, simulator=simulator, env=env) as target:
         layout = Layout(root=ROOT, home=home_in(folder))
         state = read_state(layout)
         assert state is not None

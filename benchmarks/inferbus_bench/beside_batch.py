@@ -16,7 +16,7 @@ from inferbus.bus.stored import read_stored
 from inferbus.codec import from_json
 from inferbus.contracts.usage import UsageEvent
 from inferbus.testing import eventually
-from inferbus_bench.batch_job import MODEL, TOKENS, Job, Place, place, write_input
+from inferbus_bench.batch_job import MODEL, SLOTS, TOKENS, Job, Place, place, write_input
 
 ITL_S = 0.02
 _ROWS = 2_500
@@ -26,12 +26,14 @@ _STEP_S = 0.05
 
 class Beside(msgspec.Struct, frozen=True):
     """What those who asked beside a batch waited for the engine (ms), how busy that was, and how long after a kill the batch
-    process asked rows again."""
+    process asked rows again. `busy` is the time of all requests from receipt to end, over that of all slots; `sampled` is what
+    the engine said at its beats: two a second, of which many fall behind the end of a step, when slots are refilled."""
 
     asked: int
     p50_ms: float
     p99_ms: float
     busy: float
+    sampled: float
     resumed_s: float
 
 
@@ -46,6 +48,7 @@ async def beside(folder: Path) -> Beside:
         shares: list[float] = []
         watching = asyncio.create_task(_watch_engine(at, shares))
         asks = set[asyncio.Task[object]]()
+        window = (time.time(), time.time() + _ASKS_S)
         end = time.monotonic() + _ASKS_S
         while time.monotonic() < end:
             await asyncio.sleep(random.expovariate(_ASKS_A_SECOND))
@@ -54,9 +57,23 @@ async def beside(folder: Path) -> Beside:
         watching.cancel()
         resumed = await _resumed(at)
         await job.over()
-        waits = sorted(1000 * event.queue_s for event in await _events(at) if event.lane == routes.INTERACTIVE)
-    busy = sum(shares) / len(shares)
-    return Beside(len(waits), waits[len(waits) // 2], waits[int(0.99 * (len(waits) - 1))], busy, resumed)
+        events = await _events(at)
+    waits = sorted(1000 * event.queue_s for event in events if event.lane == routes.INTERACTIVE)
+    sampled = sum(shares) / len(shares)
+    return Beside(
+        len(waits),
+        waits[len(waits) // 2],
+        waits[int(0.99 * (len(waits) - 1))],
+        busy_in(events, *window),
+        sampled,
+        resumed,
+    )
+
+
+def busy_in(events: list[UsageEvent], begin: float, end: float) -> float:
+    """Say which share of the slots' time between two Unix times was somebody's."""
+    held = sum(max(0.0, min(event.at, end) - max(event.at - event.engine_s, begin)) for event in events)
+    return held / (end - begin) / SLOTS
 
 
 async def _ask(at: Place) -> object:

@@ -310,3 +310,19 @@ async def test_closing_sends_what_is_buffered(connect: Connect, server: NatsServ
         await worker.request("step.a", b"")
     with pytest.raises(DependencyDown):
         await worker.subscribe("step.a", on_step)
+
+
+async def test_what_shares_a_write_arrives_in_order_and_by_itself(connect: Connect) -> None:
+    """`soon` and `gather` move messages together, and leave none behind where nothing follows."""
+    bus, heard = await connect("gateway"), list[bytes]()
+    inbox = bus.nc.new_inbox()
+    await bus.listen(inbox, lambda message: heard.append(message.data))
+    bus.gather(0.01)
+    for n in range(6):
+        await bus.publish(inbox, str(n).encode(), {"Name": "known"}, soon=n % 2 == 1)
+    await eventually(lambda: len(heard) == 6)
+    await bus.publish(inbox, b"6", {"Name": "known"}, soon=True)
+    await eventually(lambda: len(heard) == 7)
+    assert heard == [str(n).encode() for n in range(7)]
+    done = await asyncio.gather(*(bus.accept(subject(), b"", {}, msg_id=str(n), soon=n % 2 == 1) for n in range(4)))
+    assert len(set(done)) == 4

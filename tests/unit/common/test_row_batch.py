@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -72,6 +73,16 @@ def _results(*batches: Batch) -> Results:
     for batch in batches:
         results.add(batch)
     return results
+
+
+def test_of_columns_of_one_name_the_last_one_counts() -> None:
+    read = pa.RecordBatch.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], names=["a", "b", "a"])
+    assert list(of_arrow(read).rows()) == [{"b": 2, "a": 3}]
+
+
+def test_arrays_of_numpy_become_lists() -> None:
+    ((_, batch),) = of_rows([{"v": np.array([0.5, 1.5]), "n": np.float32(2)}, {"v": None, "n": 1.0}])
+    assert list(batch.rows()) == [{"v": [0.5, 1.5], "n": 2.0}, {"v": None, "n": 1.0}]
 
 
 def test_many_shapes_are_kept_as_json() -> None:

@@ -50,6 +50,7 @@ from inferbus_batch.planning import Planner
 from inferbus_batch.settings import CHUNKS, COORDINATOR, BatchSettings
 
 _SUBMITTER_S = 0.5
+_GATHER_S = 0.002
 log = structlog.get_logger()
 
 
@@ -152,6 +153,7 @@ async def open_room(deps: RoomDeps) -> AsyncIterator[Room]:
     async with AsyncExitStack() as stack:
         bus = await Bus.connect(deps.bus_settings, name=f"{deps.settings.process}-room")
         stack.push_async_callback(bus.close)
+        bus.gather(_GATHER_S)
         known = await _learn(deps, bus, stack)
         queue, parts, book = ChunkQueue(bus), PartBook(bus), JobBook(bus)
         coordinator = workers = None

@@ -47,6 +47,9 @@ T = TypeVar("T", bound="Attempt")
 class Attempt:
     """One attempt at one request. `over` completes with how it ended: confirm, cancel, expire, drop, stale or asker_gone."""
 
+    is_row = False
+    """A row of a batch: nobody waits for its milliseconds."""
+
     def __init__(self, owner: Attempts, envelope: Envelope, delivery: Delivery) -> None:
         self._owner = owner
         self.envelope = envelope
@@ -193,7 +196,8 @@ class Attempt:
         if self.over.done():
             return
         self._sent.append(frame)
-        self._owner.sender.send(self.envelope.asker, frame)
+        sender = self._owner.sender
+        (sender.send_soon if self.is_row else sender.send)(self.envelope.asker, frame)
 
 
 class Attempts:

@@ -124,8 +124,15 @@ class Bus:
 
     # --- core -----------------------------------------------------------------------------------------------------
 
-    async def publish(self, subject: str, data: bytes, headers: dict[str, str] | None = None, reply: str = "") -> None:
-        """Send a core message: buffered, written when the loop next yields, lost without a trace if nobody listens.
+    def gather(self, seconds: float) -> None:
+        """Write no more often than every so many seconds: several messages are one system call then, here and there."""
+        self.nc.gather_s = seconds
+
+    async def publish(
+        self, subject: str, data: bytes, headers: dict[str, str] | None = None, reply: str = "", *, soon: bool = False
+    ) -> None:
+        """Send a core message: buffered, written when the loop next yields, lost without a trace if nobody listens. `soon`:
+        with what is written next, or after 5 ms.
 
         Raises:
             DependencyDown: the connection is closed, or its buffer is full.
@@ -133,7 +140,7 @@ class Bus:
         """
         check_size(subject, data, headers)
         try:
-            await self.nc.publish(subject, data, reply=reply, headers=headers)
+            await self.nc.publish(subject, data, reply=reply, headers=headers, soon=soon)
         except nats.errors.Error as exc:
             raise _translated(exc, subject) from exc
 
@@ -223,9 +230,10 @@ class Bus:
             await asyncio.wait_for(subscription._pending_queue.join(), within_s)
 
     async def request(
-        self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None, *, timeout_s: float = 2.0
-    ) -> Msg:
-        """Ask and wait for one answer. Fails at the disconnect, not at the timeout.
+        self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None, *, timeout_s: float = 2.0,
+        soon: bool = False,
+    ) -> Msg:  # fmt: skip
+        """Ask and wait for one answer. Fails at the disconnect, not at the timeout. `soon`: as `publish`.
 
         Raises:
             NoResponders: nobody listens there.
@@ -242,7 +250,7 @@ class Bus:
         # A timer on the future: half the cost of asyncio.timeout, and this runs once per accepted request.
         timer = loop.call_later(timeout_s, time_out, future, subject, timeout_s)
         try:
-            await self.publish(subject, data, headers, f"{self._inbox}.{token}")
+            await self.publish(subject, data, headers, f"{self._inbox}.{token}", soon=soon)
             message = await future
         finally:
             timer.cancel()
@@ -262,8 +270,9 @@ class Bus:
         msg_id: str | None = None,
         ttl_s: int | None = None,
         hold_s: float = 3.0,
+        soon: bool = False,
     ) -> int:
-        """Publish durably: when this returns, the message survives any process kill.
+        """Publish durably: when this returns, the message survives any process kill. `soon`: as `publish`.
 
         While the bus is away it holds the message up to `hold_s` seconds; retries carry the same `msg_id`.
 
@@ -285,7 +294,7 @@ class Bus:
             left = give_up - time.monotonic()
             try:
                 await self.wait_connected(max(0.01, left))
-                answer = await self.request(subject, data, headers, timeout_s=max(0.5, left))
+                answer = await self.request(subject, data, headers, timeout_s=max(0.5, left), soon=soon)
                 return sequence_of(answer.data)
             except DependencyDown as exc:
                 if isinstance(exc, NotPermitted) or time.monotonic() + 0.05 >= give_up or msg_id is None:

@@ -38,6 +38,8 @@ class Connection(Client):
         self._late: asyncio.TimerHandle | None = None
         self._written_soon = False
         self._wrote_at = 0.0
+        self.gather_s = 0.0
+        """Write no sooner than so long after the last write: for a connection that carries much and nobody's wait."""
         self._known_names: set[str] = set()
         self._handlers: dict[int, Callable[[Msg], None]] = {}
 
@@ -53,14 +55,15 @@ class Connection(Client):
         self._put(pub_cmd(subject, reply, payload), len(payload))
         self._write_soon()
 
-    def send_named(self, subject: str, payload: bytes, reply: str, headers: bytes) -> None:
-        """Publish now with a block of headers as it goes on the wire: before all that is sent after it.
+    def send_named(self, subject: str, payload: bytes, reply: str, headers: bytes, *, soon: bool = False) -> None:
+        """Publish now with a block of headers as it goes on the wire: before all that is sent after it. `soon`: as
+        `send_soon`.
 
         Raises: as `send`.
         """
         self._check(subject, reply, payload)
         self._put(hpub_cmd(subject, reply, headers, payload), len(payload))
-        self._write_soon()
+        self._write_when(soon=soon)
 
     def send_soon(self, subject: str, payload: bytes) -> None:
         """Publish what nobody waits for: it leaves with the next message that somebody does, or after 5 ms.
@@ -69,13 +72,14 @@ class Connection(Client):
         """
         self._check(subject, "", payload)
         self._put(pub_cmd(subject, "", payload), len(payload))
-        if self._late is None:
-            self._late = asyncio.get_running_loop().call_later(_SOON_S, self._write_late)
+        self._write_when(soon=True)
 
     async def publish(
-        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
-    ) -> None:
-        """Publish; headers whose names were sent before are written in one piece, not byte by byte."""
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None, *,
+        soon: bool = False,
+    ) -> None:  # fmt: skip
+        """Publish; headers whose names were sent before are written in one piece, not byte by byte. `soon`: as `send_soon`,
+        where there are such headers."""
         if not headers:
             self.send(subject, payload, reply)
             return
@@ -84,7 +88,7 @@ class Connection(Client):
             self._check(subject, reply, payload)
             block = f"NATS/1.0\r\n{lines}\r\n".encode()
             self._put(hpub_cmd(subject, reply, block, payload), len(payload))
-            self._write_soon()
+            self._write_when(soon=soon)
             return
         await super().publish(subject, payload, reply, headers)
         if len(self._known_names) < _MAX_KNOWN_NAMES:
@@ -109,6 +113,12 @@ class Connection(Client):
         self._pending.append(command)
         self._pending_data_size += len(command)
 
+    def _write_when(self, *, soon: bool) -> None:
+        if not soon:
+            self._write_soon()
+        elif self._late is None:
+            self._late = asyncio.get_running_loop().call_later(_SOON_S, self._write_late)
+
     def _write_soon(self) -> None:
         """Write two passes of the event loop from now, with all that comes until then: under load that is one system call
         for several messages here, and one wake-up for them there (5 to 25 % of a request's CPU, all processes together).
@@ -118,7 +128,9 @@ class Connection(Client):
             self._written_soon = True
             loop = asyncio.get_running_loop()
             now = loop.time()
-            if now - self._wrote_at > _QUIET_S:
+            if self.gather_s and now - self._wrote_at < self.gather_s:
+                loop.call_later(self.gather_s - (now - self._wrote_at), self._write)
+            elif now - self._wrote_at > _QUIET_S:
                 loop.call_soon(self._write)
             else:
                 loop.call_soon(loop.call_soon, self._write)

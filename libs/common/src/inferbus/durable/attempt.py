@@ -189,7 +189,7 @@ class DurableAttempt(Attempt):
         try:
             self._is_first = await store_outcome(
                 self._bus, self.tenant, self.envelope.request_id, outcome, hold_s=_HOLD_S,
-                ttl_s=ROW_KEPT_S if self.is_row else None,
+                ttl_s=ROW_KEPT_S if self.is_row else None, soon=self.is_row,
             )  # fmt: skip
         except InferbusError as exc:
             log.error("outcome_not_stored", request_id=self.envelope.request_id, code=exc.code, error=exc.message)

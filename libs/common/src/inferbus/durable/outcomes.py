@@ -36,10 +36,11 @@ ROW_KEPT_S = 3600
 
 
 async def store_outcome(
-    bus: Bus, tenant: str, request_id: str, outcome: Outcome, *, hold_s: float = 3.0, ttl_s: int | None = None
-) -> bool:
+    bus: Bus, tenant: str, request_id: str, outcome: Outcome, *, hold_s: float = 3.0, ttl_s: int | None = None,
+    soon: bool = False,
+) -> bool:  # fmt: skip
     """Store how a request ended. False if it had been stored already, by whomever: nothing has changed then. `ttl_s`: it
-    is kept for so many seconds, and not as long as others.
+    is kept for so many seconds, and not as long as others. `soon`: nobody waits for milliseconds.
 
     Raises:
         DependencyDown, Overloaded: the bus stayed away for `hold_s` seconds, or has no room.
@@ -51,7 +52,7 @@ async def store_outcome(
     headers = headers_of_outcome(outcome) | {EXPECTED: "0"}
     msg_id = secrets.token_hex(16)  # for the retries of this call; a second outcome must be refused, not taken for one
     try:
-        await bus.accept(subject, outcome.body, headers, msg_id=msg_id, ttl_s=ttl_s, hold_s=hold_s)
+        await bus.accept(subject, outcome.body, headers, msg_id=msg_id, ttl_s=ttl_s, hold_s=hold_s, soon=soon)
     except WrongSequence:
         return False
     return True

@@ -75,15 +75,15 @@ class UsageLog:
         await self._bus.listen(f"{self._inbox}.*", self._on_answer)
         self._bus.on_disconnect(self._on_disconnect)
 
-    def begin(self, name: str, event: UsageEvent) -> Record:
-        """Send an event now, before whatever is sent after it. `settle` or `forget` the record."""
+    def begin(self, name: str, event: UsageEvent, *, soon: bool = False) -> Record:
+        """Send an event, before whatever is sent after it; `soon`: with that, or after 5 ms. `settle` or `forget` the record."""
         token = str(next(self._tokens))
         record = Record(name, event, token, asyncio.get_running_loop().create_future())
         self._open[token] = record
         headers = f"NATS/1.0\r\n{_MSG_ID}: {name}\r\n\r\n".encode()
         subject = routes.usage(event.tenant, event.pool)
         try:
-            self._bus.nc.send_named(subject, to_json(event), f"{self._inbox}.{token}", headers)
+            self._bus.nc.send_named(subject, to_json(event), f"{self._inbox}.{token}", headers, soon=soon)
         except nats.errors.Error as exc:  # it is sent again by `settle`
             record.answer.set_exception(DependencyDown(f"the bus takes nothing now: {exc!r}"))
         return record

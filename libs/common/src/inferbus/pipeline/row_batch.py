@@ -82,7 +82,10 @@ _NOTHING = RowBatch(0, (), pa.RecordBatch.from_pydict({}), {})
 
 
 def of_arrow(batch: pa.RecordBatch) -> RowBatch:
-    """Take what was read as Arrow."""
+    """Take what was read as Arrow; of columns of one name the last one."""
+    names = batch.schema.names
+    if len(set(names)) < len(names):
+        batch = batch.select([at for at, name in enumerate(names) if name not in names[at + 1 :]])
     return RowBatch(batch.num_rows, tuple(batch.schema.names), batch, {})
 
 

@@ -21,7 +21,7 @@ from inferbus.ledger.names import usage_name
 from inferbus.ledger.prices import PriceBook
 from inferbus.ledger.usage_log import Record, UsageLog
 from inferbus.queue.delivery import Delivery
-from inferbus.routes import STREAM_RESULTS, InferSubject, parse_infer, results
+from inferbus.routes import BATCH, STREAM_RESULTS, InferSubject, parse_infer, results
 from inferbus.topology.configs import USAGE_WINDOW_S
 from inferbus.worker.engine_sink import EngineSink
 from inferbus.worker.tasks import task_of
@@ -144,7 +144,8 @@ class Bill:
         event = self._billing.event(
             envelope, attempt.delivery, self._subject, outcome=outcome, usage=usage, begun=self._begun
         )
-        self._record = self._billing.log.begin(_name_of(envelope), event)
+        soon = self._subject.lane == BATCH
+        self._record = self._billing.log.begin(_name_of(envelope), event, soon=soon)
 
     def _usage(self) -> Usage:
         return self._sink.usage if self._sink.status else self._sink.spent().usage

@@ -173,6 +173,13 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     services: list[ServiceRecord] = []
 
 
+class Compiled(msgspec.Struct, frozen=True, kw_only=True, tag="features.compiled.v1"):
+    """A feature repository as it is stored: the registry's bytes and the catalogue of what is in it."""
+
+    registry: bytes
+    catalogue: Catalogue
+
+
 CATALOGUE_KEY, REGISTRY_KEY = "catalogue", "registry"
 
 

@@ -228,3 +228,12 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
 
     owner: str = ""
     beat: float = 0.0
+
+
+class CompiledRepository(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A feature repository as `inferbus_features.compiling` gives it (msgpack): the registry's bytes and what is in it, or an
+    `error`."""
+
+    registry: bytes = b""
+    catalogue: Catalogue | None = None
+    error: str = ""

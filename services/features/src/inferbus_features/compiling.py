@@ -1,32 +1,36 @@
-"""`python -m inferbus_features.compiling FOLDER`: a feature repository as bytes on standard output, for `inferbus features apply`.
+"""Make a feature repository into what is stored of it: `python -m inferbus_features.compiling FOLDER FILE`.
 
-It runs the repository's code, in this process and nowhere else.
+It runs the repository's code, in a process of its own. The file gets a `Compiled` (JSON); what is wrong goes to stderr.
 """
 
 from __future__ import annotations
 
-import os
 import sys
+import warnings
+from pathlib import Path
 
-import msgspec
-
-from inferbus.contracts.features import CompiledRepository
+from inferbus.codec import to_json
+from inferbus.contracts.features import Compiled
 from inferbus.errors import InvalidRequest
 
 
-def main() -> None:
-    out = os.dup(1)
-    os.dup2(2, 1)  # what the repository or Feast print is no part of the answer
+def main(arguments: list[str]) -> int:
+    """Compile; gives the exit status."""
+    if len(arguments) != 2:
+        sys.stderr.write("usage: python -m inferbus_features.compiling FOLDER FILE\n")
+        return 2
+    warnings.simplefilter("ignore")  # Feast's, about itself
     from inferbus_features.adapters.feast.repository import FeastRepositories  # noqa: PLC0415 - takes seconds
 
+    folder, file = arguments
     try:
-        registry, catalogue = FeastRepositories().compile_repository(sys.argv[1])
-        compiled = CompiledRepository(registry=registry, catalogue=catalogue)
+        registry, catalogue = FeastRepositories().compile_repository(folder)
     except InvalidRequest as exc:
-        compiled = CompiledRepository(error=exc.message)
-    with os.fdopen(out, "wb") as stream:
-        stream.write(msgspec.msgpack.encode(compiled))
+        sys.stderr.write(f"{exc.message}\n")
+        return 1
+    Path(file).write_bytes(to_json(Compiled(registry=registry, catalogue=catalogue)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,19 +11,17 @@ import msgspec
 import typer
 
 from inferbus import routes
-from inferbus.admission.audit import Actor
 from inferbus.bus.waiting import NoResponders
-from inferbus.cli.administration import say_json, say_table, who
+from inferbus.cli import features_apply
+from inferbus.cli.administration import say_json, say_table
 from inferbus.cli.connection import connected
 from inferbus.codec import from_json, to_json
-from inferbus.contracts.features import QUEUED, RUNNING, CompiledRepository, ManageReply, ManageRequest
+from inferbus.contracts.features import QUEUED, RUNNING, ManageReply, ManageRequest
 from inferbus.errors import DependencyDown, InvalidRequest, error_from
-from inferbus.feature_catalogue import apply_compiled
-from inferbus.local.layout import NotACheckout, find_layout
 
 app = typer.Typer(no_args_is_help=True, help="Features: find, apply, push, materialize.")
+app.command()(features_apply.apply)
 
-PYTHON = "INFERBUS_FEATURES_PYTHON"
 _LOOK_S = 0.5
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Tenant = Annotated[str, typer.Option(help="Whose rows.")]
@@ -52,52 +47,6 @@ def operate(verb: str, tenant: str = routes.PLATFORM, **arguments: Any) -> Any:
             return reply.data
 
     return asyncio.run(work())
-
-
-@app.command()
-def apply(folder: Annotated[Path, typer.Argument(help="A feature repository: Python files.")]) -> None:
-    """Make a repository what is defined: what is not in it is defined no more."""
-    compiled = compile_repository(folder)
-
-    async def work() -> None:
-        async with connected() as bus:
-            catalogue, changes = await apply_compiled(bus, compiled, Actor(name=who()))
-            for verb, names in (("added", changes.added), ("changed", changes.changed), ("removed", changes.removed)):
-                for name in names:
-                    typer.echo(f"{verb} {name}")
-            typer.echo(
-                f"{len(catalogue.views)} views and {len(catalogue.services)} services ({catalogue.revision[:12]})"
-            )
-
-    asyncio.run(work())
-
-
-def compile_repository(folder: Path) -> CompiledRepository:
-    """Run a repository in the environment of the features service.
-
-    Raises:
-        InvalidRequest: it cannot be compiled, or there is no such environment.
-    """
-    done = subprocess.run(
-        [_python(), "-m", "inferbus_features.compiling", str(folder)], stdout=subprocess.PIPE, check=False
-    )
-    try:
-        return msgspec.msgpack.decode(done.stdout, type=CompiledRepository)
-    except msgspec.DecodeError as exc:
-        raise InvalidRequest(f"{folder} could not be compiled (exit status {done.returncode})") from exc
-
-
-def _python() -> str:
-    given = os.environ.get(PYTHON, "")
-    if given:
-        return given
-    try:
-        python = find_layout().root / ".venv-features/bin/python"
-    except NotACheckout:
-        return sys.executable
-    if not python.exists():
-        raise InvalidRequest(f"{python} is missing: run `make install`, or set {PYTHON}")
-    return str(python)
 
 
 @app.command("list")

@@ -173,6 +173,13 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     services: list[ServiceRecord] = []
 
 
+class Compiled(msgspec.Struct, frozen=True, kw_only=True, tag="features.compiled.v1"):
+    """A feature repository as it is stored: the registry's bytes and the catalogue of what is in it."""
+
+    registry: bytes
+    catalogue: Catalogue
+
+
 CATALOGUE_KEY, REGISTRY_KEY = "catalogue", "registry"
 
 
@@ -228,12 +235,3 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
 
     owner: str = ""
     beat: float = 0.0
-
-
-class CompiledRepository(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A feature repository as `inferbus_features.compiling` gives it (msgpack): the registry's bytes and what is in it, or an
-    `error`."""
-
-    registry: bytes = b""
-    catalogue: Catalogue | None = None
-    error: str = ""

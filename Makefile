@@ -90,16 +90,17 @@ $(LOCK):
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables of up: MODEL=<Hugging Face id or folder> EMBED=1 PORT=8080 BUS_PORT=4222 WORKERS=1 GATEWAYS=1 SIMULATOR=1 TRITON=1"
+	@echo "  variables of up: MODEL=<Hugging Face id or folder> EMBED=1 PORT=8080 BUS_PORT=4222 WORKERS=1 GATEWAYS=1 SIMULATOR=1 TRITON=1 FEATURES=1"
 
 install: $(PLATFORM) $(LLM) $(TRITON_SERVER) $(FEATURES_ENV) ## make or update .venv, .venv-llm, .venv-triton and .venv-features
 
 # --- the platform -----------------------------------------------------------------------------------------------------
 UP = --port $(PORT) --bus-port $(BUS_PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(filter-out 0,$(EMBED)),--embed) \
 	$(if $(filter-out 0,$(SIMULATOR)),--simulator) $(if $(filter-out 0,$(TRITON)),--triton $(TRITON)) $(if $(WORKERS),--workers $(WORKERS)) \
-	$(if $(GATEWAYS),--gateways $(GATEWAYS)) $(ARGS)
+	$(if $(GATEWAYS),--gateways $(GATEWAYS)) \
+	$(if $(filter-out 0,$(FEATURES)),--features $(FEATURES)) $(ARGS)
 
-up: $(PLATFORM) $(if $(filter-out 0,$(SIMULATOR)),,$(LLM)) $(if $(filter-out 0,$(TRITON)),$(TRITON_SERVER)) ## install what is missing and run the platform here; Ctrl-C stops it
+up: $(PLATFORM) $(if $(filter-out 0,$(SIMULATOR)),,$(LLM)) $(if $(filter-out 0,$(TRITON)),$(TRITON_SERVER)) $(if $(filter-out 0,$(FEATURES)),$(FEATURES_ENV)) ## install what is missing and run the platform here; Ctrl-C stops it
 	@exec .venv/bin/inferbus up $(UP)
 
 down: $(PLATFORM) ## stop the platform that runs in this folder

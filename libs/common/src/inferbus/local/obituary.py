@@ -16,7 +16,7 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.contracts.presence import GONE, Presence
 from inferbus.errors import DependencyDown
-from inferbus.local.processes import BATCH, GATEWAY, LEDGER, TOPOLOGY, TRITON_WORKER, WORKER, ProcessSpec
+from inferbus.local.processes import BATCH, FEATURES, GATEWAY, LEDGER, TOPOLOGY, TRITON_WORKER, WORKER, ProcessSpec
 from inferbus.settings import BusSettings
 
 _PATIENCE_S = 1.0
@@ -27,6 +27,7 @@ _USERS = {
     TOPOLOGY: "operator",
     LEDGER: "ledger",
     BATCH: "batch",
+    FEATURES: "features",
 }
 log = structlog.get_logger()
 

@@ -21,7 +21,8 @@ class CannotServe(Exception):
 
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `inferbus up` was asked for. Port 0: any free one. `workers`: of the chat model; `gateways` share one socket; `triton`:
-    how many workers serve classic models."""
+    how many workers serve classic models; `features`: how many processes read features (one of them writes, too, where there
+    is no other)."""
 
     model: str = ""
     embed: bool = False
@@ -32,6 +33,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     gateways: int = 1
     triton: int = 0
+    features: int = 0
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):

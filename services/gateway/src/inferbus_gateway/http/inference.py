@@ -22,6 +22,7 @@ from inferbus.errors import Cancelled, InferbusError, Overloaded, SlowClient
 from inferbus.telemetry.tracing import Tracing, traceparent_of
 from inferbus_gateway.admin_door import AdminDoor
 from inferbus_gateway.batch_door import BatchDoor
+from inferbus_gateway.features_door import FeaturesDoor
 from inferbus_gateway.http.compressed import unpack
 from inferbus_gateway.http.durable_answer import answer_durable
 from inferbus_gateway.http.exchange_response import HttpResponse, answer_stream, answer_whole
@@ -64,6 +65,8 @@ class HttpDeps(msgspec.Struct, frozen=True, kw_only=True):
     """None: this gateway serves no admin API."""
     batch: BatchDoor | None = None
     """None: this gateway keeps no files."""
+    features: FeaturesDoor | None = None
+    """None: this gateway serves no features."""
 
 
 class InferenceRoute(NamedTuple):

@@ -225,6 +225,7 @@ def tenant_key(tenant: str, name: str) -> str:
 
 FACT_REQUEST_CANCELLED = "request_cancelled"
 FACT_BUDGET_THRESHOLD = "budget_threshold"
+FACT_PREDICTION = "prediction_logged"
 
 
 def event(service: str, fact: str) -> str:

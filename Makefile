@@ -86,7 +86,7 @@ $(LOCK):
 	@requirements/install.sh "$(PYTHON)" "3.11 3.12" .venv-lock requirements/lock.txt --
 	@rm -f .venv-lock/.installed-*; touch $@
 
-.PHONY: help install up down test lint lock check-lock deploy-check deps-services test-services demo-chat demo-failover demo-admission demo-triton demo-batch chaos soak bench bench-batch clean
+.PHONY: help install up down test lint lock check-lock deploy-check deps-services test-services demo-chat demo-failover demo-admission demo-triton demo-batch demo-features chaos soak bench bench-batch clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -176,6 +176,9 @@ demo-triton: install ## classic models over KServe v2; versions changed and ever
 
 demo-batch: install ## 10,000 lines, everything killed at least 50 times, each line has one result (4 minutes)
 	.venv/bin/python -m tests.demos.batch $(ARGS)
+
+demo-features: install deps-services ## a ranker fed from Redis: events pushed, windows follow, the store killed, batch = stream
+	.venv/bin/python -m tests.demos.features $(ARGS)
 
 bench: install ## measure side by side with vllm serve (minutes)
 	.venv/bin/python benchmarks/main_path.py $(ARGS)

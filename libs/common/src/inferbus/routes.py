@@ -306,6 +306,16 @@ def features_push(tenant: str, source: str) -> str:
     return f"features.push.{tenant}.{token_safe(source)}"
 
 
+def push_name(tenant: str, source: str, name: str) -> str:
+    """The message id of a push that has a name."""
+    return f"{tenant}:{source}:{name}"
+
+
+def features_pushes(tenant: str) -> str:
+    """A tenant's pushes to whatever source."""
+    return f"features.push.{tenant}.*"
+
+
 def features_manage(tenant: str, verb: str) -> str:
     return f"features.manage.{tenant}.{verb}"
 

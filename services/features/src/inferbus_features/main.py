@@ -14,13 +14,16 @@ from inferbus.process import runtime
 from inferbus.process.small_service import SmallService, open_service
 from inferbus.settings import from_env
 from inferbus_features.batches import Batcher
+from inferbus_features.consumers import Consumers
 from inferbus_features.known import KnownServices
 from inferbus_features.metrics import ReadMetrics
 from inferbus_features.ports import FeatureStore
 from inferbus_features.reads import ReadDoor
-from inferbus_features.settings import WRITES, FeaturesSettings
+from inferbus_features.settings import READS, WRITES, FeaturesSettings
 from inferbus_features.stores import open_store
-from inferbus_features.usage import ReadUsage
+from inferbus_features.usage import Asker, ReadUsage
+from inferbus_features.writes_room import serving_writes
+from inferbus_features.writing import WriteSettings
 
 
 async def main(process: runtime.Runtime) -> None:
@@ -40,8 +43,18 @@ async def main(process: runtime.Runtime) -> None:
                 loaded = asyncio.create_task(known.loaded.wait())
                 await asyncio.wait({stopping, loaded}, return_when=asyncio.FIRST_COMPLETED)
                 loaded.cancel()
-                if loaded.done() and settings.role != WRITES:
-                    await parts.enter_async_context(serving_reads(process, service, store, known, settings))
+                if loaded.done():
+                    consumers = Consumers(service.bus)
+                    parts.push_async_callback(consumers.stop)
+                    consumers.start()
+                    if settings.role != WRITES:
+                        reads = serving_reads(process, service, store, known, settings, consumers)
+                        await parts.enter_async_context(reads)
+                    if settings.role != READS:
+                        writes = serving_writes(
+                            service.bus, store, consumers, service.registry, state, process.incarnation, WriteSettings()
+                        )
+                        await parts.enter_async_context(writes)
                 runtime.freeze_heap()
                 await stopping
 
@@ -58,13 +71,18 @@ async def serving_reads(
     store: FeatureStore,
     known: KnownServices,
     settings: FeaturesSettings,
+    consumers: Consumers,
 ) -> AsyncIterator[None]:
     """Answer reads until the block ends."""
     bus, metrics = service.bus, ReadMetrics(service.registry)
     prices, log = PriceBook(bus), UsageLog(bus, service.registry)
     await log.start()
     await prices.start()
-    usage = ReadUsage(log, prices, me=process.incarnation, now=known.now)
+
+    def noted(asker: Asker, requests: int, rows: int) -> None:
+        consumers.read(asker.tenant, asker.service, requests, rows)
+
+    usage = ReadUsage(log, prices, me=process.incarnation, now=known.now, noted=noted)
     usage.start()
     door = ReadDoor(bus, known, Batcher(store, metrics), usage, metrics, settings)
     await door.start()

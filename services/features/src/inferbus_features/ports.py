@@ -6,12 +6,13 @@ dearer. Who calls it from an event loop keeps batches small (reads), or does it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from inferbus.contracts.features import Catalogue
+from inferbus_features.domain.definitions import WindowedView
 
 
 class StoreDown(Exception):
@@ -92,4 +93,38 @@ class Repositories(Protocol):
         Raises:
             InvalidRequest: it cannot be, and which definition is why.
         """
+        ...
+
+
+class StoredEvents(msgspec.Struct, frozen=True):
+    """Messages of one source as the bus stored them: sequence, arrival in microseconds, body. `caught_up_us`: everything
+    that had arrived by then has been given; 0 where there is more."""
+
+    messages: list[tuple[int, int, bytes]]
+    caught_up_us: int
+
+
+class EventLog(Protocol):
+    """Everything that was pushed to a source and is still kept, in the order it arrived. For one thread."""
+
+    def born(self) -> str:
+        """Say which log this is: one that was made anew has other sequences.
+
+        Raises:
+            DependencyDown: the bus is away.
+        """
+        ...
+
+    def read(self, source: str, after: int) -> StoredEvents:
+        """Give what comes after a sequence, a page at a time; at once, and empty while the bus is away."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class AggregationEngine(Protocol):
+    """A stream processor: has `views` follow their sources and writes what comes out of their windows."""
+
+    def run(self, views: Sequence[WindowedView], stopping: Callable[[], bool]) -> None:
+        """Go on from where the last run got to, whatever ended it; return soon after `stopping`."""
         ...

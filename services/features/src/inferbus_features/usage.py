@@ -34,14 +34,27 @@ class Asker(msgspec.Struct, frozen=True):
     service: str
 
 
-class ReadUsage:
-    """Adds up reads, and writes events of them. `me` is this process's incarnation, `now` gives Unix seconds."""
+def _nothing(_asker: Asker, _requests: int, _rows: int) -> None: ...
 
-    def __init__(self, log: UsageLog, prices: PriceBook, *, me: str, now: Callable[[], float]) -> None:
+
+class ReadUsage:
+    """Adds up reads, and writes events of them. `me` is this process's incarnation, `now` gives Unix seconds; `noted` is told
+    what is written: who asked, how often, for how many rows."""
+
+    def __init__(
+        self,
+        log: UsageLog,
+        prices: PriceBook,
+        *,
+        me: str,
+        now: Callable[[], float],
+        noted: Callable[[Asker, int, int], None] = _nothing,
+    ) -> None:
         self._log = log
         self._prices = prices
         self._me = me
         self._now = now
+        self._noted = noted
         self._counts: dict[Asker, list[int]] = {}
         self._numbers = itertools.count(1)
         self._task: asyncio.Task[None] | None = None
@@ -74,6 +87,7 @@ class ReadUsage:
     def _write(self) -> None:
         counts, self._counts = self._counts, {}
         for asker, (requests, rows) in counts.items():
+            self._noted(asker, requests, rows)
             number = next(self._numbers)
             record = self._log.begin(usage_name(self._me, number), self._event(asker, requests, rows, number))
             task = asyncio.create_task(self._log.settle(record, amend=False), name="read-usage-settle")

@@ -14,10 +14,11 @@ from inferbus.admission.quota.reservation import Reservation
 from inferbus.admission.quota.tokens import Estimate
 from inferbus.bus import Bus
 from inferbus.codec import from_json
-from inferbus.contracts.features import Catalogue, PushMessage, ServiceRecord
+from inferbus.contracts.features import Catalogue, PushAnswer, PushMessage, ServiceRecord
 from inferbus.contracts.step import Usage
 from inferbus.errors import Forbidden, InvalidRequest, NotFound
 from inferbus.feature_reads import DEADLINE_S, ReadAsker, pass_on
+from inferbus.feature_writes import push_rows
 from inferbus.routes import token_safe
 
 TASK = "features"
@@ -71,11 +72,12 @@ class FeaturesDoor:
         reservation.settle(Usage(rows))
         return Read(answer, rows, reservation)
 
-    async def push(self, identity: Identity, source: str, body: bytes, *, name: str) -> int:
-        """Store rows to be written; gives their place in the stream. `name`: two of the same are one, within two minutes.
+    async def push(self, identity: Identity, source: str, body: bytes, *, name: str) -> PushAnswer:
+        """Store rows to be written; those that are wrong are told. `name`: two of the same are one, within two minutes.
 
         Raises:
-            Forbidden: the key may not. InvalidRequest: the body is no push. DependencyDown, Overloaded: nothing is stored.
+            Forbidden: the key may not. InvalidRequest: the body is no push. NotFound: there is no such source.
+            DependencyDown, Overloaded: nothing is stored.
         """
         if token_safe(source) != source:
             raise NotFound(f"there is no push source `{source[:80]}`", param="source")
@@ -83,9 +85,8 @@ class FeaturesDoor:
         message = from_json(body, PushMessage, what="the rows")
         if not message.rows:
             raise InvalidRequest("rows is empty", param="rows")
-        given = name or message.id
-        msg_id = f"{identity.tenant}:{source}:{given}" if given else None
-        return await self._bus.accept(routes.features_push(identity.tenant, source), body, {}, msg_id=msg_id)
+        named = msgspec.structs.replace(message, id=name or message.id)
+        return await push_rows(self._bus, identity.tenant, source, named)
 
     async def services(self, identity: Identity) -> list[ServiceRecord]:
         """List the services this key may read."""

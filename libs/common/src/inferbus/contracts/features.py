@@ -197,3 +197,52 @@ class ManageReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
     data: Any = None
     error: FeatureFault | None = None
+
+
+QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+
+
+class FeatureJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="features.job.v1"):
+    """Materialisation of a view from Parquet files, in the bucket `feature_jobs` under `<tenant>.<id>`, changed by
+    compare-and-set only.
+
+    It is done in `slices` of its entities, of which `done` are; a slice may be done again. `paths` are files or globs the
+    features service can read, `timestamp_column` and `arrived_column` columns of theirs ("": none). `until`: newer rows
+    are left out (0: none are). `owner` is the process that works on it, alive as long as `beat` is not old.
+    """
+
+    id: str
+    tenant: str
+    view: str
+    paths: list[str]
+    timestamp_column: str = "event_timestamp"
+    arrived_column: str = ""
+    until: float = 0.0
+    slices: int = 16
+    done: int = 0
+    rows: int = 0
+    state: str = QUEUED
+    error: str = ""
+    created: float = 0.0
+    ended: float = 0.0
+    owner: str = ""
+    beat: float = 0.0
+    attempts: int = 0
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="features.lease.v1"):
+    """Who does what only one process does, in the bucket `feature_jobs`; `beat` as of a job's owner."""
+
+    owner: str = ""
+    beat: float = 0.0
+
+
+class PushAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of pushed rows: so many are stored (at `sequence` of the stream, 0: none) and written a moment later, the
+    others are refused. `checked` false: no features process could look at them, and what is wrong with them becomes a dead
+    letter."""
+
+    accepted: int
+    sequence: int = 0
+    refused: list[RowFault] = []
+    checked: bool = True

@@ -32,7 +32,7 @@ from inferbus_gateway.http.cancel import build_cancel
 from inferbus_gateway.http.chat import ChatRequest, build_chat
 from inferbus_gateway.http.completions import CompletionRequest, build_completions
 from inferbus_gateway.http.embeddings import EmbeddingRequest, build_embeddings
-from inferbus_gateway.http.features import FEATURE_SHAPES, FeaturesEndpoint, Pushed, build_features
+from inferbus_gateway.http.features import FEATURE_SHAPES, FeaturesEndpoint, build_features
 from inferbus_gateway.http.features import PREFIX as FEATURES
 from inferbus_gateway.http.file_shapes import FileObject
 from inferbus_gateway.http.files import build_files
@@ -56,7 +56,7 @@ _UNOBSERVED = ("/health/", "/v2/health/", "/metrics", "/docs")  # probes and pag
 _TYPES: Sequence[type[msgspec.Struct]] = [
     ChatRequest, ChatCompletion, ChatCompletionChunk, CompletionRequest, Completion, EmbeddingRequest, EmbeddingList,
     *SHAPES, NewOrganisation, OrganisationChange, NewMember, MemberChange, NewKey, KeyChange, Rotation, LimitSet,
-    TritonChange, FileObject, NewBatch, Redrive, *FEATURE_SHAPES, Pushed,
+    TritonChange, FileObject, NewBatch, Redrive, *FEATURE_SHAPES,
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp, Receive
 
 from inferbus.codec import to_json
-from inferbus.contracts.features import GetAnswer, GetRequest, PushMessage, ServiceRecord
+from inferbus.contracts.features import GetAnswer, GetRequest, PushAnswer, PushMessage, ServiceRecord
 from inferbus.contracts.step import Usage
 from inferbus.errors import NotFound
 from inferbus_gateway.features_door import TASK, FeaturesDoor
@@ -33,14 +33,7 @@ PREFIX = "/v1/features/"
 LABEL = "/v1/features/{name}"
 """The path in metrics and log lines."""
 _GET, _PUSH = "get", "push"
-FEATURE_SHAPES: tuple[type[msgspec.Struct], ...] = (GetRequest, GetAnswer, PushMessage)
-
-
-class Pushed(msgspec.Struct, frozen=True, kw_only=True):
-    """What was stored: so many rows, at this place of the stream. They are written a moment later."""
-
-    rows: int
-    sequence: int
+FEATURE_SHAPES: tuple[type[msgspec.Struct], ...] = (GetRequest, GetAnswer, PushMessage, PushAnswer)
 
 
 class ServiceList(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,9 +78,7 @@ class FeaturesEndpoint(InferenceEndpoint):
             answer = read.body
         elif verb == _PUSH:
             key = headers.get(IDEMPOTENCY_KEY, b"").decode("latin-1")
-            sequence = await door.push(identity, name, body, name=key)
-            rows = len(msgspec.json.decode(body, type=PushMessage).rows)
-            answer = to_json(Pushed(rows=rows, sequence=sequence))
+            answer = to_json(await door.push(identity, name, body, name=key))
         else:
             raise NotFound(f"POST {path}: no such path; use {PREFIX}<service>:get or {PREFIX}<source>:push")
         record.status, record.phase = 200, DONE
@@ -96,7 +87,7 @@ class FeaturesEndpoint(InferenceEndpoint):
 
 @dataclass
 class FeaturesOperation(Operation):
-    """Reads; pushes share their path, which ends with what is to be done (`PushMessage`, `Pushed`)."""
+    """Reads; pushes share their path, which ends with what is to be done (`PushMessage`, `PushAnswer`)."""
 
     def __post_init__(self) -> None:
         body = json_media(GetRequest)

@@ -245,6 +245,28 @@ MAY_NOT_PUBLISH += [
     ("gateway", f"{_NEXT}.BATCH_CHUNKS.j"),
 ]
 
+MAY_NOT_PUBLISH += [
+    ("features", routes.kv_subject("features", "catalogue")),
+    ("features", routes.kv_subject("keys", "k")),
+    ("features", routes.usage("dev", "m")),
+    ("features", WORK),
+    ("features", "reply.dev.c"),
+    ("features", "events.gateway.x"),
+    ("features", "dlq.request.dev.m.batch"),
+    ("features", "control.llm-0.cancel"),
+    ("features", f"{_NEXT}.REQUEST.gateway_batch"),
+    ("features", "$JS.API.STREAM.PURGE.FEATURES"),
+    ("features", "$JS.API.STREAM.MSG.DELETE.FEATURES"),
+    ("features", f"$JS.API.CONSUMER.DELETE.FEATURES.{routes.DURABLE_FEATURES}"),
+    ("worker", f"{_NEXT}.FEATURES.{routes.DURABLE_FEATURES}"),
+    ("worker", routes.features_push("dev", "clicks")),
+    ("worker", routes.features_manage("dev", "list")),
+    ("gateway", routes.kv_subject("features", "catalogue")),
+    ("gateway", "$JS.API.STREAM.MSG.DELETE.FEATURES"),
+    ("dev", routes.features_get("acme", "ranking")),
+    ("dev", routes.features_push("acme", "clicks")),
+    ("dev", routes.features_manage("dev", "list")),
+]
 MAY_NOT_READ = [
     ("batch", "infer.>"),
     ("batch", "request.>"),
@@ -277,6 +299,8 @@ MAY_NOT_READ = [
 
 MAY_NOT_READ += [(role, "usage.>") for role in ("worker", "gateway", "ledger", "admin", "dev")]
 
+MAY_NOT_READ += [("features", subject) for subject in ("infer.>", "request.>", "step.>", "usage.>", "_INBOX_gateway.>")]
+MAY_NOT_READ += [(role, "features.get.>") for role in ("gateway", "worker", "batch", "dev")]
 MAY = [  # publisher, subject, reader (of another role) or "" where JetStream answers
     *(("gateway", f"control.llm-0.{verb}", "worker") for verb in (*ASKER_VERBS, "model")),
     ("admin", "control.llm-0.triton", "worker"),
@@ -304,6 +328,8 @@ MAY = [  # publisher, subject, reader (of another role) or "" where JetStream an
     ("batch", "batch.part.dev.j.7", "batch"),
 ]
 
+MAY += [(role, routes.features_get("dev", "ranking"), "features") for role in ("gateway", "worker", "dev")]
+MAY += [("gateway", routes.features_manage("dev", "list"), "features")]
 JETSTREAM = [
     ("gateway", WORK),
     ("gateway", "pay.dev.t.0"),

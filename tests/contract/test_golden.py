@@ -26,10 +26,13 @@ from inferbus.contracts.features import (
     EntityRecord,
     FeatureColumn,
     FeatureFault,
+    FeatureJob,
     GetAnswer,
     GetRequest,
     ManageReply,
+    PushAnswer,
     PushMessage,
+    RowFault,
     ServiceRecord,
 )
 from inferbus.contracts.files import FileRecord
@@ -367,6 +370,22 @@ JSON: list[tuple[Any, bytes]] = [
             b'{"type":"features.catalogue.v1","project":"p","revision":"ff","entities":[{"name":"user",'
             b'"join_key":"user_id","kind":"int64"}],"services":[{"name":"ranking","features":["user_stats:age"],'
             b'"join_keys":{"user_id":"int64"}}]}'
+        ),
+    ),
+    (
+        FeatureJob(id="mat_1", tenant="JOBS", view="user_stats", paths=["a.parquet"], slices=4, done=1, rows=10,
+                   state="running", owner="f-1", beat=5.0, attempts=1),
+        (
+            b'{"type":"features.job.v1","id":"mat_1","tenant":"JOBS","view":"user_stats","paths":["a.parquet"],'
+            b'"slices":4,"done":1,"rows":10,"state":"running","owner":"f-1","beat":5.0,"attempts":1}'
+        ),
+    ),
+    (
+        PushAnswer(accepted=1, sequence=9,
+                   refused=[RowFault(row=1, fault=FeatureFault(code="invalid_request", message="no", param="age"))]),
+        (
+            b'{"accepted":1,"sequence":9,"refused":[{"row":1,"fault":{"code":"invalid_request","message":"no",'
+            b'"param":"age"}}],"checked":true}'
         ),
     ),
 ]  # fmt: skip

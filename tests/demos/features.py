@@ -36,6 +36,8 @@ SERVICE, SOURCE, VIEW = "ranking_now", "user_events", "user_now"
 USERS, ITEMS = list(range(1, 51)), list(range(100, 120))
 SOMEBODY = 7
 WAIT_S = 120.0
+STEP_S = 10
+"""Of the view's windows."""
 
 
 class Redis:
@@ -255,20 +257,25 @@ def agreed(show: Show, caller: Caller, platform: RunningPlatform) -> None:
     path, found = platform.home / "events.parquet", {"agree": False, "users": 0, "events": 0}
 
     def agree() -> bool:
+        until(
+            lambda: 4 < time.time() % STEP_S < 7
+        )  # a window has just begun, or soon ends: the stream is a moment later
+        then = time.time()
+        online = {user: {name: of[0] for name, of in caller.features(user, ITEMS[:1]).items()} for user in USERS}
         asked = write_events(platform, path)
-        order = {"registry": str(ROOT / "deploy/features"), "events": str(path), "until": time.time()}
+        order = {"repository": str(ROOT / "deploy/features"), "events": str(path), "until": then}
         said = subprocess.run(
-            [str(platform.layout.features_python), "-m", "tests.demos.features_history"], cwd=ROOT,
-            input=msgspec.json.encode(order), stdout=subprocess.PIPE, check=True,
-        )  # fmt: skip
+            [str(platform.layout.features_python), "-m", "tests.demos.features_history"],
+            cwd=ROOT,
+            input=msgspec.json.encode(order),
+            stdout=subprocess.PIPE,
+            check=True,
+        )
         batch: dict[str, dict[str, Any]] = msgspec.json.decode(said.stdout)
-        online = {
-            user: {name: values[0] for name, values in caller.features(int(user), ITEMS[:1]).items()} for user in batch
-        }
         found.update(users=len(batch), events=asked)
-        return all(online[user][name] == value for user in batch for name, value in batch[user].items())
+        return all(online[int(user)][name] == value for user in batch for name, value in batch[user].items())
 
-    ok = until(agree, 60)
+    ok = until(agree, 90)
     show.say(f"{found['events']} events, {found['users']} users, 8 aggregates each")
     show.claim("every value the stream wrote is what DuckDB computes", ok and found["users"] > 20)
 

@@ -14,14 +14,14 @@ from inferbus_features.domain.definitions import from_record
 
 
 class Order(msgspec.Struct):
-    registry: str
+    repository: str
     events: str
     until: float
 
 
 def main() -> None:
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
-    _, catalogue = FeastRepositories().compile_repository(order.registry)
+    _, catalogue = FeastRepositories().compile_repository(order.repository)
     (view,) = (from_record(one.aggregation) for one in catalogue.views if one.type == STREAM_VIEW)
     now = view.window.pane_of(int(order.until * 1e6))
     files = HistoryFiles(paths=(str(Path(order.events)),), arrived_column="arrived")

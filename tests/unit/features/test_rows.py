@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from inferbus.contracts.features import (
@@ -13,6 +14,7 @@ from inferbus.contracts.features import (
     EntityRecord,
     FeatureRecord,
     ServiceRecord,
+    SourceRecord,
     ViewRecord,
 )
 from inferbus_features.domain.definitions import Aggregate, EventSource, WindowedView, to_record, tumbling
@@ -103,6 +105,13 @@ def test_a_source_may_feed_several_views() -> None:
     }  # fmt: skip
     assert [(one.row, one.fault.param) for one in faults] == [(2, "y")]
     assert split_rows(shapes["events"], [row], NOW, LIMITS)[0].views == {}
+
+
+def test_a_source_says_who_may_push() -> None:
+    source = SourceRecord(name="rows", type="push", tags={"tenants": "acme, dev"})
+    shape = shapes_of(msgspec.structs.replace(CATALOGUE, sources=[source]))["rows"]
+    assert [shape.is_open_to(tenant) for tenant in ("acme", "dev", "other")] == [True, True, False]
+    assert shapes_of(CATALOGUE)["rows"].is_open_to("other")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ class Counted:
     def born(self) -> str:
         return self._log.born()
 
-    def read(self, source: str, after: int) -> StoredEvents:
-        found = self._log.read(source, after)
+    def read(self, source: str, after: int, tenants: Sequence[str] = ()) -> StoredEvents:
+        found = self._log.read(source, after, tenants)
         self._events -= sum(len(msgspec.json.decode(body)["rows"]) for _, _, body in found.messages)
         return found
 

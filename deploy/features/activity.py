@@ -18,6 +18,25 @@ user_events = EventSource(
     owner=OWNER,
 )
 
+user_pulse = windowed(
+    WindowedView(
+        name="user_pulse",
+        source=user_events,
+        entity="user",
+        window=sliding("10m", "10s"),
+        aggregates=(
+            Aggregate(name="now_purchases", kind="count", where={"kind": "purchase"}),
+            Aggregate(name="now_clicks", kind="count", where={"kind": "click"}),
+        ),
+        allowed_lateness="10m",
+        description="how busy a user was in the last ten minutes",
+        owner=OWNER,
+        tags={"team": "ranking"},
+    ),
+    [user],
+    ttl=timedelta(hours=1),
+)
+
 user_now = windowed(
     WindowedView(
         name="user_now",
@@ -25,8 +44,6 @@ user_now = windowed(
         entity="user",
         window=sliding("10m", "10s"),
         aggregates=(
-            Aggregate(name="now_clicks", kind="count", where={"kind": "click"}),
-            Aggregate(name="now_purchases", kind="count", where={"kind": "purchase"}),
             Aggregate(name="now_spent", kind="sum", column="price", where={"kind": "purchase"}),
             Aggregate(name="now_price_mean", kind="mean", column="price"),
             Aggregate(name="now_price_least", kind="min", column="price"),
@@ -35,7 +52,7 @@ user_now = windowed(
             Aggregate(name="now_items", kind="approx_distinct", column="item_id"),
         ),
         allowed_lateness="10m",
-        description="what a user did in the last ten minutes",
+        description="what a user looked at and bought in the last ten minutes",
         owner=OWNER,
         tags={"team": "ranking"},
     ),
@@ -45,8 +62,8 @@ user_now = windowed(
 
 ranking_now = FeatureService(
     name="ranking_now",
-    features=[user_profile, item_profile, user_now],
-    description="the ranker's input, with what the user does now",
+    features=[user_pulse, item_profile, user_profile, user_now],
+    description="the ranker's input, in its order, with what the user does now",
     owner=OWNER,
     tags={"model": "ranker"},
 )

@@ -245,28 +245,32 @@ MAY_NOT_PUBLISH += [
     ("gateway", f"{_NEXT}.BATCH_CHUNKS.j"),
 ]
 
+PUSH = routes.features_push("dev", "s")
 MAY_NOT_PUBLISH += [
-    ("features", routes.kv_subject("features", "catalogue")),
-    ("features", routes.kv_subject("keys", "k")),
-    ("features", routes.usage("dev", "m")),
-    ("features", WORK),
     ("features", "reply.dev.c"),
     ("features", "events.gateway.x"),
     ("features", "dlq.request.dev.m.batch"),
     ("features", "control.llm-0.cancel"),
-    ("features", f"{_NEXT}.REQUEST.gateway_batch"),
     ("features", "$JS.API.STREAM.PURGE.FEATURES"),
-    ("features", "$JS.API.STREAM.MSG.DELETE.FEATURES"),
-    ("features", f"$JS.API.CONSUMER.DELETE.FEATURES.{routes.DURABLE_FEATURES}"),
-    ("worker", f"{_NEXT}.FEATURES.{routes.DURABLE_FEATURES}"),
-    ("worker", routes.features_push("dev", "clicks")),
     ("worker", routes.features_manage("dev", "list")),
     ("gateway", routes.kv_subject("features", "catalogue")),
     ("gateway", "$JS.API.STREAM.MSG.DELETE.FEATURES"),
     ("dev", routes.features_get("acme", "ranking")),
-    ("dev", routes.features_push("acme", "clicks")),
+    ("features", WORK),
+    ("features", "control.llm-0.drain"),
+    ("features", "request.dev.m.batch"),
+    ("features", routes.usage("dev", "m")),
+    ("features", routes.kv_subject("keys", "k")),
+    ("features", routes.kv_subject("features", "catalogue")),
+    ("features", "$JS.API.STREAM.MSG.DELETE.FEATURES"),
+    ("features", "$JS.API.CONSUMER.DELETE.FEATURES.features_writer"),
+    ("features", f"{_NEXT}.REQUEST.gateway_batch"),
+    ("dev", routes.features_push("other", "s")),
     ("dev", routes.features_manage("dev", "list")),
+    *((role, PUSH) for role in ("worker", "ledger", "batch", "admin")),
+    *((role, f"{_NEXT}.FEATURES.features_writer") for role in ("worker", "gateway", "dev")),
 ]
+
 MAY_NOT_READ = [
     ("batch", "infer.>"),
     ("batch", "request.>"),
@@ -325,12 +329,20 @@ MAY = [  # publisher, subject, reader (of another role) or "" where JetStream an
     ("batch", "presence.local.batch-0", "worker"),
     ("worker", "presence.local.llm-0", "batch"),
     ("admin", "control.batch-0.drain", "batch"),
+    ("admin", routes.features_manage("PLATFORM", "redrive"), "features"),
+    ("gateway", routes.features_manage("dev", "push"), "features"),
+    ("worker", routes.features_get("dev", "s"), "features"),
     ("batch", "batch.part.dev.j.7", "batch"),
 ]
 
 MAY += [(role, routes.features_get("dev", "ranking"), "features") for role in ("gateway", "worker", "dev")]
 MAY += [("gateway", routes.features_manage("dev", "list"), "features")]
 JETSTREAM = [
+    *((role, routes.features_push("dev", "s")) for role in ("dev", "gateway", "features")),
+    ("features", "dlq.features.push.dev.s"),
+    ("features", "$JS.API.DIRECT.GET.DLQ"),
+    ("features", routes.kv_subject("feature_jobs", "JOBS.j")),
+    ("features", "$JS.API.DIRECT.GET.FEATURES"),
     ("gateway", WORK),
     ("gateway", "pay.dev.t.0"),
     ("gateway", "dlq.request.dev.m.interactive"),

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+import httpx
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tritonclient.http as kserve
 from tests.demos.show import Show
 from tests.running_platform import ROOT, RunningPlatform
 
@@ -29,15 +29,15 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.bus.stored import read_stored
 from inferbus.cli.progress import Progress
-from inferbus.contracts.features import GetRequest, PushMessage
-from inferbus.errors import InferbusError
-from inferbus.feature_reads import ReadAsker, read_features
-from inferbus.settings import BusSettings
+from inferbus.contracts.features import PushMessage
+from inferbus.local.identities import settings_of
 
 SERVICE, SOURCE, VIEW = "ranking_now", "user_events", "user_now"
 USERS, ITEMS = list(range(1, 51)), list(range(100, 120))
 SOMEBODY = 7
 WAIT_S = 120.0
+STEP_S = 10
+"""Of the view's windows."""
 
 
 class Redis:
@@ -73,45 +73,46 @@ class Redis:
             self._process = None
 
 
-class Ranker:
-    """What a caller does: asks for a user's and twenty items' features, and has the ranker score them."""
+class Refused(Exception):
+    """The gateway answered with an error; `code` is its."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Caller:
+    """A program with a key: reads features, pushes events, and has the ranker score ids."""
 
     def __init__(self, platform: RunningPlatform) -> None:
-        self._runner = asyncio.Runner()
-        settings = BusSettings(
-            url=platform.bus_url, user="dev", nkey_seed_file=platform.seed_file("dev"), region=platform.state.region
-        )
-        self.bus = self._runner.run(Bus.connect(settings, name="demo"))
-        self._client = kserve.InferenceServerClient(platform.url.removeprefix("http://"), network_timeout=WAIT_S)
-        self._key = platform.key
+        headers = {"Authorization": f"Bearer {platform.key}"}
+        self._http = httpx.Client(base_url=platform.url, headers=headers, timeout=WAIT_S)
 
     def features(self, user: int, items: list[int]) -> dict[str, list[Any]]:
-        """Read one user and many items in one request; columns by name.
-
-        Raises:
-            InferbusError: they cannot be read.
-        """
-        request = GetRequest(entities={"user_id": user, "item_id": items})
-        answer = self._runner.run(read_features(self.bus, ReadAsker(tenant="dev"), SERVICE, request))
-        return {column.name: column.values for column in answer.columns}
+        """Read one user and many items in one request; columns by name."""
+        answer = self._post(f"/v1/features/{SERVICE}:get", {"entities": {"user_id": user, "item_id": items}})
+        return {column["name"]: column["values"] for column in answer["columns"]}
 
     def scores(self, user: int) -> np.ndarray:
-        """Score all items for a user; the model's 32 inputs are the service's features, in its order."""
-        columns = self.features(user, ITEMS)
-        rows = np.array([[value or 0.0 for value in column] for column in columns.values()], np.float32).T.copy()
-        tensor = kserve.InferInput("FEATURES", list(rows.shape), "FP32")
-        tensor.set_data_from_numpy(rows)
-        headers = {"Authorization": f"Bearer {self._key}"}
-        return self._client.infer("ranker", [tensor], headers=headers).as_numpy("SCORE").ravel()
+        """Have all items scored for a user: ids go in, the worker reads the features."""
+        ids = {"user_id": [user], "item_id": ITEMS}
+        inputs = [{"name": name, "datatype": "INT64", "shape": [len(of)], "data": of} for name, of in ids.items()]
+        body = {"parameters": {"feature_service": SERVICE}, "inputs": inputs}
+        return np.array(self._post("/v2/models/ranker/infer", body)["outputs"][0]["data"])
 
-    def push(self, rows: list[dict[str, Any]]) -> None:
-        body = msgspec.json.encode(PushMessage(rows=rows))
-        self._runner.run(self.bus.accept(routes.features_push("dev", SOURCE), body, {}))
+    def push(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return self._post(f"/v1/features/{SOURCE}:push", {"rows": rows})
 
     def close(self) -> None:
-        self._client.close()
-        self._runner.run(self.bus.close())
-        self._runner.close()
+        self._http.close()
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = self._http.post(path, json=body)
+        if answer.status_code != 200:
+            error = answer.json()["error"]
+            raise Refused(error["code"] if isinstance(error, dict) else str(error))
+        found: dict[str, Any] = answer.json()
+        return found
 
 
 def until(condition: Callable[[], bool], within_s: float = WAIT_S) -> bool:
@@ -158,25 +159,26 @@ def knows(platform: RunningPlatform, view: str) -> bool:
     return platform.command("features", "show", view, check=False).returncode == 0
 
 
-def scored(show: Show, ranker: Ranker) -> None:
+def scored(show: Show, caller: Caller) -> None:
     show.section(
-        "A user is scored", "20 items, 32 features each, read from Redis in one request; the LightGBM ranker on Triton"
+        "A user is scored",
+        "20 items, 32 features each, read from Redis in one request; the worker reads them, the LightGBM ranker on Triton scores",
     )
-    first, before = ranker.features(SOMEBODY, ITEMS), ranker.scores(SOMEBODY)
+    first, before = caller.features(SOMEBODY, ITEMS), caller.scores(SOMEBODY)
     show.say(f"the best three: {best(before)}; clicks in the last ten minutes: {first['now_clicks'][0]}")
     show.claim("features come from the store", first["user_00"][0] is not None and len(first) == 32)
     began = time.monotonic()
-    ranker.push(events(SOMEBODY, 12, seed=1))
+    caller.push(events(SOMEBODY, 12, seed=1))
     wanted = 12
 
     def followed() -> bool:
-        now = ranker.features(SOMEBODY, ITEMS[:1])
+        now = caller.features(SOMEBODY, ITEMS[:1])
         return now["now_clicks"][0] + now["now_purchases"][0] == wanted
 
     ok = until(followed)
     show.claim(f"12 events pushed, the windows have them {time.monotonic() - began:.2f} s later", ok)
-    after = ranker.scores(SOMEBODY)
-    show.say(f"the best three: {best(after)}; {shown(ranker)}")
+    after = caller.scores(SOMEBODY)
+    show.say(f"the best three: {best(after)}; {shown(caller)}")
     show.claim("the next prediction is another", not np.array_equal(before, after))
 
 
@@ -184,57 +186,59 @@ def best(scores: np.ndarray) -> str:
     return ", ".join(f"item {ITEMS[one]} {scores[one]:.3f}" for one in np.argsort(-scores)[:3])
 
 
-def shown(ranker: Ranker) -> str:
-    now = ranker.features(SOMEBODY, ITEMS[:1])
+def shown(caller: Caller) -> str:
+    now = caller.features(SOMEBODY, ITEMS[:1])
     return ", ".join(f"{name} {values[0]}" for name, values in now.items() if name.startswith("now_"))
 
 
 def refused(show: Show, platform: RunningPlatform) -> None:
     show.section("Mistakes", "inferbus features push: the right rows are written, the others told by their field")
     right = events(8, 1, seed=2)[0]
-    wrong = [
-        {name: value for name, value in right.items() if name != "user_id"},
-        right | {"price": "cheap"},
-        right | {"event_timestamp": time.time() + 3600},
-        right | {"colour": "red"},
-    ]
+    wrong = {
+        "user_id": {name: value for name, value in right.items() if name != "user_id"},
+        "price": right | {"price": "cheap"},
+        "event_timestamp": right | {"event_timestamp": time.time() + 3600},
+        "colour": right | {"colour": "red"},
+    }
     file = platform.home / "rows.jsonl"
-    file.write_bytes(b"\n".join(msgspec.json.encode(row) for row in [right, *wrong]))
+    file.write_bytes(b"\n".join(msgspec.json.encode(row) for row in [right, *wrong.values()]))
     said = platform.command("features", "push", SOURCE, str(file), check=False)
-    show.say(said.stderr.strip())
-    fields = ["user_id", "price", "event_timestamp", "colour"]
+    lines = [line for line in said.stderr.splitlines() if line.startswith("line ")]
+    for line in lines:
+        show.say(line)
     show.claim(
         "each mistake is told by its field, the right row is accepted",
         "1 rows accepted, 4 refused" in said.stdout
-        and all(name in line for name, line in zip(fields, said.stderr.strip().splitlines(), strict=False)),
+        and len(lines) == len(wrong)
+        and all(name in line for name, line in zip(wrong, lines, strict=True)),
     )
 
 
-def store_killed(show: Show, ranker: Ranker, redis: Redis) -> None:
+def store_killed(show: Show, caller: Caller, redis: Redis) -> None:
     show.section("The store is killed", "SIGKILL for Redis; events go on being accepted; then it is started again")
-    before = ranker.features(SOMEBODY, ITEMS[:1])
+    before = caller.features(SOMEBODY, ITEMS[:1])
     redis.kill()
     code = ""
 
     def is_refused() -> bool:
         nonlocal code
         try:
-            ranker.features(SOMEBODY, ITEMS[:1])
-        except InferbusError as exc:
+            caller.features(SOMEBODY, ITEMS[:1])
+        except Refused as exc:
             code = exc.code
             return True
         return False
 
     show.claim("a read is refused, and says why", until(is_refused, 20) and code == "dependency_down")
-    ranker.push(events(SOMEBODY, 5, seed=3))
+    caller.push(events(SOMEBODY, 5, seed=3))
     redis.start()
     began = time.monotonic()
     wanted = before["now_clicks"][0] + before["now_purchases"][0] + 5
 
     def is_back() -> bool:
         try:
-            now = ranker.features(SOMEBODY, ITEMS[:1])
-        except InferbusError:
+            now = caller.features(SOMEBODY, ITEMS[:1])
+        except Refused:
             return False
         return now["now_clicks"][0] + now["now_purchases"][0] == wanted
 
@@ -242,31 +246,36 @@ def store_killed(show: Show, ranker: Ranker, redis: Redis) -> None:
     show.claim(
         f"{time.monotonic() - began:.1f} s after its start, events pushed while it was away are in the features", ok
     )
-    show.claim("what it had is there", ranker.features(SOMEBODY, ITEMS[:1])["user_00"] == before["user_00"])
+    show.claim("what it had is there", caller.features(SOMEBODY, ITEMS[:1])["user_00"] == before["user_00"])
 
 
-def agreed(show: Show, ranker: Ranker, platform: RunningPlatform) -> None:
+def agreed(show: Show, caller: Caller, platform: RunningPlatform) -> None:
     show.section("Batch and stream", "the bus's own events as Parquet, added up by DuckDB from the same definition")
     draw = random.Random(5)
     for n in range(40):  # out of order, some too late
-        ranker.push(events(draw.choice(USERS), 5, seed=100 + n, ago_s=draw.choice([0, 30, 200, 400, 900])))
+        caller.push(events(draw.choice(USERS), 5, seed=100 + n, ago_s=draw.choice([0, 30, 200, 400, 900])))
     path, found = platform.home / "events.parquet", {"agree": False, "users": 0, "events": 0}
 
     def agree() -> bool:
+        until(
+            lambda: 4 < time.time() % STEP_S < 7
+        )  # a window has just begun, or soon ends: the stream is a moment later
+        then = time.time()
+        online = {user: {name: of[0] for name, of in caller.features(user, ITEMS[:1]).items()} for user in USERS}
         asked = write_events(platform, path)
-        order = {"registry": str(ROOT / "deploy/features"), "events": str(path), "until": time.time()}
+        order = {"repository": str(ROOT / "deploy/features"), "events": str(path), "until": then}
         said = subprocess.run(
-            [str(platform.layout.features_python), "-m", "tests.demos.features_history"], cwd=ROOT,
-            input=msgspec.json.encode(order), stdout=subprocess.PIPE, check=True,
-        )  # fmt: skip
+            [str(platform.layout.features_python), "-m", "tests.demos.features_history"],
+            cwd=ROOT,
+            input=msgspec.json.encode(order),
+            stdout=subprocess.PIPE,
+            check=True,
+        )
         batch: dict[str, dict[str, Any]] = msgspec.json.decode(said.stdout)
-        online = {
-            user: {name: values[0] for name, values in ranker.features(int(user), ITEMS[:1]).items()} for user in batch
-        }
         found.update(users=len(batch), events=asked)
-        return all(online[user][name] == value for user in batch for name, value in batch[user].items())
+        return all(online[int(user)][name] == value for user in batch for name, value in batch[user].items())
 
-    ok = until(agree, 60)
+    ok = until(agree, 90)
     show.say(f"{found['events']} events, {found['users']} users, 8 aggregates each")
     show.claim("every value the stream wrote is what DuckDB computes", ok and found["users"] > 20)
 
@@ -275,9 +284,7 @@ def write_events(platform: RunningPlatform, path: Path) -> int:
     """Write what the bus has stored of the source as it is, with the time each event arrived."""
 
     async def stored() -> list[tuple[str, bytes]]:
-        settings = BusSettings(
-            url=platform.bus_url, user="operator", nkey_seed_file=platform.seed_file("operator"), region="local"
-        )
+        settings = settings_of(platform.layout, "operator", url=platform.bus_url, region=platform.state.region)
         bus = await Bus.connect(settings, name="demo-history")
         try:
             found = await read_stored(bus, routes.STREAM_FEATURES, routes.features_push("dev", SOURCE))
@@ -321,16 +328,16 @@ def main() -> int:
         try:
             with Progress(show.console) as progress:
                 platform.until_ready(progress.show)
-            ranker = Ranker(platform)
+            caller = Caller(platform)
             try:
                 history_in(show, platform)
-                scored(show, ranker)
+                scored(show, caller)
                 refused(show, platform)
-                store_killed(show, ranker, redis)
-                agreed(show, ranker, platform)
+                store_killed(show, caller, redis)
+                agreed(show, caller, platform)
                 found_again(show, platform)
             finally:
-                ranker.close()
+                caller.close()
         finally:
             platform.stop()
     return show.end()

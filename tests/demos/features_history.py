@@ -10,27 +10,27 @@ import msgspec
 from inferbus.contracts.features import STREAM_VIEW
 from inferbus_features.adapters.duckdb_history import DuckDbHistory, HistoryFiles
 from inferbus_features.adapters.feast.repository import FeastRepositories
-from inferbus_features.domain.definitions import from_record
+from inferbus_features.domain.definitions import Scalar, from_record
 
 
 class Order(msgspec.Struct):
-    registry: str
+    repository: str
     events: str
     until: float
 
 
 def main() -> None:
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
-    _, catalogue = FeastRepositories().compile_repository(order.registry)
-    (view,) = (from_record(one.aggregation) for one in catalogue.views if one.type == STREAM_VIEW)
-    now = view.window.pane_of(int(order.until * 1e6))
+    _, catalogue = FeastRepositories().compile_repository(order.repository)
     files = HistoryFiles(paths=(str(Path(order.events)),), arrived_column="arrived")
-    with DuckDbHistory() as history:
-        found = {
-            str(key[0]): dict(zip((one.name for one in view.aggregates), begun[-1].values, strict=True))
-            for key, windows in history.windows(view, files)
-            if (begun := [values for values in windows if values.last_pane <= now])
-        }
+    found: dict[str, dict[str, Scalar]] = {}
+    for view in (from_record(one.aggregation) for one in catalogue.views if one.type == STREAM_VIEW):
+        now, names = view.window.pane_of(int(order.until * 1e6)), [one.name for one in view.aggregates]
+        with DuckDbHistory() as history:
+            for key, windows in history.windows(view, files):
+                begun = [values for values in windows if values.last_pane <= now]
+                if begun:
+                    found.setdefault(str(key[0]), {}).update(zip(names, begun[-1].values, strict=True))
     sys.stdout.buffer.write(msgspec.json.encode(found))
 
 

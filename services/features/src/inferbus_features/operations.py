@@ -107,8 +107,8 @@ class Operations:
         """Check rows and queue those that are right; says which are not, and why."""
         push = _read(arguments, Push)
         shape = self._shapes().get(push.source)
-        if shape is None:
-            known = ", ".join(sorted(self._shapes())) or "none"
+        if shape is None or not shape.is_open_to(tenant):
+            known = ", ".join(sorted(name for name, one in self._shapes().items() if one.is_open_to(tenant))) or "none"
             raise NotFound(f"there is no source {push.source!r}; there are {known}", param="source")
         if len(push.rows) > _MAX_ROWS:
             raise InvalidRequest(f"{len(push.rows)} rows; at most {_MAX_ROWS} in one push", param="rows")

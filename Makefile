@@ -87,20 +87,21 @@ $(LOCK):
 	@requirements/install.sh "$(PYTHON)" "3.11 3.12" .venv-lock requirements/lock.txt --
 	@rm -f .venv-lock/.installed-*; touch $@
 
-.PHONY: help install up down test lint lock check-lock deploy-check deps-services test-services demo-chat demo-failover demo-admission demo-triton demo-batch chaos soak bench bench-batch clean
+.PHONY: help install up down test lint lock check-lock deploy-check deps-services test-services demo-chat demo-failover demo-admission demo-triton demo-batch demo-features chaos soak bench bench-batch clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables of up: MODEL=<Hugging Face id or folder> EMBED=1 PORT=8080 BUS_PORT=4222 WORKERS=1 GATEWAYS=1 SIMULATOR=1 TRITON=1 VECTORS=1"
+	@echo "  variables of up: MODEL=<Hugging Face id or folder> EMBED=1 PORT=8080 BUS_PORT=4222 WORKERS=1 GATEWAYS=1 SIMULATOR=1 TRITON=1 VECTORS=1 FEATURES=1"
 
 install: $(PLATFORM) $(LLM) $(TRITON_SERVER) $(FEATURES_ENV) ## make or update .venv, .venv-llm, .venv-triton and .venv-features
 
 # --- the platform -----------------------------------------------------------------------------------------------------
 UP = --port $(PORT) --bus-port $(BUS_PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(filter-out 0,$(EMBED)),--embed) \
 	$(if $(filter-out 0,$(SIMULATOR)),--simulator) $(if $(filter-out 0,$(TRITON)),--triton $(TRITON)) $(if $(WORKERS),--workers $(WORKERS)) \
-	$(if $(GATEWAYS),--gateways $(GATEWAYS)) $(if $(filter-out 0,$(VECTORS)),--vectors) $(ARGS)
+	$(if $(GATEWAYS),--gateways $(GATEWAYS)) $(if $(filter-out 0,$(VECTORS)),--vectors) \
+	$(if $(filter-out 0,$(FEATURES)),--features $(FEATURES)) $(ARGS)
 
-up: $(PLATFORM) $(if $(filter-out 0,$(SIMULATOR)),,$(LLM)) $(if $(filter-out 0,$(TRITON)),$(TRITON_SERVER)) ## install what is missing and run the platform here; Ctrl-C stops it
+up: $(PLATFORM) $(if $(filter-out 0,$(SIMULATOR)),,$(LLM)) $(if $(filter-out 0,$(TRITON)),$(TRITON_SERVER)) $(if $(filter-out 0,$(FEATURES)),$(FEATURES_ENV)) ## install what is missing and run the platform here; Ctrl-C stops it
 	@exec .venv/bin/inferbus up $(UP)
 
 down: $(PLATFORM) ## stop the platform that runs in this folder
@@ -178,6 +179,9 @@ demo-triton: install ## classic models over KServe v2; versions changed and ever
 
 demo-batch: install ## 10,000 lines, everything killed at least 50 times, each line has one result (4 minutes)
 	.venv/bin/python -m tests.demos.batch $(ARGS)
+
+demo-features: install deps-services ## a ranker fed from Redis: events pushed, windows follow, the store killed, batch = stream
+	.venv/bin/python -m tests.demos.features $(ARGS)
 
 bench: install ## measure side by side with vllm serve (minutes)
 	.venv/bin/python benchmarks/main_path.py $(ARGS)

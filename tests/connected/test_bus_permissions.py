@@ -245,6 +245,32 @@ MAY_NOT_PUBLISH += [
     ("gateway", f"{_NEXT}.BATCH_CHUNKS.j"),
 ]
 
+PUSH = routes.features_push("dev", "s")
+MAY_NOT_PUBLISH += [
+    ("features", "reply.dev.c"),
+    ("features", "events.gateway.x"),
+    ("features", "dlq.request.dev.m.batch"),
+    ("features", "control.llm-0.cancel"),
+    ("features", "$JS.API.STREAM.PURGE.FEATURES"),
+    ("worker", routes.features_manage("dev", "list")),
+    ("gateway", routes.kv_subject("features", "catalogue")),
+    ("gateway", "$JS.API.STREAM.MSG.DELETE.FEATURES"),
+    ("dev", routes.features_get("acme", "ranking")),
+    ("features", WORK),
+    ("features", "control.llm-0.drain"),
+    ("features", "request.dev.m.batch"),
+    ("features", routes.usage("dev", "m")),
+    ("features", routes.kv_subject("keys", "k")),
+    ("features", routes.kv_subject("features", "catalogue")),
+    ("features", "$JS.API.STREAM.MSG.DELETE.FEATURES"),
+    ("features", "$JS.API.CONSUMER.DELETE.FEATURES.features_writer"),
+    ("features", f"{_NEXT}.REQUEST.gateway_batch"),
+    ("dev", routes.features_push("other", "s")),
+    ("dev", routes.features_manage("dev", "list")),
+    *((role, PUSH) for role in ("worker", "ledger", "batch", "admin")),
+    *((role, f"{_NEXT}.FEATURES.features_writer") for role in ("worker", "gateway", "dev")),
+]
+
 MAY_NOT_READ = [
     ("batch", "infer.>"),
     ("batch", "request.>"),
@@ -277,6 +303,8 @@ MAY_NOT_READ = [
 
 MAY_NOT_READ += [(role, "usage.>") for role in ("worker", "gateway", "ledger", "admin", "dev")]
 
+MAY_NOT_READ += [("features", subject) for subject in ("infer.>", "request.>", "step.>", "usage.>", "_INBOX_gateway.>")]
+MAY_NOT_READ += [(role, "features.get.>") for role in ("gateway", "worker", "batch", "dev")]
 MAY = [  # publisher, subject, reader (of another role) or "" where JetStream answers
     *(("gateway", f"control.llm-0.{verb}", "worker") for verb in (*ASKER_VERBS, "model")),
     ("admin", "control.llm-0.triton", "worker"),
@@ -301,10 +329,20 @@ MAY = [  # publisher, subject, reader (of another role) or "" where JetStream an
     ("batch", "presence.local.batch-0", "worker"),
     ("worker", "presence.local.llm-0", "batch"),
     ("admin", "control.batch-0.drain", "batch"),
+    ("admin", routes.features_manage("PLATFORM", "redrive"), "features"),
+    ("gateway", routes.features_manage("dev", "push"), "features"),
+    ("worker", routes.features_get("dev", "s"), "features"),
     ("batch", "batch.part.dev.j.7", "batch"),
 ]
 
+MAY += [(role, routes.features_get("dev", "ranking"), "features") for role in ("gateway", "worker", "dev")]
+MAY += [("gateway", routes.features_manage("dev", "list"), "features")]
 JETSTREAM = [
+    *((role, routes.features_push("dev", "s")) for role in ("dev", "gateway", "features")),
+    ("features", "dlq.features.push.dev.s"),
+    ("features", "$JS.API.DIRECT.GET.DLQ"),
+    ("features", routes.kv_subject("feature_jobs", "JOBS.j")),
+    ("features", "$JS.API.DIRECT.GET.FEATURES"),
     ("gateway", WORK),
     ("gateway", "pay.dev.t.0"),
     ("gateway", "dlq.request.dev.m.interactive"),

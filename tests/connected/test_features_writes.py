@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
-from tests.connected.conftest import Connect
+from tests.connected.conftest import Connect, barrier
 from tests.dead_letters import last_dead_letter, next_dead_letter
 
 from inferbus import routes
@@ -82,6 +82,7 @@ async def writing(bus: Bus, store: MemoryStore, folder: Path) -> AsyncIterator[C
     async with serving_writes(
         bus, store, consumers, CollectorRegistry(), folder, "me-1", WriteSettings()  # type: ignore[arg-type]
     ):  # fmt: skip
+        await barrier(bus)  # its subscriptions are there
         yield consumers
 
 
@@ -89,9 +90,9 @@ async def push(bus: Bus, *rows: dict[str, Any], source: str = "profile_push") ->
     await bus.accept(routes.features_push("dev", source), msgspec.json.encode(PushMessage(rows=list(rows))), {})
 
 
-async def manage(bus: Bus, verb: str, tenant: str = "dev", **arguments: Any) -> ManageReply:
+async def manage(bus: Bus, verb: str, whose: str = "dev", /, **arguments: Any) -> ManageReply:
     body = msgspec.json.encode(ManageRequest(arguments=arguments))
-    answer = await bus.request(routes.features_manage(tenant, verb), body, timeout_s=10)
+    answer = await bus.request(routes.features_manage(whose, verb), body, timeout_s=10)
     return msgspec.json.decode(answer.data, type=ManageReply)
 
 

@@ -19,6 +19,7 @@ from inferbus.cli import bus_users
 from inferbus.cli.models import read_models
 from inferbus.files.settings import FilesSettings
 from inferbus.ledger.main import LedgerSettings
+from inferbus.local.features import features_specs
 from inferbus.local.layout import Layout
 from inferbus.local.processes import (
     Platform,
@@ -35,6 +36,7 @@ from inferbus.local.triton import served_by_triton, triton_entries, triton_specs
 from inferbus.settings import BusSettings, HealthSettings, from_env
 from inferbus.topology.configs import TopologySettings
 from inferbus_batch.settings import BatchSettings
+from inferbus_features.settings import FeaturesSettings
 from inferbus_gateway.settings import GatewaySettings
 from inferbus_llm_worker.settings import WorkerSettings
 from inferbus_triton_worker.settings import TritonSettings
@@ -44,11 +46,11 @@ DOCKERFILES = sorted((ROOT / "deploy/docker").glob("*.Dockerfile"))
 SETTINGS: list[tuple[str, type[msgspec.Struct]]] = [
     ("bus", BusSettings), ("gateway", GatewaySettings), ("health", HealthSettings), ("llm_worker", WorkerSettings),
     ("topology", TopologySettings), ("ledger", LedgerSettings), ("triton_worker", TritonSettings),
-    ("files", FilesSettings), ("batch", BatchSettings),
+    ("files", FilesSettings), ("batch", BatchSettings), ("features", FeaturesSettings),
 ]  # fmt: skip
 # Where it runs, and as what: rightly different.
 _OWN = re.compile(
-    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|BUS_NKEY_SEED(_FILE)?|(GATEWAY|HEALTH)_(HOST|PORT)|GATEWAY_ADMIN_(KEYS|NKEY_SEED(_FILE)?)|LLM_WORKER_MODEL|TRITON_WORKER_(ENVIRONMENT|REPOSITORY|STATE)|TOPOLOGY_KNOWN_STREAMS|FILES_URL"
+    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|BUS_NKEY_SEED(_FILE)?|(GATEWAY|HEALTH)_(HOST|PORT)|GATEWAY_ADMIN_(KEYS|NKEY_SEED(_FILE)?)|LLM_WORKER_MODEL|TRITON_WORKER_(ENVIRONMENT|REPOSITORY|STATE)|FEATURES_(STATE|STORE|REDIS)|TOPOLOGY_KNOWN_STREAMS|FILES_URL"
     r"|TELEMETRY_.*)"
 )
 
@@ -78,7 +80,7 @@ def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
     """Give what `inferbus up` gives the same processes, with the same secrets."""
     secrets = Secrets(key_pepper="$INFERBUS_GATEWAY_KEY_PEPPER", admin_mac="mac")
     layout = Layout(root=ROOT, home=tmp_path)
-    platform = Platform(layout=layout, secrets=secrets, options=UpOptions(embed=True))
+    platform = Platform(layout=layout, secrets=secrets, options=UpOptions(embed=True, features=1))
     chat, embed = served_models(platform.options, layout)
     (triton,) = served_by_triton(layout, 1)
     url = "nats://nats:4222"
@@ -91,6 +93,7 @@ def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
         "llm-worker": worker_specs(platform, chat, bus_url=url)[0],
         "embed-worker": worker_specs(platform, embed, bus_url=url)[0],
         "triton-worker": triton_specs(platform, triton, bus_url=url)[0],
+        "features": features_specs(platform, bus_url=url)[0],
     }
     return {
         name: {key: value for key, value in spec.env.items() if key.startswith("INFERBUS_")}
@@ -98,7 +101,7 @@ def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
     }
 
 
-_SERVICES = ["topology", "ledger", "batch", "gateway", "llm-worker", "embed-worker", "triton-worker"]
+_SERVICES = ["topology", "ledger", "batch", "gateway", "llm-worker", "embed-worker", "triton-worker", "features"]
 
 
 @pytest.mark.parametrize("service", ["nats", *_SERVICES])
@@ -152,6 +155,7 @@ def test_compose_asks_for_the_seeds_that_init_prints(
         ("llm-worker", WorkerSettings().drain_grace_s),
         ("embed-worker", WorkerSettings().drain_grace_s),
         ("triton-worker", TritonSettings().drain_grace_s),
+        ("features", FeaturesSettings().drain_s),
     ],
 )
 def test_containers_may_drain_before_they_are_killed(compose: dict[str, Any], service: str, drain_s: float) -> None:

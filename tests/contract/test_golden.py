@@ -26,10 +26,13 @@ from inferbus.contracts.features import (
     EntityRecord,
     FeatureColumn,
     FeatureFault,
+    FeatureJob,
     GetAnswer,
     GetRequest,
     ManageReply,
+    PushAnswer,
     PushMessage,
+    RowFault,
     ServiceRecord,
 )
 from inferbus.contracts.files import FileRecord
@@ -37,6 +40,7 @@ from inferbus.contracts.keys import KeyEntry
 from inferbus.contracts.limits import LimitSet
 from inferbus.contracts.models import Buckets, Limits, ModelEntry
 from inferbus.contracts.outstanding import Outstanding
+from inferbus.contracts.predictions import PredictedTensor, PredictionLogged
 from inferbus.contracts.presence import EngineStats, Presence
 from inferbus.contracts.prices import Price
 from inferbus.contracts.slots import SlotShares
@@ -451,6 +455,36 @@ JSON: list[tuple[Any, bytes]] = [
         Erased(chunks=2),
         (
             b'{"type":"vectors.erased.v1","chunks":2}'
+        ),
+    ),
+    (
+        PredictionLogged(
+            request_id="r1", tenant="dev", model="ranker", version="2", at=1763750000.5, service="ranking",
+            revision="ff", rows=1, entities={"user_id": 7}, context={},
+            features=[FeatureColumn(name="age", kind="int64", values=[31])],
+            outputs=[PredictedTensor(name="SCORE", datatype="FP32", shape=[1, 1], values=[0.5])],
+        ),
+        (
+            b'{"type":"prediction.logged.v1","request_id":"r1","tenant":"dev","model":"ranker","version":"2",'
+            b'"at":1763750000.5,"service":"ranking","revision":"ff","rows":1,"entities":{"user_id":7},"context":{},'
+            b'"features":[{"name":"age","kind":"int64","values":[31]}],'
+            b'"outputs":[{"name":"SCORE","datatype":"FP32","shape":[1,1],"values":[0.5]}]}'
+        ),
+    ),
+    (
+        FeatureJob(id="mat_1", tenant="JOBS", view="user_stats", paths=["a.parquet"], slices=4, done=1, rows=10,
+                   state="running", owner="f-1", beat=5.0, attempts=1),
+        (
+            b'{"type":"features.job.v1","id":"mat_1","tenant":"JOBS","view":"user_stats","paths":["a.parquet"],'
+            b'"slices":4,"done":1,"rows":10,"state":"running","owner":"f-1","beat":5.0,"attempts":1}'
+        ),
+    ),
+    (
+        PushAnswer(accepted=1, sequence=9,
+                   refused=[RowFault(row=1, fault=FeatureFault(code="invalid_request", message="no", param="age"))]),
+        (
+            b'{"accepted":1,"sequence":9,"refused":[{"row":1,"fault":{"code":"invalid_request","message":"no",'
+            b'"param":"age"}}],"checked":true}'
         ),
     ),
 ]  # fmt: skip

@@ -45,6 +45,8 @@ async def test_the_documentation_is_served(door: Door) -> None:
     paths = msgspec.json.decode(document.body)["paths"]
     assert "/admin/v1/keys" in paths
     assert {path for path in paths if not path.startswith("/admin/")} == {
+        "/v1/features",
+        "/v1/features/{name}",
         "/v1/batches",
         "/v1/batches/{batch_id}",
         "/v1/batches/{batch_id}/cancel",

@@ -11,6 +11,7 @@ from inferbus.contracts.budgets import BudgetThreshold
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.facts import RequestCancelled
 from inferbus.contracts.features import GetAnswer, GetRequest, ManageReply, ManageRequest, PushMessage
+from inferbus.contracts.predictions import PredictionLogged
 from inferbus.contracts.presence import Presence
 from inferbus.contracts.usage import UsageEvent
 from inferbus.contracts.vector_search import SearchRequest
@@ -46,7 +47,7 @@ ROUTES: tuple[Route, ...] = (
     Route(name="stored", subject="stored.{stream}.{tenant}.{request}", transport="core", sender="nats-server", receiver="gateway", summary="Deltas and outcomes again, in the order they were stored in, as soon as they are; headers Nats-Sequence, Nats-Last-Sequence."),
     Route(name="fetch", subject="fetch.{tenant}.{request}", transport="core", sender="producer", receiver="gateway", summary="Send a durable request's answer to Ib-Reply, from the event after Ib-After; one gateway acts. No body."),
     Route(name="dlq", subject="dlq.{subject}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A dead letter: the message as it was, with the reason in its headers."),
-    Route(name="events", subject="events.{service}.{fact}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A fact: what happened, stored once (JSON).", payload=RequestCancelled | BudgetThreshold | DocumentsFailed | WatchHit),  # type: ignore[arg-type]  # a union, which msgspec takes
+    Route(name="events", subject="events.{service}.{fact}", transport="jetstream", sender="gateway, worker", receiver="operator", summary="A fact: what happened, stored once (JSON).", payload=RequestCancelled | BudgetThreshold | DocumentsFailed | WatchHit | PredictionLogged),  # type: ignore[arg-type]  # a union, which msgspec takes
     Route(name="usage", subject="usage.{tenant}.{pool}", transport="jetstream", sender="worker", receiver="ledger", summary="What one request took, told once (JSON).", payload=UsageEvent),
     Route(name="batch.chunk", subject="batch.chunk.{tenant}.{job}.{plan}", transport="jetstream", sender="batch", receiver="batch", summary="Some lines of a job's input, to be asked and committed (JSON).", payload=ChunkSpec),
     Route(name="batch.part", subject="batch.part.{tenant}.{job}.{n}", transport="jetstream", sender="batch", receiver="batch, gateway", summary="The one committed result of a chunk; a second one is refused (JSON).", payload=PartRecord),

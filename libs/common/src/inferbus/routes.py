@@ -225,6 +225,7 @@ def tenant_key(tenant: str, name: str) -> str:
 
 FACT_REQUEST_CANCELLED = "request_cancelled"
 FACT_BUDGET_THRESHOLD = "budget_threshold"
+FACT_PREDICTION = "prediction_logged"
 
 
 def event(service: str, fact: str) -> str:
@@ -303,6 +304,11 @@ def features_get(tenant: str, service: str) -> str:
 def features_push(tenant: str, source: str) -> str:
     """Rows for a push source."""
     return f"features.push.{tenant}.{token_safe(source)}"
+
+
+def push_name(tenant: str, source: str, name: str) -> str:
+    """The message id of a push that has a name."""
+    return f"{tenant}:{source}:{name}"
 
 
 def features_pushes(tenant: str) -> str:

@@ -11,7 +11,7 @@ import msgspec
 from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.codec import field_of, to_json
-from inferbus.contracts.features import CANCELLED, QUEUED, RUNNING, FeatureJob, PushMessage
+from inferbus.contracts.features import CANCELLED, QUEUED, RUNNING, FeatureJob, PushAnswer, PushMessage
 from inferbus.errors import Conflict, InvalidRequest, NotFound
 from inferbus_features.consumers import Consumers
 from inferbus_features.dead_rows import DeadRows
@@ -107,8 +107,8 @@ class Operations:
         """Check rows and queue those that are right; says which are not, and why."""
         push = _read(arguments, Push)
         shape = self._shapes().get(push.source)
-        if shape is None:
-            known = ", ".join(sorted(self._shapes())) or "none"
+        if shape is None or not shape.is_open_to(tenant):
+            known = ", ".join(sorted(name for name, one in self._shapes().items() if one.is_open_to(tenant))) or "none"
             raise NotFound(f"there is no source {push.source!r}; there are {known}", param="source")
         if len(push.rows) > _MAX_ROWS:
             raise InvalidRequest(f"{len(push.rows)} rows; at most {_MAX_ROWS} in one push", param="rows")
@@ -118,9 +118,9 @@ class Operations:
         sequence = 0
         if rows:
             body = to_json(PushMessage(rows=rows, id=push.id))
-            msg_id = f"{tenant}:{push.source}:{push.id}" if push.id else None
+            msg_id = routes.push_name(tenant, push.source, push.id) if push.id else None
             sequence = await self._bus.accept(routes.features_push(tenant, push.source), body, {}, msg_id=msg_id)
-        return {"accepted": len(rows), "refused": msgspec.to_builtins(faults), "sequence": sequence}
+        return msgspec.to_builtins(PushAnswer(accepted=len(rows), sequence=sequence, refused=faults))
 
     async def dead(self, tenant: str, arguments: Mapping[str, Any]) -> Any:
         asked = _read(arguments, Dead)

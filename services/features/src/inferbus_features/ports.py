@@ -115,8 +115,9 @@ class EventLog(Protocol):
         """
         ...
 
-    def read(self, source: str, after: int) -> StoredEvents:
-        """Give what comes after a sequence, a page at a time; at once, and empty while the bus is away."""
+    def read(self, source: str, after: int, tenants: Sequence[str] = ()) -> StoredEvents:
+        """Give what these tenants (none: all) have pushed after a sequence, a page at a time; at once, and empty while the bus
+        is away."""
         ...
 
     def close(self) -> None: ...

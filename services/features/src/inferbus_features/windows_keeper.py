@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ LEASE_S = 10.0
 _RENEW_S = 3.0
 _AGAIN_S = (0.2, 1.0, 3.0, 10.0)
 _LEASE = "windows"
+_GIVE_UP = 6
+"""After so many deaths in a row without a word the engine's state is dropped: the stream has what it was made of."""
 log = structlog.get_logger()
 
 
@@ -63,7 +66,12 @@ class WindowsKeeper:
     async def run(self, stopping: asyncio.Event) -> None:
         try:
             while not stopping.is_set():
-                await self._look()
+                try:
+                    await self._look()
+                except InferbusError as exc:
+                    log.info("windows_wait", error=exc.message)
+                except Exception:  # whatever it is of, the next look may do better
+                    log.exception("windows_look_failed")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_RENEW_S if self._again_at <= time.monotonic() else 0.2):
                         await stopping.wait()
@@ -90,6 +98,9 @@ class WindowsKeeper:
         data = await self._registry()
         if data is None:
             return
+        if self._deaths == _GIVE_UP:
+            log.error("windows_state_dropped", deaths=self._deaths)
+            shutil.rmtree(self._folder / "windows", ignore_errors=True)
         registry = self._folder / f"windows-{self._me}.db"
         registry.write_bytes(data)
         order = WindowsOrder(registry=str(registry), state=str(self._folder), folder=str(self._folder / "windows"))

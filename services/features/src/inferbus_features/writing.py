@@ -97,9 +97,9 @@ class PushWriter:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _on_push(self, delivery: Delivery) -> None:
-        source = routes.parse_features(delivery.subject).name
-        shape = self._shapes().get(source)
-        if shape is None:
+        pushed_to = routes.parse_features(delivery.subject)
+        source, shape = pushed_to.name, self._shapes().get(pushed_to.name)
+        if shape is None or not shape.is_open_to(pushed_to.tenant):
             raise NotFound(f"there is no source {source!r}; there are {', '.join(sorted(self._shapes())) or 'none'}")
         message = from_json(delivery.data, PushMessage, what="push")
         pushed, faults = split_rows(shape, message.rows, delivery.stored_s, self._settings.limits)

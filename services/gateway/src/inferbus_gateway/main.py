@@ -43,6 +43,7 @@ from inferbus_gateway.budget_alerts import budget_listeners
 from inferbus_gateway.bus_door import BusDoor
 from inferbus_gateway.cancelling import Cancelling
 from inferbus_gateway.durable import DurableRequests
+from inferbus_gateway.features_door import FeaturesDoor
 from inferbus_gateway.fetch_door import FetchDoor
 from inferbus_gateway.http.app import build_app
 from inferbus_gateway.http.inference import HttpDeps
@@ -142,6 +143,7 @@ async def main(process: runtime.Runtime) -> None:
             totals=Totals(bus), servers=TritonServers(bus, presence),
             admin=await _open_admin_door(settings, bus_settings, stack), batch=batch,
             vectors=vectors,
+            features=FeaturesDoor(bus, quota),
         )  # fmt: skip
         server = HttpServer(build_app(deps), settings)
         fetch_door = FetchDoor(bus, durable, max_open=_DOOR_SLOTS)

@@ -30,7 +30,9 @@ from inferbus_triton_worker.catalog import Catalog
 from inferbus_triton_worker.domain import embeddings, generate
 from inferbus_triton_worker.domain.checking import rows_of
 from inferbus_triton_worker.domain.failures import error_body, refusal_body
+from inferbus_triton_worker.domain.feature_inputs import wish_of
 from inferbus_triton_worker.domain.signature import Signature
+from inferbus_triton_worker.feature_reading import Features, Keep
 from inferbus_triton_worker.generating import Generation, only_answer, read_generation
 from inferbus_triton_worker.ports import (
     Busy,
@@ -51,7 +53,7 @@ log = structlog.get_logger()
 
 
 class Answering:
-    """Answers with what one server says. `server_name` gives a model's name inside it."""
+    """Answers with what one server says. `server_name` gives a model's name inside it, `features` who reads features."""
 
     def __init__(
         self,
@@ -59,7 +61,9 @@ class Answering:
         caller: Caller,
         batcher: Batcher | None,
         server_name: Callable[[str], str],
+        features: Callable[[], Features],
     ) -> None:
+        self._features = features
         self._catalog = catalog
         self._caller = caller
         self._batcher = batcher
@@ -105,6 +109,12 @@ class Answering:
         request = parse(work.body, work.json_bytes)
         model = work.model or path.model
         inside = self._server_name(model)
+        kept: Keep | None = None
+        wish = wish_of(request)
+        if wish is not None:
+            signature = await self._catalog.signature(inside, path.version)
+            made = await self._features().fill(work, request, signature, wish)
+            request, kept = made.request, made.keep
         signature = await self._catalog.checked(inside, path.version, request)
         if signature.decoupled:
             raise Unsupported(f"The model `{model}` answers in streams only: ask {GENERATE_STREAM}.", param="model")
@@ -112,6 +122,8 @@ class Answering:
         result = await self._call(signature, _call_of(request, inside, path.version, work), rows, _timeout_s(work))
         body, json_bytes = write(model, result.version, request.id, result.outputs, request)
         self.rows += rows
+        if kept is not None:
+            kept(model, result)
         call.finish(200, Usage(rows), body, content_type_of(json_bytes))
 
     async def _call(self, signature: Signature, call: InferCall, rows: int, timeout_s: float) -> InferResult:

@@ -17,6 +17,7 @@ from inferbus_triton_worker.answering import Answering
 from inferbus_triton_worker.batcher import Batcher
 from inferbus_triton_worker.caller import Caller
 from inferbus_triton_worker.catalog import Catalog
+from inferbus_triton_worker.feature_reading import Features, NoFeatures
 from inferbus_triton_worker.healing import Healer
 from inferbus_triton_worker.ports import TritonServer
 from inferbus_triton_worker.prober import Prober
@@ -84,6 +85,8 @@ class TritonEngine:
         self._death: asyncio.Future[str] | None = None
         self._starts = 0
         self.server_name: Callable[[str], str] = lambda model: model
+        self.features: Features = NoFeatures()
+        """Who reads features for requests that bring ids."""
         self.turns: Turns = AlonesTurns()
         """Whose turn it is to load a model; set it before `start` where several workers use the server."""
 
@@ -105,7 +108,7 @@ class TritonEngine:
             raise
         self._death = asyncio.get_running_loop().create_future()
         up = self._up = _Up(server, self._settings, self._on_death, self.turns, lambda: len(self._calls) <= 1)
-        self._answering = Answering(up.catalog, up.caller, up.batcher, self._name_of)
+        self._answering = Answering(up.catalog, up.caller, up.batcher, self._name_of, lambda: self.features)
         self._watches = [
             asyncio.create_task(up.prober.run(), name="triton-prober"),
             asyncio.create_task(self._watch(), name="triton-watch"),

@@ -13,6 +13,7 @@ from inferbus.cli import (
     batch,
     bus_users,
     directory,
+    features,
     keys,
     limits,
     models,
@@ -52,6 +53,7 @@ def build_app() -> typer.Typer:
     app.add_typer(triton.app, name="triton")
     app.add_typer(batch.app, name="batch")
     app.add_typer(vectors.app, name="vectors")
+    app.add_typer(features.app, name="features")
     app.command()(audit.audit)
     app.command("admin-key")(admin_key.admin_key)
     return app

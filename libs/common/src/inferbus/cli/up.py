@@ -17,6 +17,7 @@ from rich.console import Console
 
 from inferbus.cli.progress import Progress
 from inferbus.local.crew import StartFailed
+from inferbus.local.features import check_features
 from inferbus.local.identities import DEV, users_folder
 from inferbus.local.layout import Layout
 from inferbus.local.lock import AlreadyRunning, Lock, holder_of
@@ -45,6 +46,7 @@ def preflight(layout: Layout, options: UpOptions) -> list[Served]:
     if holder is not None:
         raise AlreadyRunning(holder)
     served = served_models(options, layout) + served_by_triton(layout, options.triton)
+    check_features(layout, options.features)
     if options.port:
         check_free(options.host, options.port, what="HTTP", option=_PORT_OPTION)
     if options.bus_port:
@@ -158,6 +160,7 @@ def _arguments(options: UpOptions) -> list[str]:
     return [
         *("--port", str(options.port), "--bus-port", str(options.bus_port), "--host", options.host),
         *("--workers", str(options.workers), "--gateways", str(options.gateways), "--triton", str(options.triton)),
+        *("--features", str(options.features)),
         *(("--model", options.model) if options.model else ()),
         *(switch for switch, on in switches if on),
     ]

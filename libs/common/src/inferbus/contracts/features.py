@@ -173,6 +173,13 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     services: list[ServiceRecord] = []
 
 
+class Compiled(msgspec.Struct, frozen=True, kw_only=True, tag="features.compiled.v1"):
+    """A feature repository as it is stored: the registry's bytes and the catalogue of what is in it."""
+
+    registry: bytes
+    catalogue: Catalogue
+
+
 CATALOGUE_KEY, REGISTRY_KEY = "catalogue", "registry"
 
 
@@ -228,3 +235,14 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
 
     owner: str = ""
     beat: float = 0.0
+
+
+class PushAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of pushed rows: so many are stored (at `sequence` of the stream, 0: none) and written a moment later, the
+    others are refused. `checked` false: no features process could look at them, and what is wrong with them becomes a dead
+    letter."""
+
+    accepted: int
+    sequence: int = 0
+    refused: list[RowFault] = []
+    checked: bool = True

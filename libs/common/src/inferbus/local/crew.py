@@ -13,14 +13,14 @@ from inferbus.local.child import Child, Patience
 from inferbus.local.identities import settings_of
 from inferbus.local.layout import Layout
 from inferbus.local.obituary import announce_death
-from inferbus.local.processes import BATCH, GATEWAY, LEDGER, NATS, TOPOLOGY, VECTORS, WORKERS, Platform, ProcessSpec
+from inferbus.local.processes import BATCH, FEATURES, GATEWAY, LEDGER, NATS, TOPOLOGY, VECTORS, WORKERS, Platform, ProcessSpec
 from inferbus.local.state import READY, RESTARTING, ProcessState
 from inferbus.settings import BusSettings, from_env
 
 _HOST = "127.0.0.1"
 _AGAIN_S = 0.2
 # Gateways first, so that nothing new comes in while the workers finish what is open.
-_STOP_ORDER = (GATEWAY, BATCH, VECTORS, *WORKERS, LEDGER, TOPOLOGY, NATS)
+_STOP_ORDER = (GATEWAY, BATCH, VECTORS, *WORKERS, FEATURES, LEDGER, TOPOLOGY, NATS)
 
 
 class StartFailed(Exception):

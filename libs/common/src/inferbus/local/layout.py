@@ -104,6 +104,15 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.root / ".venv-llm/bin/python"
 
     @property
+    def features_python(self) -> Path:
+        return self.root / ".venv-features/bin/python"
+
+    @property
+    def features(self) -> Path:
+        """What the features processes keep: copies of the registry and, with SQLite, the store."""
+        return self.home / "features"
+
+    @property
     def triton_environment(self) -> Path:
         return self.root / ".venv-triton"
 

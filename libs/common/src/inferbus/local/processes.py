@@ -20,13 +20,19 @@ from inferbus.local.serving import CannotServe, Served, UpOptions, is_cpu_build
 NATS, TOPOLOGY, GATEWAY, WORKER, LEDGER = "nats", "topology", "gateway", "llm-worker", "ledger"
 BATCH = "batch"
 VECTORS = "vectors"
+FEATURES = "features"
 TRITON_WORKER = "triton-worker"
 WORKERS = (WORKER, TRITON_WORKER)
 ADMIN_NAME = "local"
 """What audit events call whoever has the admin key that `inferbus up` made."""
 _HOST = "127.0.0.1"
 _FILES = "INFERBUS_FILES_"
-_NAMES = ("INFERBUS_GATEWAY_PROCESS", "INFERBUS_LLM_WORKER_PROCESS", "INFERBUS_TRITON_WORKER_PROCESS")
+_NAMES = (
+    "INFERBUS_GATEWAY_PROCESS",
+    "INFERBUS_LLM_WORKER_PROCESS",
+    "INFERBUS_TRITON_WORKER_PROCESS",
+    "INFERBUS_FEATURES_PROCESS",
+)
 _POOLS = {WORKER: "INFERBUS_LLM_WORKER_POOL", TRITON_WORKER: "INFERBUS_TRITON_WORKER_POOL"}
 _REAL_KV_BYTES = 1024**3
 _DRAIN_S, _HAND_OVER_S = 30.0, 10.0  # an engine takes seconds to let go of what it has

@@ -16,6 +16,7 @@ from inferbus.local.child import Child
 from inferbus.local.crew import Crew, StartFailed
 from inferbus.local.processes import (
     BATCH,
+    FEATURES,
     GATEWAY,
     LEDGER,
     NATS,
@@ -28,7 +29,7 @@ from inferbus.local.processes import (
 )
 from inferbus.local.state import READY
 
-_ORDER = (NATS, TOPOLOGY, LEDGER, *WORKERS, VECTORS, BATCH, GATEWAY)
+_ORDER = (NATS, TOPOLOGY, LEDGER, FEATURES, *WORKERS, VECTORS, BATCH, GATEWAY)
 """What others wait for comes first: those of another release may need streams and buckets that only its topology makes, and
 permissions that the bus server reads when it starts."""
 _BACK_S = 30.0
@@ -81,6 +82,8 @@ class Rolling:
     async def _is_alone(self, child: Child) -> bool:
         """Whether nobody else would take new requests: nobody serves its pool, or the socket."""
         spec = child.spec
+        if spec.role == FEATURES:
+            return not any(other is not child and _does_the_same(other, child) for other in self._crew.children)
         if spec.role not in (GATEWAY, *WORKERS):
             return False
         others = [
@@ -118,3 +121,9 @@ class Rolling:
         """Wait for everybody's reconnection: whatever is restarted next would otherwise find nobody to relieve it."""
         others = [child for child in self._crew.children if child.spec.role != NATS and child.state.state == READY]
         await asyncio.gather(*(self._crew.until_ready(child, _BACK_S) for child in others))
+
+
+def _does_the_same(other: Child, child: Child) -> bool:
+    """Whether another features process is at work that reads, or writes, as this one does."""
+    roles = [one.spec.env.get("INFERBUS_FEATURES_ROLE", "") for one in (other, child)]
+    return other.spec.role == FEATURES and other.state.state == READY and roles[0] in (roles[1], "both")

@@ -22,7 +22,8 @@ class CannotServe(Exception):
 
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `inferbus up` was asked for. Port 0: any free one. `workers`: of the chat model; `gateways` share one socket; `triton`:
-    how many workers serve classic models; `vectors`: whether the vector service runs."""
+    how many workers serve classic models; `vectors`: whether the vector service runs;
+    `features`: how many processes read features (one of them writes, too, where there is no other)."""
 
     model: str = ""
     embed: bool = False
@@ -34,6 +35,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     gateways: int = 1
     triton: int = 0
     vectors: bool = False
+    features: int = 0
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):

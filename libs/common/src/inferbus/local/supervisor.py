@@ -1,7 +1,7 @@
 """The supervisor: starts the processes in order, keeps them alive, restarts them on request, drains them in reverse.
 
-    start: nats -> topology -> key and models -> workers, gateways, ledger, batch and vectors
-    stop:  gateways -> batch -> vectors -> workers -> ledger -> topology -> nats
+    start: nats -> topology -> key and models -> workers, gateways, ledger, batch, vectors and features
+    stop:  gateways -> batch -> vectors -> workers -> features -> ledger -> topology -> nats
 
 It holds the socket that gateways serve: while one of them is replaced, connections wait in it instead of being refused.
 """
@@ -25,6 +25,7 @@ from inferbus.local.bus_reload import ReloadFailed, reload_bus
 from inferbus.local.child import Patience
 from inferbus.local.command_socket import Command, CommandFailed, CommandSocket, Reload
 from inferbus.local.crew import Crew, StartFailed
+from inferbus.local.features import features_specs
 from inferbus.local.processes import (
     Platform,
     ProcessSpec,
@@ -123,6 +124,7 @@ class Supervisor:
         serving += [spec(self._platform, bus_url=bus_url) for spec in (ledger_spec, batch_spec)]
         if self._platform.options.vectors:
             serving.append(vectors_spec(self._platform, bus_url=bus_url))
+        serving += features_specs(self._platform, bus_url=bus_url)
         await asyncio.gather(*(self._crew.until_ready(child) for child in [self._crew.add(spec) for spec in serving]))
 
     def _specs_of(self, served: Served) -> list[ProcessSpec]:

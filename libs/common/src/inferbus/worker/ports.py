@@ -36,6 +36,11 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """How many bytes of the body are its JSON, where raw tensors follow it; 0: all of them."""
     left_s: float = 0.0
     """Seconds until its deadline, at submission; 0: not known. The worker aborts it then; an engine may tell others."""
+    tenant: str = ""
+    key_id: str = ""
+    team: str = ""
+    user: str = ""
+    """Whose it is: for what an engine asks others for on its behalf."""
 
 
 class Sink(Protocol):

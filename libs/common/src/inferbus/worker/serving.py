@@ -220,6 +220,10 @@ class Serving:
             bound=envelope.bound,
             json_bytes=envelope.json_bytes,
             left_s=max(0.001, expires_at - asyncio.get_running_loop().time()),
+            tenant=subject.tenant,
+            key_id=envelope.key_id,
+            team=envelope.team,
+            user=envelope.user,
         )
         if attempt.over.done():  # cancelled while its body was fetched
             return Cancelled("stopped before it began")

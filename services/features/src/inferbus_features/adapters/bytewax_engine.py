@@ -22,11 +22,12 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from inferbus_features.domain.aggregates import Event, folds_of
 from inferbus_features.domain.definitions import WindowedView, fingerprint
 from inferbus_features.domain.event_reading import EventReader
-from inferbus_features.domain.rows import DEFAULT_LIMITS, RowLimits
+from inferbus_features.domain.rows import DEFAULT_LIMITS, RowLimits, tenants_of
 from inferbus_features.domain.window_state import Plan, WindowState, WindowValues
 from inferbus_features.ports import EventLog
 
-_IDLE_S = 0.05
+_IDLE_S, _IDLE_MOST_S = 0.05, 0.25
+"""How long an input rests that has found nothing: longer and longer, since every look costs a request."""
 _BEHIND_S = 0.5
 
 Place = tuple[str, int]
@@ -62,19 +63,21 @@ class _Input(StatefulSourcePartition[tuple[str, Item], Place]):  # type: ignore[
         self._reader = EventReader(run.view, run.limits)
         self._place: Place = ("", 0) if resume is None else resume
         self._wait_until: datetime | None = None
+        self._pause_s = _IDLE_S
 
     def next_batch(self) -> list[tuple[str, Item]]:
         run = self._run
         if run.stopping():
             raise StopIteration
         run.progress.before_read()
-        self._wait_until = _now() + timedelta(seconds=_IDLE_S)
+        self._wait_until = _now() + timedelta(seconds=self._pause_s)
+        self._pause_s = min(_IDLE_MOST_S, self._pause_s * 1.2)
         born = run.events.born()
         if not born:
             return []
         if self._place[0] != born:
             self._place = (born, 0)
-        found = run.events.read(run.view.source.name, self._place[1])
+        found = run.events.read(run.view.source.name, self._place[1], run.tenants)
         items = [
             (entity, (arrived_us, event))
             for _, arrived_us, body in found.messages
@@ -82,7 +85,7 @@ class _Input(StatefulSourcePartition[tuple[str, Item], Place]):  # type: ignore[
         ]
         if found.messages:
             self._place = (born, found.messages[-1][0])
-            self._wait_until = None
+            self._wait_until, self._pause_s = None, _IDLE_S
         run.progress.on_read(found.caught_up_us or (found.messages[-1][1] if found.messages else 0))
         return items
 
@@ -166,6 +169,7 @@ class _ViewRun:
         self.events = events
         self.write = write
         self.limits = limits
+        self.tenants = tenants_of(view.source.tags)
         self.stopping = stopping
         self.plan = Plan(view.window, folds_of(view), view.lateness_us)
         self.progress = _Progress()

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import datetime
 
 import structlog
 
 from inferbus import routes
 from inferbus.bus import Bus
-from inferbus.bus.stored import created_at, read_page
+from inferbus.bus.stored import Stored, created_at, read_page
 from inferbus.errors import DependencyDown
 from inferbus.settings import BusSettings
 from inferbus_features.ports import StoredEvents
@@ -47,8 +48,8 @@ class JetStreamLog:
                 self._loop.run_until_complete(asyncio.sleep(0.1))
         return self._born
 
-    def read(self, source: str, after: int) -> StoredEvents:
-        """Give what comes after a sequence, a page at a time; empty while the bus is away."""
+    def read(self, source: str, after: int, tenants: Sequence[str] = ()) -> StoredEvents:
+        """Give what these tenants have pushed after a sequence, a page at a time; empty while the bus is away."""
         asked_us = time.time_ns() // 1000
         try:
             page, left = self._loop.run_until_complete(
@@ -58,12 +59,19 @@ class JetStreamLog:
             log.warning("windows_wait", error=exc.message)
             self._looked = float("-inf")
             return StoredEvents([], 0)
-        found = [(one.seq, _micros(one.headers["Nats-Time-Stamp"]), one.data) for one in page]
+        found = [
+            (one.seq, _micros(one.headers["Nats-Time-Stamp"]), one.data if _is_of(one, tenants) else b"")
+            for one in page
+        ]
         return StoredEvents(found, 0 if left else max([asked_us, *(arrived for _, arrived, _ in found[-1:])]))
 
     def close(self) -> None:
         self._loop.run_until_complete(self._bus.close())
         self._loop.close()
+
+
+def _is_of(stored: Stored, tenants: Sequence[str]) -> bool:
+    return not tenants or routes.parse_features(stored.headers["Nats-Subject"]).tenant in tenants
 
 
 def _micros(stamp: str) -> int:

@@ -28,7 +28,7 @@ DEFAULT_LIMITS = RowLimits()
 
 class SourceShape(msgspec.Struct, frozen=True, kw_only=True):
     """What rows of a source look like: join keys and fields by kind, and where their time is. `views` are the names of the
-    views whose features its fields are, `windows` of those that add them up."""
+    views whose features its fields are, `windows` of those that add them up. `tenants` may push (none: all may)."""
 
     name: str
     keys: dict[str, str]
@@ -36,6 +36,10 @@ class SourceShape(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_field: str
     views: dict[str, tuple[str, ...]] = {}
     windows: tuple[str, ...] = ()
+    tenants: tuple[str, ...] = ()
+
+    def is_open_to(self, tenant: str) -> bool:
+        return not self.tenants or tenant in self.tenants
 
 
 class CheckedRow(msgspec.Struct, frozen=True):
@@ -58,25 +62,31 @@ def shapes_of(catalogue: Catalogue) -> dict[str, SourceShape]:
     """Give the sources rows may be pushed to."""
     shapes: dict[str, SourceShape] = {}
     entities = {entity.name: entity for entity in catalogue.entities}
-    times = {source.name: source.timestamp_field for source in catalogue.sources}
+    sources = {source.name: source for source in catalogue.sources}
     for view in catalogue.views:
         if view.type == STREAM_VIEW:
             declared = from_record(view.aggregation).source
             new = SourceShape(
                 name=declared.name, keys=declared.keys, fields=declared.fields,
-                timestamp_field=declared.timestamp_field, windows=(view.name,),
+                timestamp_field=declared.timestamp_field, windows=(view.name,), tenants=tenants_of(declared.tags),
             )  # fmt: skip
         elif view.type == PUSH_VIEW:
-            names = tuple(feature.name for feature in view.features)
+            names, source = tuple(feature.name for feature in view.features), sources.get(view.source)
             new = SourceShape(
                 name=view.source, keys={entities[name].join_key: entities[name].kind for name in view.entities},
                 fields={feature.name: feature.kind for feature in view.features},
-                timestamp_field=times.get(view.source) or "event_timestamp", views={view.name: names},
+                timestamp_field=(source.timestamp_field if source is not None else "") or "event_timestamp",
+                views={view.name: names}, tenants=tenants_of(source.tags) if source is not None else (),
             )  # fmt: skip
         else:
             continue
         shapes[new.name] = _joined(shapes[new.name], new) if new.name in shapes else new
     return shapes
+
+
+def tenants_of(tags: Mapping[str, str]) -> tuple[str, ...]:
+    """Give who may push to a source with these tags: `tenants`, with commas between."""
+    return tuple(one.strip() for one in tags.get("tenants", "").split(",") if one.strip())
 
 
 def _joined(one: SourceShape, other: SourceShape) -> SourceShape:

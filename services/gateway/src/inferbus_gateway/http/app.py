@@ -32,6 +32,8 @@ from inferbus_gateway.http.cancel import build_cancel
 from inferbus_gateway.http.chat import ChatRequest, build_chat
 from inferbus_gateway.http.completions import CompletionRequest, build_completions
 from inferbus_gateway.http.embeddings import EmbeddingRequest, build_embeddings
+from inferbus_gateway.http.features import FEATURE_SHAPES, FeaturesEndpoint, build_features
+from inferbus_gateway.http.features import PREFIX as FEATURES
 from inferbus_gateway.http.file_shapes import FileObject
 from inferbus_gateway.http.files import build_files
 from inferbus_gateway.http.health import build_health
@@ -78,7 +80,7 @@ _UNOBSERVED = ("/health/", "/v2/health/", "/metrics", "/docs")  # probes and pag
 _TYPES: Sequence[type[msgspec.Struct]] = [
     ChatRequest, ChatCompletion, ChatCompletionChunk, CompletionRequest, Completion, EmbeddingRequest, EmbeddingList,
     *SHAPES, NewOrganisation, OrganisationChange, NewMember, MemberChange, NewKey, KeyChange, Rotation, LimitSet,
-    TritonChange, FileObject, NewBatch, Redrive,
+    TritonChange, FileObject, NewBatch, Redrive, *FEATURE_SHAPES,
     NewCollection, CollectionChange, NewAlias, NewModel, Restore, TenantErasure, NewDocuments, WantedDocuments, VectorSearch,
     NewStore, StoreChange, StoreSearch, NewStoreFile, StoreFileChange, NewFileBatch,
     NewWatchlist, MatchWanted, LettersWanted,
@@ -94,9 +96,15 @@ class HttpDoor:
     """
 
     def __init__(
-        self, site: Litestar, endpoints: Sequence[InferenceEndpoint], kserve: KServeEndpoint, observer: Observer
+        self,
+        site: Litestar,
+        endpoints: Sequence[InferenceEndpoint],
+        kserve: KServeEndpoint,
+        observer: Observer,
+        features: FeaturesEndpoint,
     ) -> None:
         self.site = site
+        self._features = features
         self._endpoints = {endpoint.path: endpoint for endpoint in endpoints}
         self._kserve = kserve
         self._observer = observer
@@ -108,6 +116,8 @@ class HttpDoor:
             endpoint = self._endpoints.get(path) or self._endpoints.get(normalize_path(path))
             if endpoint is None and inference_path(path) is not None:
                 endpoint = self._kserve
+            if endpoint is None and path.startswith(FEATURES):
+                endpoint = self._features
             if endpoint is not None:
                 await endpoint(scope, receive, send)
                 return
@@ -140,6 +150,7 @@ class HttpDoor:
 def build_app(deps: HttpDeps) -> HttpDoor:
     """Make the door: inference, models, health, documentation, errors in OpenAI's form."""
     kserve = KServeEndpoint(deps)
+    features = FeaturesEndpoint(deps)
     inference = [build_chat(deps), build_completions(deps), build_embeddings(deps)]
     site = Litestar(
         route_handlers=[
@@ -163,6 +174,7 @@ def build_app(deps: HttpDeps) -> HttpDoor:
             *build_vector_documents(deps),
             *build_vector_stores(deps),
             *build_watchlists(deps),
+            *build_features(deps, features),
         ],
         exception_handlers={
             InferbusError: on_inferbus_error,
@@ -173,4 +185,4 @@ def build_app(deps: HttpDeps) -> HttpDoor:
         logging_config=None,
     )
     add_schemas(site, _TYPES)
-    return HttpDoor(site, [route.endpoint for route in inference], kserve, deps.observer)
+    return HttpDoor(site, [route.endpoint for route in inference], kserve, deps.observer, features)

@@ -22,6 +22,7 @@ from inferbus.errors import Cancelled, InferbusError, Overloaded, SlowClient
 from inferbus.telemetry.tracing import Tracing, traceparent_of
 from inferbus_gateway.admin_door import AdminDoor
 from inferbus_gateway.batch_door import BatchDoor
+from inferbus_gateway.features_door import FeaturesDoor
 from inferbus_gateway.http.compressed import unpack
 from inferbus_gateway.http.durable_answer import answer_durable
 from inferbus_gateway.http.exchange_response import HttpResponse, answer_stream, answer_whole
@@ -67,6 +68,8 @@ class HttpDeps(msgspec.Struct, frozen=True, kw_only=True):
     """None: this gateway keeps no files."""
     vectors: VectorStoresDoor | None = None
     """None: this gateway has no way to the vector service."""
+    features: FeaturesDoor | None = None
+    """None: this gateway serves no features."""
 
 
 class InferenceRoute(NamedTuple):

@@ -247,6 +247,15 @@ MAY_NOT_PUBLISH += [
 
 PUSH = routes.features_push("dev", "s")
 MAY_NOT_PUBLISH += [
+    ("features", "reply.dev.c"),
+    ("features", "events.gateway.x"),
+    ("features", "dlq.request.dev.m.batch"),
+    ("features", "control.llm-0.cancel"),
+    ("features", "$JS.API.STREAM.PURGE.FEATURES"),
+    ("worker", routes.features_manage("dev", "list")),
+    ("gateway", routes.kv_subject("features", "catalogue")),
+    ("gateway", "$JS.API.STREAM.MSG.DELETE.FEATURES"),
+    ("dev", routes.features_get("acme", "ranking")),
     ("features", WORK),
     ("features", "control.llm-0.drain"),
     ("features", "request.dev.m.batch"),
@@ -294,6 +303,8 @@ MAY_NOT_READ = [
 
 MAY_NOT_READ += [(role, "usage.>") for role in ("worker", "gateway", "ledger", "admin", "dev")]
 
+MAY_NOT_READ += [("features", subject) for subject in ("infer.>", "request.>", "step.>", "usage.>", "_INBOX_gateway.>")]
+MAY_NOT_READ += [(role, "features.get.>") for role in ("gateway", "worker", "batch", "dev")]
 MAY = [  # publisher, subject, reader (of another role) or "" where JetStream answers
     *(("gateway", f"control.llm-0.{verb}", "worker") for verb in (*ASKER_VERBS, "model")),
     ("admin", "control.llm-0.triton", "worker"),
@@ -324,6 +335,8 @@ MAY = [  # publisher, subject, reader (of another role) or "" where JetStream an
     ("batch", "batch.part.dev.j.7", "batch"),
 ]
 
+MAY += [(role, routes.features_get("dev", "ranking"), "features") for role in ("gateway", "worker", "dev")]
+MAY += [("gateway", routes.features_manage("dev", "list"), "features")]
 JETSTREAM = [
     *((role, routes.features_push("dev", "s")) for role in ("dev", "gateway", "features")),
     ("features", "dlq.features.push.dev.s"),

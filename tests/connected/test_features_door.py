@@ -16,6 +16,8 @@ from tests.main_path import _PEPPER, MainPath
 from inferbus import routes
 from inferbus.admission.keys import make_key, store_key
 from inferbus.bus import Bus
+from inferbus.client import Client
+from inferbus.client_features import rows_of
 from inferbus.codec import to_json
 from inferbus.contracts.features import (
     CATALOGUE_KEY,
@@ -88,6 +90,15 @@ async def test_a_read_is_passed_on_with_who_asks(service: StandIn, http: httpx.A
     assert message.headers is not None
     assert message.headers["Ib-Deadline-Ms"] == "1500"
     assert message.headers["Ib-Key"]
+
+
+async def test_a_producer_reads_and_pushes_with_the_sdk(path: MainPath, service: StandIn) -> None:
+    async with Client(path.nats.url, user="dev", password=path.nats.passwords["dev"]) as client:
+        answer = await client.features.get("ranking", {"user_id": [5, 6]}, features=["age"])
+        assert rows_of(answer) == [{"age": 35}, {"age": 36}]
+        sequence = await client.features.push("events", [{"user_id": 5, "clicks": 1}], id="a")
+        assert await client.features.push("events", [{"user_id": 5, "clicks": 1}], id="a") == sequence
+    assert service.seen[0].subject == routes.features_get("dev", "ranking")
 
 
 FAULTS: list[tuple[FeatureFault, int]] = [

@@ -40,6 +40,7 @@ from inferbus.contracts.keys import KeyEntry
 from inferbus.contracts.limits import LimitSet
 from inferbus.contracts.models import Buckets, Limits, ModelEntry
 from inferbus.contracts.outstanding import Outstanding
+from inferbus.contracts.predictions import PredictedTensor, PredictionLogged
 from inferbus.contracts.presence import EngineStats, Presence
 from inferbus.contracts.prices import Price
 from inferbus.contracts.slots import SlotShares
@@ -370,6 +371,20 @@ JSON: list[tuple[Any, bytes]] = [
             b'{"type":"features.catalogue.v1","project":"p","revision":"ff","entities":[{"name":"user",'
             b'"join_key":"user_id","kind":"int64"}],"services":[{"name":"ranking","features":["user_stats:age"],'
             b'"join_keys":{"user_id":"int64"}}]}'
+        ),
+    ),
+    (
+        PredictionLogged(
+            request_id="r1", tenant="dev", model="ranker", version="2", at=1763750000.5, service="ranking",
+            revision="ff", rows=1, entities={"user_id": 7}, context={},
+            features=[FeatureColumn(name="age", kind="int64", values=[31])],
+            outputs=[PredictedTensor(name="SCORE", datatype="FP32", shape=[1, 1], values=[0.5])],
+        ),
+        (
+            b'{"type":"prediction.logged.v1","request_id":"r1","tenant":"dev","model":"ranker","version":"2",'
+            b'"at":1763750000.5,"service":"ranking","revision":"ff","rows":1,"entities":{"user_id":7},"context":{},'
+            b'"features":[{"name":"age","kind":"int64","values":[31]}],'
+            b'"outputs":[{"name":"SCORE","datatype":"FP32","shape":[1,1],"values":[0.5]}]}'
         ),
     ),
     (

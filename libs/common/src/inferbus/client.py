@@ -30,6 +30,7 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.bus.waiting import NotPermitted
 from inferbus.bus_users.user import producer_login
+from inferbus.client_features import FeatureClient
 from inferbus.contracts import door
 from inferbus.contracts.envelope import REPLY, RESULTS
 from inferbus.errors import (
@@ -107,6 +108,11 @@ class Client:
     ) -> None:
         if self._bus is not None:
             await self._bus.close()
+
+    @property
+    def features(self) -> FeatureClient:
+        """Read and push features."""
+        return FeatureClient(self._connection(), self._tenant)
 
     async def chat(self, model: str, messages: Sequence[Json], **options: Any) -> Json:
         """Ask for one whole chat completion; returns the API's body.

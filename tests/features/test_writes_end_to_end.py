@@ -65,6 +65,7 @@ async def features_of(bus: Bus, user: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # four processes import Feast, one after the other
 async def test_events_become_features_and_jobs_survive_kills(server: NatsServer, tmp_path: Path) -> None:
     from inferbus_features.adapters.feast.repository import FeastRepositories  # noqa: PLC0415 - takes seconds
 

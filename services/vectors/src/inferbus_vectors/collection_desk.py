@@ -46,7 +46,7 @@ _PROBE = "dimension"
 _PROBE_S = 60.0
 
 
-class _StreamState(msgspec.Struct):
+class _StreamState(msgspec.Struct, frozen=True):
     subjects: dict[str, int] | None = None
 
 

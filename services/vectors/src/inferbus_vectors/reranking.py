@@ -30,7 +30,7 @@ class _Score(msgspec.Struct):
     relevance_score: float
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, frozen=True):
     total_tokens: int = 0
 
 

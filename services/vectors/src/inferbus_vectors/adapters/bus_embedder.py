@@ -35,7 +35,7 @@ class _One(msgspec.Struct):
     index: int = 0
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int = 0
 
 
@@ -44,7 +44,7 @@ class _Answer(msgspec.Struct):
     usage: _Usage = _Usage()
 
 
-class _Detail(msgspec.Struct):
+class _Detail(msgspec.Struct, frozen=True):
     message: str = ""
 
 

@@ -50,7 +50,7 @@ class _StreamState(msgspec.Struct, frozen=True):
     subjects: dict[str, int] | None = None
 
 
-class _StreamInfo(msgspec.Struct):
+class _StreamInfo(msgspec.Struct, frozen=True):
     state: _StreamState = _StreamState()
 
 

@@ -30,7 +30,7 @@ _BY_STATUS: dict[int, type[InferbusError]] = {
 _encode = msgspec.json.Encoder().encode
 
 
-class _One(msgspec.Struct):
+class _One(msgspec.Struct, frozen=True):
     embedding: str | list[float]
     index: int = 0
 
@@ -39,7 +39,7 @@ class _Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int = 0
 
 
-class _Answer(msgspec.Struct):
+class _Answer(msgspec.Struct, frozen=True):
     data: list[_One]
     usage: _Usage = _Usage()
 
@@ -48,7 +48,7 @@ class _Detail(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-class _Refusal(msgspec.Struct):
+class _Refusal(msgspec.Struct, frozen=True):
     error: _Detail = _Detail()
 
 

@@ -46,11 +46,11 @@ _PROBE = "dimension"
 _PROBE_S = 60.0
 
 
-class _StreamState(msgspec.Struct):
+class _StreamState(msgspec.Struct, frozen=True):
     subjects: dict[str, int] | None = None
 
 
-class _StreamInfo(msgspec.Struct):
+class _StreamInfo(msgspec.Struct, frozen=True):
     state: _StreamState = _StreamState()
 
 

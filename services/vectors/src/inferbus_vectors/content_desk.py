@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -82,24 +83,27 @@ class ContentDesk:
         """Remove all a tenant has, what waits in the queue included. Asking again goes on with what an error left."""
         if asked.confirm != payer.tenant:
             raise _bad("confirm", "is the name of the tenant whose documents are all to go")
+        everything = Where(scope=Scope(payer.tenant))
+        chunks = sum([await self._counted(shard, everything) for shard in await self._index.shards()])
         named = await self._book.of_tenant(payer.tenant)
         for one in named:
             if isinstance(one, CollectionRecord):
-                await self._book.change(one, lambda record: updated(record, self._clock(), state=DELETING))
+                with contextlib.suppress(NotFound):  # it was on its way out
+                    await self._book.change(one, lambda record: updated(record, self._clock(), state=DELETING))
         await self._purge(payer.tenant)
-        scope, chunks = Where(scope=Scope(payer.tenant)), 0
         for wait_s in (0.0, self._settle_s):
             await asyncio.sleep(wait_s)
             for shard in await self._index.shards():
-                chunks += await self._erased(shard, scope)
+                with contextlib.suppress(NotFound):  # it was dropped meanwhile
+                    await self._index.erase(shard, everything)
         for one in named:
             await self._book.forget(one)
         return Erased(chunks=chunks)
 
-    async def _erased(self, shard: str, where: Where) -> int:
+    async def _counted(self, shard: str, where: Where) -> int:
         try:
-            return await self._index.erase(shard, where)
-        except NotFound:  # it was dropped meanwhile
+            return await self._index.count(shard, where)
+        except NotFound:
             return 0
 
     async def _purge(self, tenant: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -286,3 +287,14 @@ async def test_a_deadline_and_an_event_of_usage(dev: VectorsClient, bus: Bus, pa
     with pytest.raises(InferbusError) as raised:
         await dev.search("docs", {"Ib-Deadline-Ms": "0"}, text="file")
     assert raised.value.code.startswith("deadline")
+
+
+async def test_what_has_expired_is_not_found_before_it_is_swept(dev: VectorsClient) -> None:
+    await dev.create("brief")
+    past = time.time() - 1.0
+    documents = [
+        Document(id="old", text="a file", expires_at=past),
+        Document(id="new", text="a file", expires_at=past + 3600),
+    ]
+    await dev.indexed("brief", documents, count=2)
+    assert await ids(dev, "brief", text="a file") == ["new"]

@@ -28,6 +28,7 @@ from inferbus_vectors.known import learn
 from inferbus_vectors.search_room import SearchRoom, SearchRoomDeps, may_live
 from inferbus_vectors.settings import VectorsSettings
 from inferbus_vectors.sweeping import sweep_for_ever
+from inferbus_vectors.watching.room import WatchRoom, WatchRoomDeps
 
 
 async def main(process: Runtime) -> None:
@@ -70,7 +71,14 @@ async def main(process: Runtime) -> None:
 
         outside = Outside(engine.index, BusEmbedder(known.admission, known.payers), Bm25Encoder())
         bills = Bills(known.usage, process.incarnation)
-        intake = open_indexing(bus, known, outside, bills, settings, stack, registry)
+        watching = WatchRoom(
+            WatchRoomDeps(
+                bus=bus, view=known.view, index=outside.index, embedder=outside.embedder, payers=known.payers,
+                registry=registry, drain_s=settings.drain_s,
+            )
+        )  # fmt: skip
+        await watching.learn()
+        intake = open_indexing(bus, known, outside, bills, settings, stack, registry, watching.matcher)
         storage = open_storage(from_env(FilesSettings, "files"))
         stack.push_async_callback(storage.close)
         room = SearchRoom(
@@ -87,11 +95,13 @@ async def main(process: Runtime) -> None:
         if await ready_or_stopping(engine.ready(), process.stopping):
             await intake.start()
             await room.open()
+            await watching.open()
             sweeping = asyncio.create_task(sweep_for_ever(engine.index, settings), name="sweeping")
             stack.callback(sweeping.cancel)
             await beacon.now()
             await process.stopping.wait()
             await room.close()
+            await watching.close()
             await intake.drain(settings.drain_s)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -70,8 +71,9 @@ class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
 class Searching:
     """Answers searches; one for all of a process."""
 
-    def __init__(self, deps: SearchDeps) -> None:
+    def __init__(self, deps: SearchDeps, clock: Callable[[], float] = time.time) -> None:
         self._deps = deps
+        self._clock = clock
 
     async def search(self, asked: Asked, collection: CollectionRecord, request: SearchRequest) -> Answered:
         """Answer one.
@@ -94,7 +96,7 @@ class Searching:
         scope = Scope(asked.payer.tenant, collection.id)
         where = Where(
             scope=scope, filter=resolve(request.filter, collection.fields) if request.filter is not None else None,
-            not_documents=[request.like] if request.like is not None else [],
+            not_documents=[request.like] if request.like is not None else [], alive_at=self._clock(),
         )  # fmt: skip
         dense, tokens = plan.vector, 0
         if request.like is not None:

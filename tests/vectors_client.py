@@ -23,13 +23,16 @@ _numbers = itertools.count()
 class VectorsClient:
     """Speaks for one tenant."""
 
-    def __init__(self, bus: Bus, tenant: str = "dev") -> None:
+    def __init__(self, bus: Bus, tenant: str = "dev", timeout_s: float = 20.0) -> None:
         self._bus = bus
+        self._timeout_s = timeout_s
         self.tenant = tenant
 
     async def ask(self, verb: str, asked: msgspec.Struct) -> Any:
         """Ask something about collections; raises what the service refuses with."""
-        answer = await self._bus.request(routes.vectors_manage(self.tenant, verb), to_json(asked), timeout_s=20.0)
+        answer = await self._bus.request(
+            routes.vectors_manage(self.tenant, verb), to_json(asked), timeout_s=self._timeout_s
+        )
         return _read(msgspec.json.decode(answer.data, type=manage.ManageAnswer))
 
     async def create(self, name: str, model: str = "embed-a", **settings: Any) -> CollectionRecord:
@@ -67,7 +70,7 @@ class VectorsClient:
     async def answer(self, name: str, headers: dict[str, str] | None = None, **said: Any) -> SearchAnswer:
         """Search; raises what the service refuses with."""
         answer = await self._bus.request(
-            routes.vectors_search(self.tenant, name), to_json(SearchRequest(**said)), headers, timeout_s=20.0
+            routes.vectors_search(self.tenant, name), to_json(SearchRequest(**said)), headers, timeout_s=self._timeout_s
         )
         found: SearchAnswer = _read(msgspec.json.decode(answer.data, type=Searched))
         return found

@@ -66,6 +66,13 @@ class VectorsPath(MainPath):
         """Publish one message; returns its place."""
         return await self.index_raw(collection, to_json(IndexMessage(documents=list(documents))))
 
+    async def index_and_wait(self, collection: str, documents: Iterable[Document]) -> IndexReport:
+        """Publish one message, and wait for the report of it."""
+        before = len(self.reports)
+        await self.index(collection, documents)
+        await eventually(lambda: len(self.reports) > before)
+        return self.reports[-1]
+
     async def index_raw(self, collection: str, data: bytes, **headers: str) -> int:
         headers = {REPORT_TO: "reply.dev.reports"} | headers
         return await self.producer.accept(

@@ -18,9 +18,9 @@ async def test_documents_come_once_in_effect_and_faulty_ones_alone_become_dead_l
     async with VectorsPath(tmp_path) as path:
         record = await path.collection("docs", fields=[Field(name="lang")])
         service = await path.vectors()
-        await path.index("docs", [ready("a", 1, 0, 0, 0), ready("b", 0, 1, 0, 0), ready("a", 0, 0, 1, 0)])
-        await path.index("docs", [Document(id="b", delete=True), ready("c", 1, 1, 0, 0, version=5)])
-        await path.index("docs", [ready("c", 0, 0, 0, 1, version=4)])  # an older state that comes later
+        await path.index_and_wait("docs", [ready("a", 1, 0, 0, 0), ready("b", 0, 1, 0, 0), ready("a", 0, 0, 1, 0)])
+        await path.index_and_wait("docs", [Document(id="b", delete=True), ready("c", 1, 1, 0, 0, version=5)])
+        await path.index_and_wait("docs", [ready("c", 0, 0, 0, 1, version=4)])  # an older state that comes later
         good, nan = '{"id":"d","vector":[1,2,3,4],"payload":{"lang":"en"}}', '{"id":"x1","vector":[1,NaN,3,4]}'
         faulty = [
             nan, good, '{"id":"x2","vector":[1,2]}', '{"id":"","vector":[1,2,3,4]}', '{"id":"x3","text":" "}',
@@ -64,19 +64,17 @@ async def test_text_is_cut_embedded_by_the_pool_and_charged(tmp_path: Path) -> N
         await path.worker("embed-0")
         service = await path.vectors()
         long = " ".join(f"Sentence number {n} says something." for n in range(12))
-        await path.index(
+        first = await path.index_and_wait(
             "docs", [Document(id="long", text=long), Document(id="short", text="a fox"), ready("own", *[1.0] * 64)]
         )
-        await path.index("docs", [Document(id="long", text="not so long any more")])
+        second = await path.index_and_wait("docs", [Document(id="long", text="not so long any more")])
         await path.indexed()
-        await eventually(lambda: len(path.reports) == 2)
         usage = await path.usage()
         service.signal(signal.SIGTERM)
         await service.ended()
         async with path.engine() as engine:
             found = await everything(engine, record)
     assert {(one.id, one.text) for one in found} == {("long", "not so long any more"), ("short", "a fox"), ("own", "")}
-    first, second = path.reports
     assert first.chunks > 6
     assert first.tokens > 50
     assert (second.indexed, second.chunks) == (1, 1)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -286,3 +290,29 @@ async def test_a_deadline_and_an_event_of_usage(dev: VectorsClient, bus: Bus, pa
     with pytest.raises(InferbusError) as raised:
         await dev.search("docs", {"Ib-Deadline-Ms": "0"}, text="file")
     assert raised.value.code.startswith("deadline")
+
+
+async def test_what_has_expired_is_not_found_before_it_is_swept(dev: VectorsClient) -> None:
+    await dev.create("brief")
+    past = time.time() - 1.0
+    documents = [
+        Document(id="old", text="a file", expires_at=past),
+        Document(id="new", text="a file", expires_at=past + 3600),
+    ]
+    await dev.indexed("brief", documents, count=2)
+    assert await ids(dev, "brief", text="a file") == ["new"]
+
+
+async def test_an_engine_that_dies_fails_no_search(dev: VectorsClient, path: MainPath) -> None:
+    service = path.beat("vectors-0").pid
+    for _ in range(2):
+        engines = [
+            pid for pid in children_of(service) if b"qdrant_edge.owner" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        os.kill(engines[0], signal.SIGKILL)
+        assert await ids(dev, text="read a file", limit=1) == ["open"]
+        assert await ids(dev, like="open", limit=1) == ["close"]
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

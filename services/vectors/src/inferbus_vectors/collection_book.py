@@ -13,7 +13,7 @@ from inferbus import routes
 from inferbus.admission import revisions
 from inferbus.bus import Bus
 from inferbus.codec import from_json, to_json
-from inferbus.contracts.vectors import AliasRecord, CollectionRecord, Named
+from inferbus.contracts.vectors import DELETING, AliasRecord, CollectionRecord, Named
 from inferbus.errors import Conflict, NotFound
 
 _TRIES = 50
@@ -36,7 +36,10 @@ class CollectionBook:
         held = await self._read(key)
         if held.data is None and await self._write(key, record, held.revision):
             return record
-        raise Conflict(f"there is something named `{key.partition('.')[2]}` already", param="name")
+        named = named_from(held.data) if held.data is not None else None
+        going = isinstance(named, CollectionRecord) and named.state == DELETING
+        why = "is being removed still" if going else "is taken already"
+        raise Conflict(f"the name `{key.partition('.')[2]}` {why}", param="name")
 
     async def find(self, tenant: str, name: str) -> Named:
         """Give what a name stands for: a collection or an alias.

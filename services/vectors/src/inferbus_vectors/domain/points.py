@@ -85,7 +85,8 @@ INDEXED, DELETED, STALE = "indexed", "deleted", "stale"
 
 class Where(msgspec.Struct, frozen=True, kw_only=True):
     """Which points: those of a scope that fulfil everything else that is said. `filter` has facets for keys
-    (`domain.facets.resolve`). `expired_at`: those that were to go by that time (Unix seconds)."""
+    (`domain.facets.resolve`). `expired_at`: those that were to go by that time (Unix seconds);
+    `alive_at`: only the others."""
 
     scope: Scope
     filter: Filter | None = None
@@ -93,6 +94,7 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
     not_documents: list[str] = []
     heads_only: bool = False
     expired_at: float = 0.0
+    alive_at: float = 0.0
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):

@@ -245,7 +245,37 @@ MAY_NOT_PUBLISH += [
     ("gateway", f"{_NEXT}.BATCH_CHUNKS.j"),
 ]
 
+MAY_NOT_PUBLISH += [
+    *((role, routes.vectors_index("dev", "docs")) for role in ("worker", "ledger", "admin")),
+    *((role, routes.vectors_manage("dev", "create")) for role in ("worker", "ledger", "batch", "admin", "dev")),
+    *((role, routes.vectors_watch("dev", "set")) for role in ("worker", "ledger", "batch", "admin", "dev")),
+    ("dev", routes.vectors_search("other", "docs")),
+    ("dev", routes.vectors_watch("other", "match")),
+    *((role, f"{_NEXT}.VECTORS.indexer") for role in ("gateway", "worker", "batch", "admin", "dev")),
+    *(
+        (role, routes.kv_subject(bucket, "dev.x"))
+        for role in ("gateway", "worker", "batch", "admin", "dev")
+        for bucket in ("collections", "watchlists", "watch_hits")
+    ),
+    ("vectors", routes.kv_subject("vector_stores", "dev.vs_1")),
+    ("vectors", routes.kv_subject("keys", "k")),
+    ("vectors", routes.kv_subject("models", "m")),
+    ("vectors", "request.dev.m.interactive"),
+    ("vectors", f"{_NEXT}.{INTERACTIVE}.m_0"),
+    ("vectors", routes.usage("dev", "m")),
+    ("vectors", "control.llm-0.drain"),
+    ("vectors", "$JS.API.STREAM.MSG.DELETE.VECTORS"),
+    ("vectors", "$JS.API.STREAM.MSG.DELETE.EVENTS"),
+    ("vectors", "$JS.API.STREAM.DELETE.VECTORS"),
+    ("vectors", "$JS.API.DIRECT.GET.KV_keys.$KV.keys.k"),
+]
+
 MAY_NOT_READ = [
+    ("vectors", "infer.>"),
+    ("vectors", "request.>"),
+    ("vectors", "_INBOX_gateway.>"),
+    ("gateway", "vectors.search.>"),
+    ("dev", "vectors.index.dev.*"),
     ("batch", "infer.>"),
     ("batch", "request.>"),
     ("batch", "results.>"),

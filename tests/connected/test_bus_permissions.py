@@ -271,6 +271,17 @@ MAY_NOT_PUBLISH += [
     ("worker", routes.vectors_index("dev", "docs")),
 ]
 
+MAY_NOT_PUBLISH += [
+    *((role, routes.vectors_watch("dev", "set")) for role in ("worker", "ledger", "batch", "admin", "dev")),
+    ("dev", routes.vectors_watch("other", "match")),
+    *(
+        (role, routes.kv_subject(bucket, "dev.x"))
+        for role in ("gateway", "worker", "batch", "admin", "dev")
+        for bucket in ("watchlists", "watch_hits")
+    ),
+    ("vectors", routes.kv_subject("vector_stores", "dev.vs_1")),
+]
+
 MAY_NOT_READ = [
     *((role, "vectors.search.>") for role in ("gateway", "worker", "batch", "ledger", "admin", "dev")),
     *((role, "vectors.manage.>") for role in ("gateway", "worker", "batch", "dev")),

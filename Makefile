@@ -18,6 +18,7 @@ PORT ?= 8080
 BUS_PORT ?= 4222
 MODEL ?=
 EMBED ?=
+EMBED_MODEL ?=
 SIMULATOR ?=
 TRITON ?=
 VECTORS ?=
@@ -75,16 +76,16 @@ $(LOCK):
 	@requirements/install.sh "$(PYTHON)" "3.11 3.12" .venv-lock requirements/lock.txt --
 	@rm -f .venv-lock/.installed-*; touch $@
 
-.PHONY: help install up down test lint lock check-lock deploy-check demo-chat demo-failover demo-admission demo-triton demo-batch chaos soak bench bench-batch clean
+.PHONY: help install up down test lint lock check-lock deploy-check demo-chat demo-failover demo-admission demo-triton demo-batch demo-vectors chaos soak bench bench-batch clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables of up: MODEL=<Hugging Face id or folder> EMBED=1 PORT=8080 BUS_PORT=4222 WORKERS=1 GATEWAYS=1 SIMULATOR=1 TRITON=1 VECTORS=1"
+	@echo "  variables of up: MODEL=<Hugging Face id or folder> EMBED=1 EMBED_MODEL=<folder> PORT=8080 BUS_PORT=4222 WORKERS=1 GATEWAYS=1 SIMULATOR=1 TRITON=1 VECTORS=1"
 
 install: $(PLATFORM) $(LLM) $(TRITON_SERVER) ## make or update .venv, .venv-llm and .venv-triton
 
 # --- the platform -----------------------------------------------------------------------------------------------------
-UP = --port $(PORT) --bus-port $(BUS_PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(filter-out 0,$(EMBED)),--embed) \
+UP = --port $(PORT) --bus-port $(BUS_PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(filter-out 0,$(EMBED)),--embed) $(if $(EMBED_MODEL),--embed-model "$(EMBED_MODEL)") \
 	$(if $(filter-out 0,$(SIMULATOR)),--simulator) $(if $(filter-out 0,$(TRITON)),--triton $(TRITON)) $(if $(WORKERS),--workers $(WORKERS)) \
 	$(if $(GATEWAYS),--gateways $(GATEWAYS)) $(if $(filter-out 0,$(VECTORS)),--vectors) $(ARGS)
 
@@ -154,6 +155,9 @@ demo-triton: install ## classic models over KServe v2; versions changed and ever
 
 demo-batch: install ## 10,000 lines, everything killed at least 50 times, each line has one result (4 minutes)
 	.venv/bin/python -m tests.demos.batch $(ARGS)
+
+demo-vectors: install ## docstrings and docs indexed, searched, re-indexed under searches; a watchlist (ARGS=--simulator: without models)
+	.venv/bin/python -m tests.demos.vectors $(ARGS)
 
 bench: install ## measure side by side with vllm serve (minutes)
 	.venv/bin/python benchmarks/main_path.py $(ARGS)

@@ -159,6 +159,7 @@ def _arguments(options: UpOptions) -> list[str]:
         *("--port", str(options.port), "--bus-port", str(options.bus_port), "--host", options.host),
         *("--workers", str(options.workers), "--gateways", str(options.gateways), "--triton", str(options.triton)),
         *(("--model", options.model) if options.model else ()),
+        *(("--embed-model", options.embed_model) if options.embed_model else ()),
         *(switch for switch, on in switches if on),
     ]
 

@@ -19,6 +19,7 @@ PORT ?= 8080
 BUS_PORT ?= 4222
 MODEL ?=
 EMBED ?=
+EMBED_MODEL ?=
 SIMULATOR ?=
 TRITON ?=
 FEATURES ?=
@@ -87,16 +88,16 @@ $(LOCK):
 	@requirements/install.sh "$(PYTHON)" "3.11 3.12" .venv-lock requirements/lock.txt --
 	@rm -f .venv-lock/.installed-*; touch $@
 
-.PHONY: help install up down test lint lock check-lock deploy-check deps-services test-services demo-chat demo-failover demo-admission demo-triton demo-batch demo-features chaos soak bench bench-batch clean
+.PHONY: help install up down test lint lock check-lock deploy-check deps-services test-services demo-chat demo-failover demo-admission demo-triton demo-batch demo-features demo-vectors chaos soak bench bench-batch clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables of up: MODEL=<Hugging Face id or folder> EMBED=1 PORT=8080 BUS_PORT=4222 WORKERS=1 GATEWAYS=1 SIMULATOR=1 TRITON=1 VECTORS=1 FEATURES=1"
+	@echo "  variables of up: MODEL=<Hugging Face id or folder> EMBED=1 EMBED_MODEL=<folder> PORT=8080 BUS_PORT=4222 WORKERS=1 GATEWAYS=1 SIMULATOR=1 TRITON=1 VECTORS=1 FEATURES=1"
 
 install: $(PLATFORM) $(LLM) $(TRITON_SERVER) $(FEATURES_ENV) ## make or update .venv, .venv-llm, .venv-triton and .venv-features
 
 # --- the platform -----------------------------------------------------------------------------------------------------
-UP = --port $(PORT) --bus-port $(BUS_PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(filter-out 0,$(EMBED)),--embed) \
+UP = --port $(PORT) --bus-port $(BUS_PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(filter-out 0,$(EMBED)),--embed) $(if $(EMBED_MODEL),--embed-model "$(EMBED_MODEL)") \
 	$(if $(filter-out 0,$(SIMULATOR)),--simulator) $(if $(filter-out 0,$(TRITON)),--triton $(TRITON)) $(if $(WORKERS),--workers $(WORKERS)) \
 	$(if $(GATEWAYS),--gateways $(GATEWAYS)) $(if $(filter-out 0,$(VECTORS)),--vectors) \
 	$(if $(filter-out 0,$(FEATURES)),--features $(FEATURES)) $(ARGS)
@@ -182,6 +183,9 @@ demo-batch: install ## 10,000 lines, everything killed at least 50 times, each l
 
 demo-features: install deps-services ## a ranker fed from Redis: events pushed, windows follow, the store killed, batch = stream
 	.venv/bin/python -m tests.demos.features $(ARGS)
+
+demo-vectors: install ## docstrings and docs indexed, searched, re-indexed under searches; a watchlist (ARGS=--simulator: without models)
+	.venv/bin/python -m tests.demos.vectors $(ARGS)
 
 bench: install ## measure side by side with vllm serve (minutes)
 	.venv/bin/python benchmarks/main_path.py $(ARGS)

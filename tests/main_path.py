@@ -87,6 +87,7 @@ class MainPath:
         self.presence: PresenceTable
         self._admin: Bus
         self._services: list[Service] = []
+        self._embedders: list[ModelEntry] = []
         self._libc = ctypes.CDLL(None)
         self.start_s = START_S
         self.env: dict[str, str] = {}
@@ -156,7 +157,8 @@ class MainPath:
     async def embedder(self, *models: str, name: str = "embed-0", **settings: object) -> Service:
         """Apply models that the simulator embeds by, in a pool of their own, and start its worker."""
         entries = [ModelEntry(name=one, pool=models[0], runtime="embed", tasks=("embeddings",)) for one in models]
-        await self.nats.reconcile(self.entry, *entries)
+        self._embedders += entries
+        await self.nats.reconcile(self.entry, *self._embedders)
         for entry in entries:
             await apply_model(self._admin, entry)
         fixed = {

@@ -49,9 +49,9 @@ class RunningPlatform:
     def __init__(self, home: Path, *options: str, env: Mapping[str, str] | None = None) -> None:
         self.home = home
         self._options = options
-        self._env = {name: value for name, value in os.environ.items() if not name.startswith("INFERBUS_")}
-        self._env |= {"INFERBUS_HOME": str(home), "COLUMNS": "200", **(env or {})}
-        self.layout: Layout = find_layout(self._env, ROOT)
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith("INFERBUS_")}
+        self.env |= {"INFERBUS_HOME": str(home), "COLUMNS": "200", **(env or {})}
+        self.layout: Layout = find_layout(self.env, ROOT)
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._ports: dict[int, int] = {}
 
@@ -77,7 +77,7 @@ class RunningPlatform:
             self._supervisor = subprocess.Popen(
                 [sys.executable, "-m", "inferbus.cli.main", "up", "--port", "0", "--bus-port", "0", *self._options],
                 cwd=ROOT,
-                env=self._env,
+                env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -153,9 +153,9 @@ class RunningPlatform:
         if arguments[0] == "up":  # as a user would; the others cost less from the nursery
             argv = [sys.executable, "-m", "inferbus.cli.main", *arguments]
             return subprocess.run(
-                argv, cwd=ROOT, env=self._env, check=check, capture_output=True, text=True, timeout=60
+                argv, cwd=ROOT, env=self.env, check=check, capture_output=True, text=True, timeout=60
             )
-        done = nursery.command(*arguments, env=self._env)
+        done = nursery.command(*arguments, env=self.env)
         if check:
             done.check_returncode()
         return done

@@ -271,7 +271,51 @@ MAY_NOT_PUBLISH += [
     *((role, f"{_NEXT}.FEATURES.features_writer") for role in ("worker", "gateway", "dev")),
 ]
 
+COLLECTION = routes.kv_subject(routes.KV_COLLECTIONS, "dev.docs")
+MAY_NOT_PUBLISH += [
+    ("vectors", "request.dev.m.batch"),
+    ("vectors", "control.llm-0.drain"),
+    ("vectors", routes.usage("dev", "m")),
+    ("vectors", routes.event("gateway", "x")),
+    ("vectors", routes.kv_subject("keys", "k")),
+    ("vectors", routes.kv_subject("models", "m")),
+    ("vectors", routes.kv_subject("limits", "org.dev")),
+    ("vectors", routes.kv_subject("jobs", "dev.j")),
+    ("vectors", f"{_NEXT}.REQUEST.gateway_batch"),
+    ("vectors", f"{_NEXT}.{INTERACTIVE}.m_0"),
+    ("vectors", "$JS.ACK.REQUEST.gateway_interactive.1.1.1.1.0"),
+    ("vectors", "$JS.API.STREAM.PURGE.DLQ"),
+    ("vectors", "$JS.API.STREAM.MSG.DELETE.VECTORS"),
+    ("vectors", "$JS.API.STREAM.MSG.DELETE.KV_collections"),
+    *((role, COLLECTION) for role in ("gateway", "worker", "batch", "ledger", "admin", "dev")),
+    *((role, f"{_NEXT}.VECTORS.indexer") for role in ("gateway", "worker", "batch", "dev")),
+    *((role, routes.vectors_manage("dev", "create")) for role in ("worker", "batch", "ledger", "admin", "dev")),
+    *((role, routes.vectors_search("dev", "docs")) for role in ("worker", "ledger", "admin")),
+    ("dev", routes.vectors_search("other", "docs")),
+    ("dev", routes.vectors_index("other", "docs")),
+    ("dev", routes.vectors_search("dev", "docs.more")),
+    ("worker", routes.vectors_index("dev", "docs")),
+]
+
+MAY_NOT_PUBLISH += [
+    *((role, routes.vectors_watch("dev", "set")) for role in ("worker", "ledger", "batch", "admin", "dev")),
+    ("dev", routes.vectors_watch("other", "match")),
+    *(
+        (role, routes.kv_subject(bucket, "dev.x"))
+        for role in ("gateway", "worker", "batch", "admin", "dev")
+        for bucket in ("watchlists", "watch_hits")
+    ),
+    ("vectors", routes.kv_subject("vector_stores", "dev.vs_1")),
+]
+
 MAY_NOT_READ = [
+    *((role, "vectors.search.>") for role in ("gateway", "worker", "batch", "ledger", "admin", "dev")),
+    *((role, "vectors.manage.>") for role in ("gateway", "worker", "batch", "dev")),
+    *((role, "vectors.index.>") for role in ("gateway", "worker", "batch", "vectors", "dev")),
+    ("vectors", "infer.>"),
+    ("vectors", "request.>"),
+    ("vectors", "_INBOX_gateway.>"),
+    ("vectors", "$KV.keys.>"),
     ("batch", "infer.>"),
     ("batch", "request.>"),
     ("batch", "results.>"),

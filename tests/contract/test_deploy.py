@@ -28,6 +28,7 @@ from inferbus.local.processes import (
     ledger_spec,
     nats_spec,
     topology_spec,
+    vectors_spec,
     worker_specs,
 )
 from inferbus.local.secrets import Secrets
@@ -40,17 +41,18 @@ from inferbus_features.settings import FeaturesSettings
 from inferbus_gateway.settings import GatewaySettings
 from inferbus_llm_worker.settings import WorkerSettings
 from inferbus_triton_worker.settings import TritonSettings
+from inferbus_vectors.settings import VectorsSettings
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = sorted((ROOT / "deploy/docker").glob("*.Dockerfile"))
 SETTINGS: list[tuple[str, type[msgspec.Struct]]] = [
     ("bus", BusSettings), ("gateway", GatewaySettings), ("health", HealthSettings), ("llm_worker", WorkerSettings),
     ("topology", TopologySettings), ("ledger", LedgerSettings), ("triton_worker", TritonSettings),
-    ("files", FilesSettings), ("batch", BatchSettings), ("features", FeaturesSettings),
+    ("files", FilesSettings), ("batch", BatchSettings), ("features", FeaturesSettings), ("vectors", VectorsSettings),
 ]  # fmt: skip
 # Where it runs, and as what: rightly different.
 _OWN = re.compile(
-    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|BUS_NKEY_SEED(_FILE)?|(GATEWAY|HEALTH)_(HOST|PORT)|GATEWAY_ADMIN_(KEYS|NKEY_SEED(_FILE)?)|LLM_WORKER_MODEL|TRITON_WORKER_(ENVIRONMENT|REPOSITORY|STATE)|FEATURES_(STATE|STORE|REDIS)|TOPOLOGY_KNOWN_STREAMS|FILES_URL"
+    r"INFERBUS_(NATS_(HOST|PORT|STORE|MONITOR)|BUS_URL|BUS_NKEY_SEED(_FILE)?|(GATEWAY|HEALTH)_(HOST|PORT)|GATEWAY_ADMIN_(KEYS|NKEY_SEED(_FILE)?)|LLM_WORKER_MODEL|TRITON_WORKER_(ENVIRONMENT|REPOSITORY|STATE)|FEATURES_(STATE|STORE|REDIS)|TOPOLOGY_KNOWN_STREAMS|FILES_URL|VECTORS_FOLDER"
     r"|TELEMETRY_.*)"
 )
 
@@ -89,6 +91,7 @@ def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
         "topology": topology_spec(platform, bus_url=url),
         "ledger": ledger_spec(platform, bus_url=url),
         "batch": batch_spec(platform, bus_url=url),
+        "vectors": vectors_spec(platform, bus_url=url),
         "gateway": gateway_spec(platform, bus_url=url, port=8080),
         "llm-worker": worker_specs(platform, chat, bus_url=url)[0],
         "embed-worker": worker_specs(platform, embed, bus_url=url)[0],
@@ -101,7 +104,7 @@ def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
     }
 
 
-_SERVICES = ["topology", "ledger", "batch", "gateway", "llm-worker", "embed-worker", "triton-worker", "features"]
+_SERVICES = ["topology", "ledger", "batch", "vectors", "gateway", "llm-worker", "embed-worker", "triton-worker", "features"]
 
 
 @pytest.mark.parametrize("service", ["nats", *_SERVICES])
@@ -152,6 +155,7 @@ def test_compose_asks_for_the_seeds_that_init_prints(
     [
         ("gateway", GatewaySettings().drain_s),
         ("batch", BatchSettings().drain_s),
+        ("vectors", VectorsSettings().drain_s),
         ("llm-worker", WorkerSettings().drain_grace_s),
         ("embed-worker", WorkerSettings().drain_grace_s),
         ("triton-worker", TritonSettings().drain_grace_s),
@@ -210,13 +214,14 @@ for package in ("inferbus", "inferbus_gateway"):
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.stem)
 def test_only_the_triton_worker_has_its_client(file: Path) -> None:
-    services = set(re.findall(r"requirements/(services|triton-worker)\.txt", file.read_text()))
-    wanted = {"llm-worker": set(), "triton-worker": {"triton-worker"}, "features": set(), "vectors": set()}
+    services = set(re.findall(r"requirements/(services|triton-worker|vectors)\.txt", file.read_text()))
+    wanted = {"llm-worker": set(), "triton-worker": {"triton-worker"}, "vectors": {"vectors"}, "features": set()}
     assert services == wanted.get(file.stem, {"services"})
     for name in services:
         text = (ROOT / f"requirements/{name}.txt").read_text()
         found = [package for package in ONLY_TRITON if re.search(rf"^{package}==", text, re.MULTILINE)]
-        assert found == (list(ONLY_TRITON) if name == "triton-worker" else [])
+        has = {"triton-worker": list(ONLY_TRITON), "vectors": ["grpcio", "numpy"]}
+        assert found == has.get(name, [])
 
 
 def test_the_gateway_and_the_platform_run_without_it() -> None:

@@ -138,6 +138,7 @@ class MemoryIndex:
             and (where.documents is None or one.write.id in where.documents)
             and one.write.id not in where.not_documents
             and not (where.heads_only and one.number)
+            and not (where.alive_at and 0 < one.write.expires_at <= where.alive_at)
         ]
 
     @staticmethod

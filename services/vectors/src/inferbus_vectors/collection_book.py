@@ -4,6 +4,7 @@ compare-and-set, so that nobody's change is lost.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,10 +14,11 @@ from inferbus import routes
 from inferbus.admission import revisions
 from inferbus.bus import Bus
 from inferbus.codec import from_json, to_json
-from inferbus.contracts.vectors import AliasRecord, CollectionRecord, Named
+from inferbus.contracts.vectors import DELETING, AliasRecord, CollectionRecord, Named
 from inferbus.errors import Conflict, NotFound
 
 _TRIES = 50
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 N = TypeVar("N", CollectionRecord, AliasRecord)
 
 
@@ -36,7 +38,10 @@ class CollectionBook:
         held = await self._read(key)
         if held.data is None and await self._write(key, record, held.revision):
             return record
-        raise Conflict(f"there is something named `{key.partition('.')[2]}` already", param="name")
+        named = named_from(held.data) if held.data is not None else None
+        going = isinstance(named, CollectionRecord) and named.state == DELETING
+        why = "is being removed still" if going else "is taken already"
+        raise Conflict(f"the name `{key.partition('.')[2]}` {why}", param="name")
 
     async def find(self, tenant: str, name: str) -> Named:
         """Give what a name stands for: a collection or an alias.
@@ -44,6 +49,8 @@ class CollectionBook:
         Raises:
             NotFound: nothing.
         """
+        if not is_name(name):  # a wildcard would find anything
+            raise unknown(name)
         held = await self._read(routes.tenant_key(tenant, name))
         if held.data is None:
             raise unknown(name)
@@ -121,6 +128,11 @@ class CollectionBook:
 
     async def _write(self, key: str, record: Named, revision: int) -> bool:
         return await revisions.write(self._bus, routes.KV_COLLECTIONS, key, to_json(record), revision)
+
+
+def is_name(name: str) -> bool:
+    """Say whether something can be a collection's name, or an alias's."""
+    return _NAME.fullmatch(name) is not None
 
 
 def key_of(record: Named) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ from inferbus_vectors.collection_book import CollectionBook, unknown, updated
 from inferbus_vectors.domain.facets import resolve
 from inferbus_vectors.domain.points import Found, FoundPage, Scope, Where, shard_of
 from inferbus_vectors.domain.reindexing import written_places
+from inferbus_vectors.leftovers import clear_leftovers
 from inferbus_vectors.ports import Payer, VectorIndex
 
 _MAX_IDS, _MAX_PAGE = 1000, 1000
@@ -79,27 +81,32 @@ class ContentDesk:
         return Erased(chunks=counts[0])
 
     async def erase_tenant(self, payer: Payer, asked: EraseTenant) -> Erased:
-        """Remove all a tenant has, what waits in the queue included. Asking again goes on with what an error left."""
+        """Remove all a tenant has, what waits in the queue and what became dead letters included; not its files, backups
+        among them. Asking again goes on with what an error left."""
         if asked.confirm != payer.tenant:
             raise _bad("confirm", "is the name of the tenant whose documents are all to go")
+        everything = Where(scope=Scope(payer.tenant))
+        chunks = sum([await self._counted(shard, everything) for shard in await self._index.shards()])
         named = await self._book.of_tenant(payer.tenant)
         for one in named:
             if isinstance(one, CollectionRecord):
-                await self._book.change(one, lambda record: updated(record, self._clock(), state=DELETING))
+                with contextlib.suppress(NotFound):  # it was on its way out
+                    await self._book.change(one, lambda record: updated(record, self._clock(), state=DELETING))
         await self._purge(payer.tenant)
-        scope, chunks = Where(scope=Scope(payer.tenant)), 0
         for wait_s in (0.0, self._settle_s):
             await asyncio.sleep(wait_s)
             for shard in await self._index.shards():
-                chunks += await self._erased(shard, scope)
+                with contextlib.suppress(NotFound):  # it was dropped meanwhile
+                    await self._index.erase(shard, everything)
         for one in named:
             await self._book.forget(one)
+        await clear_leftovers(self._bus, payer.tenant)
         return Erased(chunks=chunks)
 
-    async def _erased(self, shard: str, where: Where) -> int:
+    async def _counted(self, shard: str, where: Where) -> int:
         try:
-            return await self._index.erase(shard, where)
-        except NotFound:  # it was dropped meanwhile
+            return await self._index.count(shard, where)
+        except NotFound:
             return 0
 
     async def _purge(self, tenant: str) -> None:

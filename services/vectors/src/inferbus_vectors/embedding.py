@@ -35,27 +35,27 @@ class TextEmbedding:
         self._embedder = embedder
         self._deadline_s = deadline_s
         self._turns = asyncio.Semaphore(at_once)
-        self._gathering: Gathering[_Key, str, Vector] = Gathering(
+        self._texts = texts
+        self._gathering: Gathering[_Key, list[str], list[Vector | InferbusError]] = Gathering(
             self._embed, most=texts, wait_s=wait_s, at_once=at_once
         )
 
-    async def embed(self, payer: Payer, model: str, texts: Sequence[str]) -> list[Vector]:
-        """Embed the texts of a document.
-
-        Raises:
-            Permanent: one of them cannot be, or the payer may not. Transient: later it may work.
-        """
-        key = _Key(payer, model)
-        return list(await asyncio.gather(*(self._gathering.put(key, text) for text in texts)))
+    async def embed(self, payer: Payer, model: str, texts: Sequence[str]) -> list[Vector | InferbusError]:
+        """Embed texts; gives the vector of each, or why it has none."""
+        key, most = _Key(payer, model), self._texts
+        parts = [list(texts[at : at + most]) for at in range(0, len(texts), most)]
+        found = await asyncio.gather(*(self._gathering.put(key, part, len(part)) for part in parts))
+        return [one for part in found for one in part]
 
     async def stop(self) -> None:
         await self._gathering.stop()
 
-    async def _embed(self, key: _Key, texts: list[str]) -> list[Vector | BaseException]:
+    async def _embed(self, key: _Key, groups: list[list[str]]) -> list[list[Vector | InferbusError]]:
         async with self._turns:
-            return await self._tried(key, texts)
+            found = iter(await self._tried(key, [text for group in groups for text in group]))
+        return [[next(found) for _ in group] for group in groups]
 
-    async def _tried(self, key: _Key, texts: list[str]) -> list[Vector | BaseException]:
+    async def _tried(self, key: _Key, texts: list[str]) -> list[Vector | InferbusError]:
         try:
             found = await self._embedder.embed(
                 key.payer, key.model, texts, lane=routes.BATCH, deadline_s=self._deadline_s

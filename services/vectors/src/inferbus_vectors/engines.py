@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 
 from inferbus_vectors.adapters.qdrant_edge.index import EdgeIndex
-from inferbus_vectors.adapters.qdrant_server.index import ServerIndex, connect
 from inferbus_vectors.ports import VectorIndex
 from inferbus_vectors.settings import VectorsSettings
 
@@ -24,6 +23,9 @@ class Engine(msgspec.Struct, frozen=True):
 async def start_engine(settings: VectorsSettings) -> Engine:
     """Start the engine the settings name. `index.stop` it."""
     if settings.qdrant_url:
+        # Its client takes a second and a half and 90 MB to import, which the embedded engine needs not.
+        from inferbus_vectors.adapters.qdrant_server.index import ServerIndex, connect  # noqa: PLC0415  # see above
+
         server = ServerIndex(
             connect(settings.qdrant_url, api_key=settings.qdrant_api_key), prefix=settings.qdrant_prefix
         )

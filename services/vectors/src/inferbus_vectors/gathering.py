@@ -14,7 +14,7 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 R = TypeVar("R")
 
-Work = Callable[[K, list[T]], Awaitable[Sequence[R | BaseException]]]
+Work = Callable[[K, list[T]], Awaitable[Sequence[R]]]
 
 
 class _Queue(Generic[T, R]):
@@ -27,8 +27,7 @@ class _Queue(Generic[T, R]):
 
 
 class Gathering(Generic[K, T, R]):
-    """Batches of things with the same key. `work` gives a result for each, or the exception it ended in; what it raises is
-    everybody's. A batch weighs at most `most` (or is one thing), waits at most `wait_s`; `at_once` run of one key."""
+    """Batches of things with the same key. `work` gives a result for each; what it raises is everybody's. A batch weighs at most `most` (or is one thing), waits at most `wait_s`; `at_once` run of one key."""
 
     def __init__(self, work: Work[K, T, R], *, most: int, wait_s: float, at_once: int = 1) -> None:
         self._work = work
@@ -97,20 +96,12 @@ class Gathering(Generic[K, T, R]):
                 raise
         else:
             for (_, future), result in zip(batch, results, strict=True):
-                _settle(future, result)
+                if not future.done():
+                    future.set_result(result)
         finally:
             queue.running -= 1
             queue.due = queue.due or bool(queue.waiting)  # they have waited for this one
             self._look(key, queue)
-
-
-def _settle(future: asyncio.Future[R], result: R | BaseException) -> None:
-    if future.done():
-        return
-    if isinstance(result, BaseException):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
 
 
 def _fail(batch: list[tuple[T, asyncio.Future[R]]], error: BaseException) -> None:

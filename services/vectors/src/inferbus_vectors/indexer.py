@@ -6,7 +6,6 @@ unless its producer gave one, decides which state of it counts. So nothing here 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping
 
@@ -86,17 +85,13 @@ class Indexer:
         record = await self._collection(subject)
         checked, dead = self._checked(delivery, record)
         kept, overtaken = collapsed(checked)
-        stored = await asyncio.gather(
-            *(deps.storing.store(payer, record, one, deps.clock()) for one in kept), return_exceptions=True
-        )
+        stored = await deps.storing.store(payer, record, kept, deps.clock())
         done: list[Stored] = []
         for one, result in zip(kept, stored, strict=True):
             if isinstance(result, Stored):
                 done.append(result)
-            elif isinstance(result, Permanent) and not isinstance(result, NotFound):
-                dead.append(Dead(one.n, one.id, raw_of(one.document, one.version), result))
             else:
-                raise result
+                dead.append(Dead(one.n, one.id, raw_of(one.document, one.version), result))
         if deps.watcher is not None:
             await deps.watcher.on_written(payer, record, [one.write for one in done if one.outcome == INDEXED])
         await deps.dead.bury(delivery, subject, dead)

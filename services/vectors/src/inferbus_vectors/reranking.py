@@ -25,16 +25,16 @@ from inferbus_vectors.searching import Asked, Scored
 PATH, TASK, EMBEDS = "/v1/rerank", "rerank", "embeddings"
 
 
-class _Score(msgspec.Struct):
+class _Score(msgspec.Struct, frozen=True):
     index: int
     relevance_score: float
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, frozen=True):
     total_tokens: int = 0
 
 
-class _Scores(msgspec.Struct):
+class _Scores(msgspec.Struct, frozen=True):
     results: list[_Score]
     usage: _Usage = _Usage()
 

@@ -22,10 +22,11 @@ from inferbus.admission.identity import Identity
 from inferbus.bus import Bus
 from inferbus.codec import from_json, to_json
 from inferbus.contracts.vector_search import SearchAnswer, SearchRequest
-from inferbus.contracts.vectors import KEY_ID, TRACEPARENT, CollectionRecord
-from inferbus.errors import DeadlineWhileRunning, DependencyDown, InferbusError, TooLarge, Transient
+from inferbus.contracts.vectors import KEY_ID, READY, TRACEPARENT, CollectionRecord
+from inferbus.errors import DeadlineWhileRunning, DependencyDown, InferbusError, NotFound, TooLarge, Transient
 from inferbus.telemetry.tracing import Tracing, end_span, traceparent_of
 from inferbus_vectors.bills import Bills, Operation
+from inferbus_vectors.collection_book import CollectionBook
 from inferbus_vectors.collections_view import CollectionsView
 from inferbus_vectors.payers import Payers
 from inferbus_vectors.places import Places
@@ -37,6 +38,7 @@ from inferbus_vectors.searching import Answered, Asked, Searching
 DEADLINE_MS = "Ib-Deadline-Ms"
 """Header: the milliseconds there are for it."""
 REQUEST_ID = "Ib-Request"
+_ANSWER_FIRST_S = 0.005  # an answer is written when the loop next has nothing else to do: what nobody waits for comes after it
 log = structlog.get_logger()
 
 
@@ -45,6 +47,7 @@ class SearchDoorDeps(msgspec.Struct, frozen=True, kw_only=True):
 
     bus: Bus
     view: CollectionsView
+    book: CollectionBook
     searching: Searching
     payers: Payers
     places: Places
@@ -129,12 +132,13 @@ class SearchDoor:
         finally:
             self._deps.places.give(search.tenant)
             end_span(span, {"db.response.returned_rows": len(search.answer.hits) if search.answer else 0}, search.error)
+        await asyncio.sleep(_ANSWER_FIRST_S)
         await self._settle(search, traceparent)
 
     async def _answer(self, search: _Search, traceparent: str) -> bytes:
         deps, payer = self._deps, Payer(search.tenant, search.headers.get(KEY_ID, ""))
         search.identity = deps.payers.identity_of(payer)
-        collection = search.collection = deps.view.get(search.tenant, search.name)
+        collection = search.collection = await self._collection(search)
         request = from_json(search.message.data, SearchRequest, what="search")
         deadline_s = _deadline_s(search.headers, deps.deadline_s)
         asked = Asked(payer=payer, deadline_s=deadline_s, traceparent=traceparent)
@@ -155,6 +159,16 @@ class SearchDoor:
                 param="limit",
             )
         return data
+
+    async def _collection(self, search: _Search) -> CollectionRecord:
+        """Give what is to be searched; one that was made a moment ago may not be in the local copy yet."""
+        try:
+            return self._deps.view.get(search.tenant, search.name)
+        except NotFound:
+            record = await self._deps.book.collection(search.tenant, search.name)
+            if record.state != READY:
+                raise
+            return record
 
     def _refuse(self, search: _Search, error: InferbusError) -> None:
         search.error = error

@@ -64,7 +64,7 @@ class SearchRoom:
         book = CollectionBook(deps.bus)
         self._search = SearchDoor(
             SearchDoorDeps(
-                bus=deps.bus, view=deps.view, searching=_searching(deps), payers=deps.payers, places=self._places,
+                bus=deps.bus, view=deps.view, book=book, searching=_searching(deps), payers=deps.payers, places=self._places,
                 bills=deps.bills, metrics=SearchMetrics(deps.registry, lambda: self._places.taken),
                 tracing=deps.tracing, deadline_s=settings.search_deadline_s,
             )

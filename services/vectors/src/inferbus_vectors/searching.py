@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from collections.abc import Sequence
-from typing import Protocol
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from inferbus import routes
 from inferbus.contracts.vector_search import Hit, SearchRequest
 from inferbus.contracts.vectors import CollectionRecord
-from inferbus.errors import InferbusError, NotFound
+from inferbus.errors import DependencyDown, EngineDead, InferbusError, NotFound
 from inferbus_vectors.domain.facets import resolve
 from inferbus_vectors.domain.points import Found, Query, Scope, Where, shard_of
 from inferbus_vectors.domain.ranking import best_of_each, page_of, reordered
 from inferbus_vectors.domain.search_plan import MAX_DEPTH, Plan, plan_search
 from inferbus_vectors.ports import Embedder, Payer, SparseEncoder, VectorIndex
+
+T = TypeVar("T")
+_PATIENCE_S = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""Pauses between asking the engine again, in seconds."""
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,8 +76,9 @@ class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
 class Searching:
     """Answers searches; one for all of a process."""
 
-    def __init__(self, deps: SearchDeps) -> None:
+    def __init__(self, deps: SearchDeps, clock: Callable[[], float] = time.time) -> None:
         self._deps = deps
+        self._clock = clock
 
     async def search(self, asked: Asked, collection: CollectionRecord, request: SearchRequest) -> Answered:
         """Answer one.
@@ -84,9 +91,7 @@ class Searching:
         wanted = await self._wanted(asked, collection, request, plan)
         shard = shard_of(collection.live).name
         if not plan.regroups:
-            return Answered(
-                hits=_hits(await self._deps.index.search(shard, wanted.query), request), tokens=wanted.tokens
-            )
+            return Answered(hits=_hits(await self._found(shard, wanted.query), request), tokens=wanted.tokens)
         found, tokens = await self._regrouped(asked, shard, request, wanted)
         return Answered(hits=_hits(found, request), tokens=tokens)
 
@@ -109,9 +114,27 @@ class Searching:
         )  # fmt: skip
         return _Wanted(query=query, tokens=tokens)
 
+    async def _found(self, shard: str, query: Query) -> list[Found]:
+        """Find what has not expired. To ask for that costs the engine more than the rest of a search: it is asked again,
+        and for that, where something has."""
+        found, now = await self._patiently(lambda: self._deps.index.search(shard, query)), self._clock()
+        if not any(0.0 < one.expires_at <= now for one in found):
+            return found
+        alive = msgspec.structs.replace(query, where=msgspec.structs.replace(query.where, alive_at=now))
+        return await self._patiently(lambda: self._deps.index.search(shard, alive))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the engine; one that has died is back in a moment, and what only reads may be asked again."""
+        for wait_s in _PATIENCE_S:
+            try:
+                return await ask()
+            except (EngineDead, DependencyDown):
+                await asyncio.sleep(wait_s)
+        return await ask()
+
     async def _vector_of(self, shard: str, scope: Scope, document: str) -> bytes:
         where = Where(scope=scope, documents=[document], heads_only=True)
-        page = await self._deps.index.read(shard, where, limit=1, with_vector=True)
+        page = await self._patiently(lambda: self._deps.index.read(shard, where, limit=1, with_vector=True))
         if not page.found or page.found[0].vector is None:
             raise NotFound(f"like: there is no document {document[:80]!r} in this collection", param="like")
         return page.found[0].vector
@@ -135,7 +158,7 @@ class Searching:
         """Find as many as are needed, and order them anew: the best chunk of each document, by the reranker's scores."""
         query, needed = wanted.query, request.offset + request.limit
         while True:
-            found = await self._deps.index.search(shard, query)
+            found = await self._found(shard, query)
             kept = best_of_each(found) if request.by_document else found
             if (
                 len(kept) >= needed

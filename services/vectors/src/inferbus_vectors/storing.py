@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
 import msgspec
 
 from inferbus.contracts.vectors import CollectionRecord, Placement
-from inferbus.errors import NotFound, Permanent
+from inferbus.errors import Forbidden, InferbusError, InvalidRequest, NotFound, Permanent, Unauthenticated
 from inferbus_vectors.adapters.splitter import Splitter
 from inferbus_vectors.domain.checking import Checked
 from inferbus_vectors.domain.points import Chunk, Scope, Write, shard_of
@@ -23,6 +26,13 @@ class Stored(msgspec.Struct, frozen=True):
     tokens: float
 
 
+class _Cut(NamedTuple):
+    """A document and its texts, one for each chunk."""
+
+    document: Checked
+    texts: list[str]
+
+
 class Storing:
     """One for all of a process."""
 
@@ -36,76 +46,98 @@ class Storing:
         self._writer = writer
         self._ready: set[tuple[str, tuple[str, ...]]] = set()
 
-    async def store(self, payer: Payer, record: CollectionRecord, one: Checked, now: float) -> Stored:
-        """Store a document; while its collection moves, in both places.
+    async def store(
+        self, payer: Payer, record: CollectionRecord, documents: Sequence[Checked], now: float
+    ) -> list[Stored | InferbusError]:
+        """Store documents, each once; while their collection moves, in both places. Gives what each came to, or why it
+        cannot be stored.
 
         Raises:
-            Permanent: it cannot be stored, for a reason of its own. Transient: later it may be.
+            Transient: not all could be stored now; storing them again changes nothing.
         """
-        tokens = 0.0
-        texts = [] if one.delete else self._texts(record, one)
-        reindexing = record.reindexing
+        cut = [_Cut(one, self._texts(record, one)) for one in documents]
+        reindexing, beside = record.reindexing, 0.0
         if reindexing is not None and len(written_places(record)) > 1:  # first: it must not miss what is found
-            tokens += await self._beside(payer, record, reindexing.to, one, texts, now)
-        vectors = await self._vectors(payer, record.live, one, texts)
-        write = self._write_of(record, one, texts, [found.vector for found in vectors], now)
-        outcome = await self._written(record, record.live, write)
-        return Stored(write, outcome, tokens + sum(found.tokens for found in vectors))
+            results = await self._store_in(payer, record, reindexing.to, cut, now)
+            beside = sum(one.tokens for one in results if isinstance(one, Stored)) / max(1, len(cut))
+        stored = await self._store_in(payer, record, record.live, cut, now)
+        return [
+            msgspec.structs.replace(one, tokens=one.tokens + beside) if beside and isinstance(one, Stored) else one
+            for one in stored
+        ]
 
     def _texts(self, record: CollectionRecord, one: Checked) -> list[str]:
-        return [one.text] if one.vector is not None else self._splitter.split(one.text, record.chunking)
-
-    async def _vectors(self, payer: Payer, place: Placement, one: Checked, texts: list[str]) -> list[Vector]:
         if one.delete:
             return []
-        if one.vector is not None:
-            return [Vector(one.vector, 0.0)]
-        return await self._embedding.embed(payer, place.model, texts)
+        return [one.text] if one.vector is not None else self._splitter.split(one.text, record.chunking)
 
-    async def _beside(
-        self, payer: Payer, record: CollectionRecord, to: Placement, one: Checked, texts: list[str], now: float
-    ) -> float:
-        """Write a document where its collection is going. What has no place there is the reindexing's to count."""
-        same = (to.model, to.dimension) == (record.live.model, record.live.dimension)
-        again = bool(to.model) and not same and bool(one.text.strip()) and not one.delete
-        try:
-            if again:
-                vectors = await self._embedding.embed(payer, to.model, texts)
-            elif one.delete or one.vector is None or len(one.vector) == 4 * to.dimension:
-                vectors = await self._vectors(payer, to, one, texts)
-            else:
-                return 0.0
-            write = self._write_of(record, one, texts, [found.vector for found in vectors], now)
-            await self._written(record, to, write)
-        except NotFound:
-            raise
-        except Permanent:
-            return 0.0
-        return sum(found.tokens for found in vectors)
+    async def _store_in(
+        self, payer: Payer, record: CollectionRecord, place: Placement, cut: list[_Cut], now: float
+    ) -> list[Stored | InferbusError]:
+        results: dict[int, Stored | InferbusError] = {}
+        writes: dict[int, tuple[Write, float]] = {}
+        for n, vectors in enumerate(await self._vectors(payer, record, place, cut)):
+            if isinstance(vectors, InferbusError):
+                results[n] = vectors
+                continue
+            write = self._write_of(record, cut[n], [found.vector for found in vectors], now)
+            writes[n] = (write, sum(found.tokens for found in vectors))
+        outcomes = await self._written(record, place, [write for write, _ in writes.values()])
+        for (n, (write, tokens)), outcome in zip(writes.items(), outcomes, strict=True):
+            results[n] = outcome if isinstance(outcome, InferbusError) else Stored(write, outcome, tokens)
+        _raise_transient(results.values())
+        return [results[n] for n in range(len(cut))]
 
-    def _write_of(
-        self, record: CollectionRecord, one: Checked, texts: list[str], vectors: list[bytes], now: float
-    ) -> Write:
-        scope = Scope(record.tenant, record.id)
+    async def _vectors(
+        self, payer: Payer, record: CollectionRecord, place: Placement, cut: list[_Cut]
+    ) -> list[list[Vector] | InferbusError]:
+        """Give every document's vectors for a place, one for each of its texts: its own, or those its model makes."""
+        is_other = (place.model, place.dimension) != (record.live.model, record.live.dimension)
+        found: list[list[Vector] | InferbusError] = []
+        to_embed: list[int] = []
+        for n, (one, _) in enumerate(cut):
+            if one.delete:
+                found.append([])
+            elif one.vector is None or (is_other and place.model and one.text.strip()):
+                to_embed.append(n)
+                found.append([])
+            elif len(one.vector) == 4 * place.dimension:
+                found.append([Vector(one.vector, 0.0)])
+            else:  # the reindexing counts it
+                found.append(InvalidRequest("its vector has no place in the other model's collection", param="vector"))
+        if to_embed:
+            flat = iter(
+                await self._embedding.embed(payer, place.model, [text for n in to_embed for text in cut[n].texts])
+            )
+            for n in to_embed:
+                found[n] = _fitting([next(flat) for _ in cut[n].texts], place)
+        return found
+
+    def _write_of(self, record: CollectionRecord, cut: _Cut, vectors: list[bytes], now: float) -> Write:
+        one = cut.document
         chunks = [
             Chunk(vector=vector, text=text, sparse=self._sparse.document(text) if record.hybrid and text else None)
-            for text, vector in zip(texts, vectors, strict=True)
+            for text, vector in zip(cut.texts, vectors, strict=True)
         ]
         expires_at = one.expires_at or (now + record.retention_s if record.retention_s else 0.0)
         return Write(
-            scope=scope, id=one.id, version=one.version, chunks=chunks, payload=one.payload, facets=one.facets, at=now,
-            expires_at=0.0 if one.delete else expires_at,
+            scope=Scope(record.tenant, record.id), id=one.id, version=one.version, chunks=chunks, payload=one.payload,
+            facets=one.facets, at=now, expires_at=0.0 if one.delete else expires_at,
         )  # fmt: skip
 
-    async def _written(self, record: CollectionRecord, place: Placement, write: Write) -> str:
+    async def _written(
+        self, record: CollectionRecord, place: Placement, writes: list[Write]
+    ) -> list[str | InferbusError]:
+        if not writes:
+            return []
         await self._prepare(record, place)
         shard = shard_of(place).name
-        try:
-            return await self._writer.write(shard, write)
-        except NotFound:  # it was dropped since it was made ready
+        outcomes = await self._writer.write(shard, writes)
+        if any(isinstance(outcome, NotFound) for outcome in outcomes):  # it was dropped since it was made ready
             self._ready.clear()
             await self._prepare(record, place)
-            return await self._writer.write(shard, write)
+            outcomes = await self._writer.write(shard, writes)
+        return outcomes
 
     async def _prepare(self, record: CollectionRecord, place: Placement) -> None:
         """See that a collection's shard is there, with its fields indexed: once in the life of this process."""
@@ -117,3 +149,26 @@ class Storing:
         if record.fields:
             await self._index.index_fields(spec.name, record.fields)
         self._ready.add(key)
+
+
+def _fitting(vectors: list[Vector | InferbusError], place: Placement) -> list[Vector] | InferbusError:
+    """Give a document's vectors, or what is wrong with the first that is none."""
+    good: list[Vector] = []
+    for one in vectors:
+        if isinstance(one, InferbusError):
+            return one
+        if len(one.vector) != 4 * place.dimension:
+            wrong = f"the model {place.model} made {len(one.vector) // 4} numbers, this collection's vectors have"
+            return InvalidRequest(f"{wrong} {place.dimension}", param="text")
+        good.append(one)
+    return good
+
+
+def _raise_transient(results: Iterable[object]) -> None:
+    for one in results:
+        if isinstance(one, InferbusError) and not isinstance(one, Permanent):
+            raise one
+        if isinstance(
+            one, NotFound | Forbidden | Unauthenticated
+        ):  # of the place, the model or the payer: of all of them
+            raise one

@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from inferbus.errors import EngineDead, InferbusError, NotFound, Permanent, Poison, Transient
-from inferbus_vectors.domain.points import STALE, Write, point_id
+from inferbus_vectors.domain.points import STALE, Write
 from inferbus_vectors.gathering import Gathering
 from inferbus_vectors.ports import VectorIndex
 
@@ -31,37 +31,38 @@ class Writer:
 
     def __init__(self, index: VectorIndex, *, chunks: int, wait_s: float) -> None:
         self._index = index
-        self._gathering: Gathering[str, Write, str] = Gathering(self._write, most=chunks, wait_s=wait_s)
+        self._gathering: Gathering[str, list[Write], list[str | InferbusError]] = Gathering(
+            self._write, most=chunks, wait_s=wait_s
+        )
 
-    async def write(self, shard: str, write: Write) -> str:
-        """Store a document, or take it out; returns what it came to, which is durable.
-
-        Raises:
-            Permanent: the engine cannot take it. Transient: it may later.
-        """
-        return await self._gathering.put(shard, write, max(1, len(write.chunks)))
+    async def write(self, shard: str, writes: list[Write]) -> list[str | InferbusError]:
+        """Store documents, or take them out; gives what each came to, which is durable, or why the engine cannot take it,
+        now or at all."""
+        return await self._gathering.put(shard, writes, sum(max(1, len(write.chunks)) for write in writes))
 
     async def stop(self) -> None:
         await self._gathering.stop()
 
-    async def _write(self, shard: str, writes: list[Write]) -> list[str | BaseException]:
+    async def _write(self, shard: str, groups: list[list[Write]]) -> list[list[str | InferbusError]]:
         """Write a batch, every document once: of several states the newest, and the others were older than it."""
-        newest: dict[str, int] = {}
-        names = [point_id(write.scope, write.id, 0) for write in writes]
+        writes = [write for group in groups for write in group]
+        newest: dict[tuple[str, str, str], int] = {}
+        names = [(write.scope.tenant, write.scope.collection, write.id) for write in writes]
         for n, name in enumerate(names):
             before = newest.get(name)
             if before is None or writes[n].version >= writes[before].version:
                 newest[name] = n
         chosen = sorted(newest.values())
         results = dict(zip(chosen, await self._written(shard, _Batch([writes[n] for n in chosen])), strict=True))
-        outcomes: list[str | BaseException] = []
+        outcomes: list[str | InferbusError] = []
         for n, name in enumerate(names):
             of_newest = results[newest[name]]
             # An older state counts as overtaken once the newer one is stored, and not before.
-            outcomes.append(of_newest if n == newest[name] or isinstance(of_newest, BaseException) else STALE)
-        return outcomes
+            outcomes.append(of_newest if n == newest[name] or isinstance(of_newest, InferbusError) else STALE)
+        left = iter(outcomes)
+        return [[next(left) for _ in group] for group in groups]
 
-    async def _written(self, shard: str, batch: _Batch) -> list[str | BaseException]:
+    async def _written(self, shard: str, batch: _Batch) -> list[str | InferbusError]:
         waited = 0.0
         while True:
             try:
@@ -85,7 +86,7 @@ class Writer:
             waited += wait_s
             await asyncio.sleep(wait_s)
 
-    async def _halved(self, shard: str, batch: _Batch, error: InferbusError) -> list[str | BaseException]:
+    async def _halved(self, shard: str, batch: _Batch, error: InferbusError) -> list[str | InferbusError]:
         if len(batch.writes) == 1:
             return [error]
         log.warning("batch_halved", shard=shard, documents=len(batch.writes), code=error.code, error=error.message)

@@ -51,6 +51,9 @@ def up(
         int,
         typer.Option("--features", min=0, max=64, help="Processes that read features; from two on, one more writes."),
     ] = 0,
+    embed_model: Annotated[
+        str, typer.Option("--embed-model", help="One more embedding model: a folder, or inferbus-tiny.")
+    ] = "",
     *,
     embed: Annotated[bool, typer.Option("--embed", help="Serve all-minilm-l6-v2 as well.")] = False,
     vectors: Annotated[bool, typer.Option("--vectors", help="Run the vector service: search over documents.")] = False,
@@ -64,7 +67,7 @@ def up(
     """Start the platform: bus, topology, gateway and workers. Ctrl-C drains and stops everything."""
     options = UpOptions(
         model=model, embed=embed, host=host, port=port, bus_port=bus_port, simulator=simulator, workers=workers,
-        gateways=gateways, triton=triton, vectors=vectors, features=features,
+        gateways=gateways, triton=triton, vectors=vectors, features=features, embed_model=embed_model,
     )  # fmt: skip
     layout = find_layout()
     raise typer.Exit(up_detached(layout, options) if detach else up_foreground(layout, options))

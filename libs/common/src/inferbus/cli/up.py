@@ -162,6 +162,7 @@ def _arguments(options: UpOptions) -> list[str]:
         *("--workers", str(options.workers), "--gateways", str(options.gateways), "--triton", str(options.triton)),
         *("--features", str(options.features)),
         *(("--model", options.model) if options.model else ()),
+        *(("--embed-model", options.embed_model) if options.embed_model else ()),
         *(switch for switch, on in switches if on),
     ]
 

@@ -23,6 +23,8 @@ app = typer.Typer(
 app.add_typer(vector_letters.app, name="dead-letters")
 app.add_typer(watchlists.app, name="watch")
 _SHOWN_CHARS = 160
+_CHUNK_CHARS = 600
+"""Fits models that read 256 tokens, such as all-minilm-l6-v2."""
 
 
 @app.command()
@@ -34,7 +36,9 @@ def create(
     field: Annotated[
         list[str] | None, typer.Option("--field", help="NAME or NAME:TYPE of the payload, to filter by.")
     ] = None,
-    max_chars: Annotated[int, typer.Option("--max-chars", min=0, help="Longest chunk; 0: texts stay whole.")] = 1000,
+    max_chars: Annotated[
+        int, typer.Option("--max-chars", min=0, help="Longest chunk; 0: texts stay whole.")
+    ] = _CHUNK_CHARS,
     overlap: Annotated[int, typer.Option("--overlap", min=0, help="Characters that chunks share.")] = 0,
     retention: Annotated[str, typer.Option("--retention", help="Documents go after that long: 30d.")] = "",
     url: Url = "",
@@ -61,6 +65,7 @@ def index(
     id_column: Annotated[str, typer.Option("--id", help="The column with the documents' ids.")] = "id",
     text_column: Annotated[str, typer.Option("--text", help="The column with their texts.")] = "text",
     vector_column: Annotated[str, typer.Option("--vector", help="The column with their vectors, if any.")] = "vector",
+    max_chars: Annotated[int, typer.Option("--max-chars", min=0, help="With --model: longest chunk.")] = _CHUNK_CHARS,
     in_flight: Annotated[int, typer.Option("--in-flight", min=1, max=64, help="Requests at once.")] = 4,
     batch: Annotated[int, typer.Option("--batch", min=1, max=4096, help="Documents in one request.")] = 256,
     url: Url = "",
@@ -73,7 +78,8 @@ def index(
 
     async def work(api: VectorsApi) -> int:
         if model and not any([one.name == name async for one in api.collections()]):
-            await api.create_collection({"name": name, "model": model, "hybrid": hybrid})
+            chunking = {"max_chars": max_chars}
+            await api.create_collection({"name": name, "model": model, "hybrid": hybrid, "chunking": chunking})
         return await index_files(api, name, files, reading, Console())
 
     if with_api(url, key, work):

@@ -1,7 +1,7 @@
 """Vectors: what a collection is, and the documents that go into it on `vectors.index.<tenant>.<collection>`.
 
 Tenant and collection are the subject's, never a body's. What is searched for is in `vector_search`, what is asked about
-collections in `vector_manage`. Bodies are JSON; times are Unix seconds. docs/adr/0018-vectors.md is the design.
+collections in `vector_manage`. Bodies are JSON; times are Unix seconds. docs/adr/0017-vectors.md is the design.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class CannotServe(Exception):
 
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `inferbus up` was asked for. Port 0: any free one. `workers`: of the chat model; `gateways` share one socket; `triton`:
-    how many workers serve classic models; `vectors`: whether the vector service runs;
+    how many workers serve classic models; `vectors`: whether the vector service runs; `embed_model`: one more that embeds;
     `features`: how many processes read features (one of them writes, too, where there is no other)."""
 
     model: str = ""
@@ -36,6 +36,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     triton: int = 0
     vectors: bool = False
     features: int = 0
+    embed_model: str = ""
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +71,8 @@ def served_models(options: UpOptions, layout: Layout) -> list[Served]:
     models = [_chat_model(options.model, layout, workers)]
     if options.embed:
         models.append(_minilm(layout))
+    if options.embed_model:
+        models.append(_other_embedding(options.embed_model, layout))
     return models
 
 
@@ -106,6 +109,16 @@ def _simulated_embedding() -> Served:
         for name in (SIMULATOR_EMBED, f"{SIMULATOR_EMBED}-2")
     )
     return Served(entry=first, source=SIMULATOR_EMBED, workers=["embed-0"], embed=True, more=(second,))
+
+
+def _other_embedding(model: str, layout: Layout) -> Served:
+    """Make an embedding model of a folder's, whatever it was made for; of ours too, though it knows little."""
+    folder = layout.tiny_weights if model == TINY else Path(model).expanduser().resolve()
+    if not (folder / "config.json").exists():
+        raise CannotServe(f"{folder} is no model folder: it has no config.json")
+    name = f"{TINY if model == TINY else folder.name.lower()}-embed"
+    entry = ModelEntry(name=name, pool=token_safe(name), runtime="embed", tasks=("embeddings",))
+    return Served(entry=entry, source=str(folder), workers=["embed-1"], embed=True)
 
 
 def _minilm(layout: Layout) -> Served:

@@ -47,7 +47,8 @@ class ApiReindexing(msgspec.Struct, frozen=True):
 
     @property
     def is_over(self) -> bool:
-        return self.state in ("done", "failed", "cancelled")
+        """Whether it is known which model serves. What the other one has is kept a moment longer, and goes by itself."""
+        return self.state in ("swapped", "dropping", "done", "failed", "cancelled")
 
 
 class ApiCollection(msgspec.Struct, frozen=True):

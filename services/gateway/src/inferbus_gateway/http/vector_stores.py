@@ -48,6 +48,8 @@ from inferbus_gateway.ports import ModelLister
 
 T = TypeVar("T")
 _MAX_RESULTS, _MAX_DAYS = 50, 365
+_CHUNKING = Chunking(max_chars=600, overlap_chars=60)
+"""Fits models that read 256 tokens."""
 _NOTED_S = 60.0
 """How exactly it is known when a store was last used."""
 
@@ -194,7 +196,7 @@ async def _create(session: Session, models: ModelLister, new: NewStore) -> Store
         metadata=checked_pairs(new.metadata, "metadata"), expires_days=_days(new.expires_after), active=now,
         key_id=identity.key_id,
     )  # fmt: skip
-    chunking = Chunking() if chars is None else Chunking(max_chars=chars[0], overlap_chars=chars[1])
+    chunking = _CHUNKING if chars is None else Chunking(max_chars=chars[0], overlap_chars=chars[1])
     wanted = verbs.CreateCollection(name=store.id, model=store.model, fields=[Field(name="file_id")], chunking=chunking)
     await door.manage(identity, verbs.CREATE, wanted, CollectionRecord)
     await door.book.add(store)

@@ -30,25 +30,25 @@ _BY_STATUS: dict[int, type[InferbusError]] = {
 _encode = msgspec.json.Encoder().encode
 
 
-class _One(msgspec.Struct):
+class _One(msgspec.Struct, frozen=True):
     embedding: str | list[float]
     index: int = 0
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int = 0
 
 
-class _Answer(msgspec.Struct):
+class _Answer(msgspec.Struct, frozen=True):
     data: list[_One]
     usage: _Usage = _Usage()
 
 
-class _Detail(msgspec.Struct):
+class _Detail(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-class _Refusal(msgspec.Struct):
+class _Refusal(msgspec.Struct, frozen=True):
     error: _Detail = _Detail()
 
 

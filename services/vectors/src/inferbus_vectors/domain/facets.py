@@ -82,6 +82,8 @@ def facets_of(payload: bytes, fields: Sequence[Field]) -> bytes:
     Raises:
         InvalidRequest: it is no JSON object, or a field has values of another type; `param` names it.
     """
+    if payload == b"{}":
+        return payload
     try:
         found = msgspec.json.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:

@@ -8,6 +8,7 @@ vectors (a gravestone), so that an older state that comes later does not bring i
 from __future__ import annotations
 
 import uuid
+from functools import lru_cache
 
 import msgspec
 
@@ -38,6 +39,7 @@ class ShardSpec(msgspec.Struct, frozen=True, kw_only=True):
     distance: str = COSINE
 
 
+@lru_cache(maxsize=1024)
 def shard_of(placement: Placement) -> ShardSpec:
     """Give the shard where collections of a placement lie."""
     model = token_safe(placement.model) or "ready"
@@ -85,7 +87,8 @@ INDEXED, DELETED, STALE = "indexed", "deleted", "stale"
 
 class Where(msgspec.Struct, frozen=True, kw_only=True):
     """Which points: those of a scope that fulfil everything else that is said. `filter` has facets for keys
-    (`domain.facets.resolve`). `expired_at`: those that were to go by that time (Unix seconds)."""
+    (`domain.facets.resolve`). `expired_at`: those that were to go by that time (Unix seconds);
+    `alive_at`: only the others."""
 
     scope: Scope
     filter: Filter | None = None
@@ -93,6 +96,7 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
     not_documents: list[str] = []
     heads_only: bool = False
     expired_at: float = 0.0
+    alive_at: float = 0.0
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):

@@ -60,8 +60,8 @@ class Plan(msgspec.Struct, frozen=True):
     outcomes: list[str]
 
 
-def plan(writes: Sequence[Write], heads: Mapping[str, Mapping[str, Any]]) -> Plan:
-    """Decide. `heads` are the stored ones (their `HEAD_KEYS`), by the names of their points.
+def plan(writes: Sequence[Write], names: Sequence[str], heads: Mapping[str, Mapping[str, Any]]) -> Plan:
+    """Decide. `names` are those of the documents' heads (`head_ids`), `heads` the stored ones (their `HEAD_KEYS`) by them.
 
     All points of a document go in at once, its head among them; what is over of an older state goes after that. A head
     remembers how many chunks there ever were, so that whoever comes after a crash between the two knows what to take out.
@@ -69,8 +69,7 @@ def plan(writes: Sequence[Write], heads: Mapping[str, Mapping[str, Any]]) -> Pla
     put: list[NewPoint] = []
     take_out: list[str] = []
     outcomes: list[str] = []
-    for write in writes:
-        name = point_id(write.scope, write.id, 0)
+    for write, name in zip(writes, names, strict=True):
         head = heads.get(name, {})
         if head and head["v"] > write.version:
             outcomes.append(STALE)

@@ -28,7 +28,10 @@ def filter_of(where: Where, ids: set[str] | None = None, not_ids: set[str] | Non
         must.append(_condition(where.filter))
     if ids is not None:
         must.append(qe.HasIdCondition(ids))
-    return qe.Filter(must=must, must_not=[qe.HasIdCondition(not_ids)] if not_ids else None)
+    must_not: list[object] = [qe.HasIdCondition(not_ids)] if not_ids else []
+    if where.alive_at:
+        must_not.append(qe.FieldCondition(key=EXPIRES, range=qe.RangeFloat(lte=where.alive_at)))
+    return qe.Filter(must=must, must_not=must_not or None)
 
 
 def _condition(one: Filter) -> object:

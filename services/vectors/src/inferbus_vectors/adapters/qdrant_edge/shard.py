@@ -80,8 +80,9 @@ class Shard:
 
     def write(self, writes: Sequence[Write]) -> list[str]:
         """Store documents, no one twice. Durable after the next `flush`."""
-        found = self._shard.retrieve(head_ids(writes), HEAD_KEYS, False)  # has no keyword names
-        decided = plan(writes, {str(record.id): record.payload or {} for record in found})
+        names = head_ids(writes)
+        found = self._shard.retrieve(names, HEAD_KEYS, False)  # has no keyword names
+        decided = plan(writes, names, {str(record.id): record.payload or {} for record in found})
         if decided.put:
             self._shard.update(qe.UpdateOperation.upsert_points([_point(point) for point in decided.put]))
         if decided.take_out:

@@ -32,7 +32,10 @@ def filter_of(where: Where, ids: Sequence[str] | None = None, not_ids: Sequence[
         must.append(_condition(where.filter))
     if ids is not None:
         must.append(m.HasIdCondition(has_id=list(ids)))
-    return m.Filter(must=must, must_not=[m.HasIdCondition(has_id=list(not_ids))] if not_ids else None)
+    must_not: list[m.Condition] = [m.HasIdCondition(has_id=list(not_ids))] if not_ids else []
+    if where.alive_at:
+        must_not.append(m.FieldCondition(key=EXPIRES, range=m.Range(lte=where.alive_at)))
+    return m.Filter(must=must, must_not=must_not or None)
 
 
 def _condition(one: Filter) -> m.Condition:

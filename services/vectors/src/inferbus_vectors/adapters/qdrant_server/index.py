@@ -124,10 +124,10 @@ class ServerIndex:
     # --- changes ------------------------------------------------------------------------------------------------------
 
     async def write(self, shard: str, writes: Sequence[Write]) -> list[str]:
-        name = self._name(shard)
+        name, heads = self._name(shard), head_ids(writes)
         async with self._locks[shard]:
-            found = await self._ask(lambda: self._client.retrieve(name, head_ids(writes), with_payload=HEAD_KEYS))
-            decided = plan(writes, {str(record.id): record.payload or {} for record in found})
+            found = await self._ask(lambda: self._client.retrieve(name, heads, with_payload=HEAD_KEYS))
+            decided = plan(writes, heads, {str(record.id): record.payload or {} for record in found})
             if decided.put:
                 operations = _operations(decided)
                 await self._ask(lambda: self._client.batch_update_points(name, operations, wait=True))

@@ -104,7 +104,17 @@ def up_env(tmp_path: Path) -> dict[str, dict[str, str]]:
     }
 
 
-_SERVICES = ["topology", "ledger", "batch", "vectors", "gateway", "llm-worker", "embed-worker", "triton-worker", "features"]
+_SERVICES = [
+    "topology",
+    "ledger",
+    "batch",
+    "vectors",
+    "gateway",
+    "llm-worker",
+    "embed-worker",
+    "triton-worker",
+    "features",
+]
 
 
 @pytest.mark.parametrize("service", ["nats", *_SERVICES])

@@ -13,7 +13,18 @@ from inferbus.local.child import Child, Patience
 from inferbus.local.identities import settings_of
 from inferbus.local.layout import Layout
 from inferbus.local.obituary import announce_death
-from inferbus.local.processes import BATCH, FEATURES, GATEWAY, LEDGER, NATS, TOPOLOGY, VECTORS, WORKERS, Platform, ProcessSpec
+from inferbus.local.processes import (
+    BATCH,
+    FEATURES,
+    GATEWAY,
+    LEDGER,
+    NATS,
+    TOPOLOGY,
+    VECTORS,
+    WORKERS,
+    Platform,
+    ProcessSpec,
+)
 from inferbus.local.state import READY, RESTARTING, ProcessState
 from inferbus.settings import BusSettings, from_env
 

@@ -16,7 +16,17 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.contracts.presence import GONE, Presence
 from inferbus.errors import DependencyDown
-from inferbus.local.processes import BATCH, FEATURES, GATEWAY, LEDGER, TOPOLOGY, TRITON_WORKER, VECTORS, WORKER, ProcessSpec
+from inferbus.local.processes import (
+    BATCH,
+    FEATURES,
+    GATEWAY,
+    LEDGER,
+    TOPOLOGY,
+    TRITON_WORKER,
+    VECTORS,
+    WORKER,
+    ProcessSpec,
+)
 from inferbus.settings import BusSettings
 
 _PATIENCE_S = 1.0

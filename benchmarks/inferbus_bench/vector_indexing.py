@@ -202,15 +202,16 @@ async def ready_vectors(folder: Path, count: int) -> list[Rate]:
 # --- texts ----------------------------------------------------------------------------------------------------------------
 
 
-async def embedded_text(folder: Path, count: int) -> list[Rate]:
-    """Measure texts: the embedding pool alone, a plain loop of embedding and writing, and indexing."""
+async def embedded_text(folder: Path, count: int, latency_s: float) -> list[Rate]:
+    """Measure texts: the embedding pool alone, a plain loop of embedding and writing, and indexing. `latency_s` is what the
+    simulator takes for a request: with so many in flight, that is its rate."""
     some = texts(count)
     settings = VectorsSettings()
     async with vector_place(folder) as place, AsyncExitStack() as stack:
         await place.collection("bench", EMBED.name, TEXT_DIMENSION)
         await place.start(
             "embedding", "inferbus_llm_worker", "worker", "LLM_WORKER", pool=EMBED.pool, served_name=EMBED.name,
-            engine="simulator", simulator_dimension=TEXT_DIMENSION,
+            engine="simulator", simulator_dimension=TEXT_DIMENSION, simulator_ttft_s=latency_s,
         )  # fmt: skip
         asking = await place.nats.connect("vectors", name="asking")
         stack.push_async_callback(asking.close)
@@ -235,7 +236,7 @@ async def embedded_text(folder: Path, count: int) -> list[Rate]:
 
             await asyncio.gather(*(one(n, batch) for n, batch in enumerate(batches)))
 
-        await embed_all(None)  # warm
+        await embedder.embed(Payer("dev"), EMBED.name, some[:1], lane=routes.BATCH, deadline_s=_OVER_S)  # warm
         alone = await timed("the embedding pool alone", count, cpu, lambda: embed_all(None))
         loop = await _plain_text(folder, count, batches, cpu, embed_all)
         await place.vectors()

@@ -143,7 +143,12 @@ async def test_bad_searches_name_the_field(
     assert raised.value.param == param
 
 
-async def test_another_tenant_sees_nothing(dev: VectorsClient, bus: Bus) -> None:
+async def dead_letters(bus: Bus, tenant: str, count: int) -> bool:
+    subject = routes.dlq(routes.vectors_index(tenant, "*"))
+    return len(await read_stored(bus, routes.STREAM_DLQ, subject)) == count
+
+
+async def test_another_tenant_sees_nothing(dev: VectorsClient, bus: Bus, path: MainPath) -> None:
     """Whatever it says: names, ids, filters and aliases are its own; those of others do not exist."""
     other = VectorsClient(bus, "other")
     await other.create("docs", fields=[*FIELDS, Field(name="t"), Field(name="c"), Field(name="tenant")], hybrid=True)
@@ -181,8 +186,16 @@ async def test_another_tenant_sees_nothing(dev: VectorsClient, bus: Bus) -> None
     await other.ask(manage.ERASE, manage.Erase(name="docs", filter=where("lang", "de")))
     with pytest.raises(InvalidRequest):
         await other.ask(manage.ERASE_TENANT, manage.EraseTenant(confirm="dev"))
+    for name in ("*", ">", "", "docs.x", "a b\r\n"):
+        with pytest.raises(NotFound):
+            await other.get(name)
+    await other.index("docs", [Document(id="bad", vector=[1.0])])
+    service = await path.nats.connect("vectors")
+    await eventually(lambda: dead_letters(service, "other", 1))
     erased = await other.ask(manage.ERASE_TENANT, manage.EraseTenant(confirm="other"))
     assert erased.chunks == 1
+    assert await dead_letters(service, "other", 0)
+    await service.close()
     assert (await other.ask(manage.LIST, manage.ListCollections())).collections == []
     assert await dev.count("docs") == len(TEXTS)
     keys = {"Ib-Key": "0123456789ab"}

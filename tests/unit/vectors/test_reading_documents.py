@@ -8,7 +8,7 @@ import json
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferbus.contracts.vectors import CollectionRecord, Document, Field, IndexMessage, Placement
@@ -53,12 +53,14 @@ def test_what_is_no_message_is_refused_and_a_later_version_waits() -> None:
         documents_in(b'{"type":"vectors.index.v2","documents":[{"id":"a"}]}')
 
 
+@settings(deadline=None)
 @given(st.lists(st.builds(Document, id=st.text(), text=st.none() | st.text(), version=st.integers(0, 2**53 - 1))))
 def test_every_message_is_read_as_it_was_written(documents: list[Document]) -> None:
     data = msgspec.json.encode(IndexMessage(documents=documents))
     assert [one.document for one in documents_in(data)] == documents
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.text(),
@@ -102,6 +104,7 @@ def test_a_document_s_version_is_its_own_or_its_message_s_place() -> None:
     assert check(0, msgspec.structs.replace(document, version=3), READY, LIMITS, place=7).version == 3
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4))))
 def test_of_several_states_the_newest_is_left_and_of_equal_ones_the_last(states: list[tuple[str, int]]) -> None:
     vector = [1.0, 2.0, 3.0]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.vectors.vector_samples import write
 
@@ -122,6 +122,7 @@ async def test_what_is_refused_to_the_payer_is_not_halved() -> None:
 
 
 @pytest.mark.parametrize("crash", [False, True])
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 4)), min_size=1, max_size=12))
 def test_whatever_comes_in_whatever_order_the_newest_state_is_there_whole(
     crash: bool, states: list[tuple[int, int]]

@@ -4,6 +4,7 @@ compare-and-set, so that nobody's change is lost.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from inferbus.contracts.vectors import DELETING, AliasRecord, CollectionRecord, 
 from inferbus.errors import Conflict, NotFound
 
 _TRIES = 50
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 N = TypeVar("N", CollectionRecord, AliasRecord)
 
 
@@ -47,6 +49,8 @@ class CollectionBook:
         Raises:
             NotFound: nothing.
         """
+        if not is_name(name):  # a wildcard would find anything
+            raise unknown(name)
         held = await self._read(routes.tenant_key(tenant, name))
         if held.data is None:
             raise unknown(name)
@@ -124,6 +128,11 @@ class CollectionBook:
 
     async def _write(self, key: str, record: Named, revision: int) -> bool:
         return await revisions.write(self._bus, routes.KV_COLLECTIONS, key, to_json(record), revision)
+
+
+def is_name(name: str) -> bool:
+    """Say whether something can be a collection's name, or an alias's."""
+    return _NAME.fullmatch(name) is not None
 
 
 def key_of(record: Named) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ from inferbus.contracts.vectors import (
     Placement,
 )
 from inferbus.errors import Conflict, InferbusError, InvalidRequest, NotFound, Transient
-from inferbus_vectors.collection_book import CollectionBook, unknown, updated
+from inferbus_vectors.collection_book import CollectionBook, is_name, unknown, updated
 from inferbus_vectors.domain.facets import check_fields
 from inferbus_vectors.domain.points import Scope, Where, shard_of
 from inferbus_vectors.domain.reindexing import written_places
@@ -41,7 +40,6 @@ from inferbus_vectors.ports import Embedder, Payer, VectorIndex
 
 MAX_DIMENSION = 65_536
 _MAX_FIELDS, _MAX_METADATA, _MAX_LIST = 64, 32, 1000
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PROBE = "dimension"
 _PROBE_S = 60.0
 
@@ -211,7 +209,7 @@ def check_name(name: str, param: str) -> None:
     Raises:
         InvalidRequest: letters, digits, _ and - are what a name is.
     """
-    if _NAME.fullmatch(name) is None:
+    if not is_name(name):
         raise _bad(param, f"{name[:80]!r}: a name is letters, digits, _ and -, 64 at most")
 
 

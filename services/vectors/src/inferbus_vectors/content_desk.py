@@ -20,6 +20,7 @@ from inferbus_vectors.collection_book import CollectionBook, unknown, updated
 from inferbus_vectors.domain.facets import resolve
 from inferbus_vectors.domain.points import Found, FoundPage, Scope, Where, shard_of
 from inferbus_vectors.domain.reindexing import written_places
+from inferbus_vectors.leftovers import clear_leftovers
 from inferbus_vectors.ports import Payer, VectorIndex
 
 _MAX_IDS, _MAX_PAGE = 1000, 1000
@@ -80,7 +81,8 @@ class ContentDesk:
         return Erased(chunks=counts[0])
 
     async def erase_tenant(self, payer: Payer, asked: EraseTenant) -> Erased:
-        """Remove all a tenant has, what waits in the queue included. Asking again goes on with what an error left."""
+        """Remove all a tenant has, what waits in the queue and what became dead letters included; not its files, backups
+        among them. Asking again goes on with what an error left."""
         if asked.confirm != payer.tenant:
             raise _bad("confirm", "is the name of the tenant whose documents are all to go")
         everything = Where(scope=Scope(payer.tenant))
@@ -98,6 +100,7 @@ class ContentDesk:
                     await self._index.erase(shard, everything)
         for one in named:
             await self._book.forget(one)
+        await clear_leftovers(self._bus, payer.tenant)
         return Erased(chunks=chunks)
 
     async def _counted(self, shard: str, where: Where) -> int:

@@ -99,7 +99,7 @@ class Searching:
         scope = Scope(asked.payer.tenant, collection.id)
         where = Where(
             scope=scope, filter=resolve(request.filter, collection.fields) if request.filter is not None else None,
-            not_documents=[request.like] if request.like is not None else [], alive_at=self._clock(),
+            not_documents=[request.like] if request.like is not None else [],
         )  # fmt: skip
         dense, tokens = plan.vector, 0
         if request.like is not None:
@@ -115,7 +115,13 @@ class Searching:
         return _Wanted(query=query, tokens=tokens)
 
     async def _found(self, shard: str, query: Query) -> list[Found]:
-        return await self._patiently(lambda: self._deps.index.search(shard, query))
+        """Find what has not expired. To ask for that costs the engine more than the rest of a search: it is asked again,
+        and for that, where something has."""
+        found, now = await self._patiently(lambda: self._deps.index.search(shard, query)), self._clock()
+        if not any(0.0 < one.expires_at <= now for one in found):
+            return found
+        alive = msgspec.structs.replace(query, where=msgspec.structs.replace(query.where, alive_at=now))
+        return await self._patiently(lambda: self._deps.index.search(shard, alive))
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask the engine; one that has died is back in a moment, and what only reads may be asked again."""

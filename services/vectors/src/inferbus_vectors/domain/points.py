@@ -8,6 +8,7 @@ vectors (a gravestone), so that an older state that comes later does not bring i
 from __future__ import annotations
 
 import uuid
+from functools import lru_cache
 
 import msgspec
 
@@ -38,6 +39,7 @@ class ShardSpec(msgspec.Struct, frozen=True, kw_only=True):
     distance: str = COSINE
 
 
+@lru_cache(maxsize=1024)
 def shard_of(placement: Placement) -> ShardSpec:
     """Give the shard where collections of a placement lie."""
     model = token_safe(placement.model) or "ready"

@@ -36,6 +36,10 @@ class FolderLock:
             return False
         return True
 
+    def close(self) -> None:
+        """Give it back."""
+        self._file.close()
+
 
 class Folder:
     """The shards of a folder, open. Make it only while holding its lock."""

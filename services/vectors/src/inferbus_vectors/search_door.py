@@ -38,7 +38,9 @@ from inferbus_vectors.searching import Answered, Asked, Searching
 DEADLINE_MS = "Ib-Deadline-Ms"
 """Header: the milliseconds there are for it."""
 REQUEST_ID = "Ib-Request"
-_ANSWER_FIRST_S = 0.005  # an answer is written when the loop next has nothing else to do: what nobody waits for comes after it
+_ANSWER_FIRST_S = (
+    0.005  # an answer is written when the loop next has nothing else to do: what nobody waits for comes after it
+)
 log = structlog.get_logger()
 
 

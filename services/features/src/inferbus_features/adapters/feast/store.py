@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,8 @@ class FeastStore:
             store.update(config, [], views, [], [], partial=False)  # tables, where it has some
         self._feast, self._reader = feast, reader
         self._plans, self._views, self._catalogue = {}, {}, catalogue
-        self._warm_up()
+        with suppress(StoreDown):  # it is served as soon as the store is back
+            self._warm_up()
 
     def read(
         self, service: str, entities: dict[str, list[Any]], context: dict[str, list[Any]], features: Sequence[str] = ()
@@ -174,14 +175,8 @@ class FeastStore:
     def _warm_up(self) -> None:
         """Ask every service once, so that the first client does not pay for plans, imports and connections."""
         for service in self._catalogue.services:
-            samples: dict[str, Any] = {
-                "int32": 0,
-                "int64": 0,
-                "string": "",
-                "float32": 0.0,
-                "float64": 0.0,
-                "bool": False,
-            }
+            samples: dict[str, Any] = dict.fromkeys(("int32", "int64"), 0) | dict.fromkeys(("float32", "float64"), 0.0)
+            samples |= {"string": "", "bool": False}
             entities = {name: [samples[kind]] * _WARM_ROWS for name, kind in service.join_keys.items()}
             if all(kind in samples for kind in service.context.values()):
                 self.read(

@@ -86,7 +86,7 @@ $(LOCK):
 	@requirements/install.sh "$(PYTHON)" "3.11 3.12" .venv-lock requirements/lock.txt --
 	@rm -f .venv-lock/.installed-*; touch $@
 
-.PHONY: help install up down test lint lock check-lock deploy-check deps-services test-services demo-chat demo-failover demo-admission demo-triton demo-batch demo-features chaos soak bench bench-batch clean
+.PHONY: help install up down test lint lock check-lock deploy-check deps-services test-services demo-chat demo-failover demo-admission demo-triton demo-batch demo-features chaos soak bench bench-batch bench-features clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -185,6 +185,10 @@ bench: install ## measure side by side with vllm serve (minutes)
 
 bench-batch: install $(RAY) ## measure batch side by side with Ray Data (minutes)
 	.venv/bin/python benchmarks/batch.py $(ARGS)
+
+bench-features: install deps-services ## measure reads of features next to Feast's own SDK, and a ranking request end to end
+	.venv-features/bin/python benchmarks/features.py $(ARGS)
+	PYTHONPATH=. .venv/bin/python benchmarks/feature_ranking.py
 
 clean: ## remove environments and caches; .inferbus (the queue, keys) stays
 	rm -rf .venv .venv-llm .venv-triton .venv-features .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis

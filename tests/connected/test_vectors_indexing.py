@@ -92,7 +92,7 @@ async def test_kills_of_engine_service_and_bus_lose_nothing_and_double_nothing(t
                 "docs", [ready(f"d{n}-{k}", n, k, 1, 1) for k in range(20)] + [ready(f"same{n % 7}", n, 1, 1, 1)]
             )
             if n % 30 == 10:
-                os.kill(_engine_pid(service.pid), signal.SIGKILL)
+                os.kill(await _engine_pid(service.pid), signal.SIGKILL)
             elif n % 30 == 20:
                 await service.kill()
                 service = await path.vectors(messages=8)
@@ -111,7 +111,14 @@ async def test_kills_of_engine_service_and_bus_lose_nothing_and_double_nothing(t
     assert sorted(one.version for one in found if one.id.startswith("same")) == list(range(114, 121))
 
 
-def _engine_pid(service: int) -> int:
+async def _engine_pid(service: int) -> int:
     """Find the owner of the folder among the service's children."""
-    children = Path(f"/proc/{service}/task/{service}/children").read_text().split()
-    return next(int(pid) for pid in children if b".owner" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    found: list[int] = []
+
+    def there() -> bool:
+        children = Path(f"/proc/{service}/task/{service}/children").read_text().split()
+        found.extend(int(pid) for pid in children if b".owner" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        return bool(found)
+
+    await eventually(there)
+    return found[0]

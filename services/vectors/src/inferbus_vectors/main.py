@@ -44,13 +44,13 @@ async def main(process: Runtime) -> None:
         registry.register(RefusalCollector(bus.refusals))
         engine = await start_engine(settings)
         stack.push_async_callback(engine.index.stop)
-        loaded = asyncio.Event()
+        opened = asyncio.Event()
 
         def why_not_ready() -> str | None:
             if not bus.connected:
                 return "the bus is not reachable"
             return engine.why_not_ready() or (
-                None if loaded.is_set() else "keys, models or collections are not loaded yet"
+                None if opened.is_set() else "keys, models or collections are not loaded yet"
             )
 
         health = HealthServer(from_env(HealthSettings, "health"), why_not_ready, registry)
@@ -58,7 +58,6 @@ async def main(process: Runtime) -> None:
         stack.push_async_callback(health.stop)
         await listen_for_drain(bus, settings.process, process.stopping)
         known = await learn(bus, bus_settings, stack, process=settings.process, tracing=tracing, registry=registry)
-        loaded.set()
 
         def describe() -> Presence:
             state = DRAINING if process.stopping.is_set() else STARTING if why_not_ready() else READY
@@ -98,6 +97,7 @@ async def main(process: Runtime) -> None:
             await watching.open()
             sweeping = asyncio.create_task(sweep_for_ever(engine.index, settings), name="sweeping")
             stack.callback(sweeping.cancel)
+            opened.set()
             await beacon.now()
             await process.stopping.wait()
             await room.close()

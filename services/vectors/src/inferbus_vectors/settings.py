@@ -19,7 +19,7 @@ class VectorsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     qdrant_prefix: str = "inferbus-"
     """Begins the names of our collections at that server."""
 
-    messages: int = 128
+    messages: int = 64
     """Index messages this process works on at once."""
     write_documents: int = 256
     """Documents are written in batches of at most so many chunks..."""

@@ -14,6 +14,8 @@ from inferbus_vectors.ports import VectorIndex
 
 _DEATHS, _DEATHS_ALONE = 2, 5
 """So often the engine may die under a batch before it is halved; and under one document, which is to blame then."""
+_AT_ONCE = 2
+"""Batches of a shard on their way: one that the engine works on, and one it finds when it is done."""
 _PATIENCE_S = 30.0
 _MOST_WAIT_S = 2.0
 log = structlog.get_logger()
@@ -27,12 +29,13 @@ class _Batch(msgspec.Struct):
 
 
 class Writer:
-    """Writes to shards; batches of one shard go one after the other, and grow while one is on its way."""
+    """Writes to shards, in batches that grow while others are on their way. Two at once may have the same document: the engine
+    keeps the newer state, whichever comes first."""
 
     def __init__(self, index: VectorIndex, *, chunks: int, wait_s: float) -> None:
         self._index = index
         self._gathering: Gathering[str, list[Write], list[str | InferbusError]] = Gathering(
-            self._write, most=chunks, wait_s=wait_s
+            self._write, most=chunks, wait_s=wait_s, at_once=_AT_ONCE
         )
 
     async def write(self, shard: str, writes: list[Write]) -> list[str | InferbusError]:

@@ -25,7 +25,17 @@ def real(layout: Layout) -> Layout:
 def test_every_process_has_a_user_with_a_seed_only_its_owner_reads(real: Layout) -> None:
     provide_bus_users(real, SERVED, "local")
     users = {user.name: user for user in users_folder(real).read().users}
-    assert sorted(users) == ["admin", "batch", "dev", "features", "gateway", "ledger", "operator", "vectors", "worker-m"]
+    assert sorted(users) == [
+        "admin",
+        "batch",
+        "dev",
+        "features",
+        "gateway",
+        "ledger",
+        "operator",
+        "vectors",
+        "worker-m",
+    ]
     for name, user in users.items():
         file = users_folder(real).seed_file(name)
         assert file.stat().st_mode & 0o777 == 0o600

@@ -148,14 +148,14 @@ class RunningPlatform:
                 raise TimeoutError(f"not within {timeout_s:g} s; {self.output.read_text(errors='replace')[-2000:]}")
             time.sleep(_POLL_S)
 
-    def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str, check: bool = True, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run `inferbus <arguments>` against this platform."""
         if arguments[0] == "up":  # as a user would; the others cost less from the nursery
             argv = [sys.executable, "-m", "inferbus.cli.main", *arguments]
             return subprocess.run(
                 argv, cwd=ROOT, env=self._env, check=check, capture_output=True, text=True, timeout=60
             )
-        done = nursery.command(*arguments, env=self._env)
+        done = nursery.command(*arguments, env=self._env, timeout_s=timeout_s)
         if check:
             done.check_returncode()
         return done

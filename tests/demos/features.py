@@ -35,7 +35,7 @@ from inferbus.local.identities import settings_of
 SERVICE, SOURCE, VIEW = "ranking_now", "user_events", "user_now"
 USERS, ITEMS = list(range(1, 51)), list(range(100, 120))
 SOMEBODY = 7
-WAIT_S = 120.0
+WAIT_S = 240.0
 STEP_S = 10
 """Of the view's windows."""
 
@@ -138,7 +138,7 @@ def events(user: int, count: int, *, seed: int, ago_s: float = 0.0) -> list[dict
 
 def history_in(show: Show, platform: RunningPlatform) -> None:
     show.section("History goes in", "inferbus features apply deploy/features; materialize from Parquet, as a job")
-    show.say(platform.command("features", "apply", str(ROOT / "deploy/features")).stdout.strip())
+    show.say(platform.command("features", "apply", str(ROOT / "deploy/features"), timeout_s=WAIT_S).stdout.strip())
     draw, now = np.random.default_rng(4), int(time.time() * 1e6)
     for view, key, prefix, ids in (
         ("user_profile", "user_id", "user", USERS),
@@ -150,7 +150,9 @@ def history_in(show: Show, platform: RunningPlatform) -> None:
         path = platform.home / f"{view}.parquet"
         pq.write_table(pa.table(columns), path)
         until(lambda view=view: knows(platform, view))  # type: ignore[misc]  # bound now
-        said = platform.command("features", "materialize", view, str(path), "--slices", "4", check=False)
+        said = platform.command(
+            "features", "materialize", view, str(path), "--slices", "4", check=False, timeout_s=WAIT_S
+        )
         show.say((said.stdout + said.stderr).strip().splitlines()[-1])
         show.claim(f"{view}: {len(ids)} rows are in Redis", f"{len(ids)} rows" in said.stdout)
 
@@ -229,7 +231,7 @@ def store_killed(show: Show, caller: Caller, redis: Redis) -> None:
             return True
         return False
 
-    show.claim("a read is refused, and says why", until(is_refused, 20) and code == "dependency_down")
+    show.claim("a read is refused, and says why", until(is_refused) and code == "dependency_down")
     caller.push(events(SOMEBODY, 5, seed=3))
     redis.start()
     began = time.monotonic()
@@ -275,7 +277,7 @@ def agreed(show: Show, caller: Caller, platform: RunningPlatform) -> None:
         found.update(users=len(batch), events=asked)
         return all(online[int(user)][name] == value for user in batch for name, value in batch[user].items())
 
-    ok = until(agree, 90)
+    ok = until(agree)
     show.say(f"{found['events']} events, {found['users']} users, 8 aggregates each")
     show.claim("every value the stream wrote is what DuckDB computes", ok and found["users"] > 20)
 
@@ -312,7 +314,7 @@ def found_again(show: Show, platform: RunningPlatform) -> None:
         said = platform.command("features", "lineage", SOURCE, "--json", check=False)
         return msgspec.json.decode(said.stdout) if said.returncode == 0 else {"used_by": []}
 
-    used = until(lambda: bool(lineage()["used_by"]), 60)
+    used = until(lambda: bool(lineage()["used_by"]))
     show.say(platform.command("features", "lineage", SOURCE, check=False).stdout.strip())
     show.say(platform.command("features", "freshness", VIEW, check=False).stdout.strip())
     show.claim("it is known who uses what is made of these events", used and lineage()["services"] == [SERVICE])

@@ -65,6 +65,7 @@ async def features_of(bus: Bus, user: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # four processes import Feast, one after the other
 async def test_events_become_features_and_jobs_survive_kills(server: NatsServer, tmp_path: Path) -> None:
     from inferbus_features.adapters.feast.repository import FeastRepositories  # noqa: PLC0415 - takes seconds
 
@@ -72,7 +73,7 @@ async def test_events_become_features_and_jobs_survive_kills(server: NatsServer,
     (tmp_path / "state").mkdir()
     await publish_definitions(admin, FeastRepositories().compile_repository(str(REPOSITORY)))
     with service(server, tmp_path / "state") as process:
-        await eventually(lambda: answers(dev), within_s=60)
+        await eventually(lambda: answers(dev), within_s=120)
         await windows_follow_events(dev, process)
         await a_killed_job_goes_on(admin, dev, process, tmp_path)
         fresh = {one["view"]: one for one in await manage(admin, "freshness")}
@@ -96,11 +97,11 @@ async def windows_follow_events(bus: Bus, process: subprocess.Popen[bytes]) -> N
     now = time.time()
     rows = [{"user_id": 7, "event_timestamp": now, "kind": "click", "item_id": n, "price": 2.5} for n in range(3)]
     await push(bus, rows)
-    await eventually(lambda: has(bus, 7, now_clicks=3, now_items=3, now_price_mean=2.5), within_s=60)
+    await eventually(lambda: has(bus, 7, now_clicks=3, now_items=3, now_price_mean=2.5), within_s=120)
     assert kill_children(process, "windows_process") == 1
     late = [{"user_id": 7, "event_timestamp": now - 60, "kind": "purchase", "item_id": 9, "price": 10.0}]
     await push(bus, late)
-    await eventually(lambda: has(bus, 7, now_clicks=3, now_purchases=1, now_spent=10.0, now_items=4), within_s=60)
+    await eventually(lambda: has(bus, 7, now_clicks=3, now_purchases=1, now_spent=10.0, now_items=4), within_s=120)
     await push(bus, [{"user_id": 7, "event_timestamp": now - 3000, "kind": "purchase", "item_id": 9, "price": 10.0}])
     await push(bus, [{"user_id": 8, "event_timestamp": now, "kind": "click", "item_id": 9, "price": 1.0}])
     await eventually(lambda: has(bus, 8, now_clicks=1))
@@ -135,13 +136,13 @@ async def a_killed_job_goes_on(admin: Bus, dev: Bus, process: subprocess.Popen[b
     async def is_under_way() -> bool:
         return 0 < (await manage(admin, "job", name=job["id"])).get("done", 0) < 20
 
-    await eventually(is_under_way, within_s=60)
+    await eventually(is_under_way, within_s=120)
     assert kill_children(process, "materialize_process") == 1
 
     async def is_done() -> bool:
         return bool((await manage(admin, "job", name=job["id"]))["state"] == DONE)
 
-    await eventually(is_done, within_s=90)
+    await eventually(is_done, within_s=150)
     for user in (0, 1234, 3999):
         found = await features_of(dev, user)
         assert [found[f"user_{n:02d}"] for n in (0, 11)] == [float(user), float(user + 11)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -79,6 +80,6 @@ class Orders:
         sys.stdout.buffer.flush()
 
     def _wait_for_end(self) -> None:
-        while sys.stdin.buffer.readline():
+        while os.read(0, 4096):  # not through sys.stdin, whose lock Python wants at its end
             pass
         self._ended.set()

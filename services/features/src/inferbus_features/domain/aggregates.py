@@ -86,9 +86,11 @@ def _fold_of(view: WindowedView, aggregate: Aggregate) -> Fold:
 
 def number_of(value: Scalar) -> float | None:
     """Give a float that may be computed with; None where there is none (missing, not finite, beyond `LARGEST`)."""
-    if not isinstance(value, int | float):
-        return None
-    number = float(value) + 0.0  # there is one zero
+    if type(value) is not float:
+        if not isinstance(value, (int, float)):
+            return None
+        value = float(value)
+    number = value + 0.0  # there is one zero
     return number if -LARGEST <= number <= LARGEST else None
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TypeAlias
 
 PRECISION = 12
@@ -49,6 +50,12 @@ def estimate(sketch: Sketch) -> int:
     counts[0] = REGISTERS - len(sketch)
     for rank in sketch.values():
         counts[rank] += 1
+    return _estimate(tuple(counts))
+
+
+@lru_cache(maxsize=4096)
+def _estimate(counts: tuple[int, ...]) -> int:
+    """Estimate from how many registers have each value: those of few values come again and again."""
     z = REGISTERS * _tau(1 - counts[_HIGHEST] / REGISTERS)
     for rank in range(_HIGHEST - 1, 0, -1):
         z = 0.5 * (z + counts[rank])

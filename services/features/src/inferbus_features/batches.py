@@ -45,15 +45,21 @@ class Batcher:
 
     def read(self, batch: Sequence[Waiting], answer: Answer, on_down: Callable[[str], None]) -> None:
         """Answer every request of a batch, once each."""
-        groups: dict[tuple[str, tuple[str, ...]], list[Waiting]] = {}
+        groups: dict[tuple[str, ...], list[Waiting]] = {}
         for one in batch:
-            groups.setdefault((one.service.name, one.asked.names), []).append(one)
+            alone = () if one.asked.entities or one.asked.context else (one.reply,)  # nothing says how many rows it has
+            groups.setdefault((one.service.name, *one.asked.names, *alone), []).append(one)
+        down = ""
         for group in groups.values():
+            if down:  # each would wait for the store's time limit
+                self._fail(group, answer, DependencyDown(f"the feature store does not answer: {down}"))
+                continue
             try:
                 columns = self._columns(group)
             except StoreDown as exc:
-                on_down(str(exc))
-                self._fail(group, answer, DependencyDown(f"the feature store does not answer: {exc}"))
+                down = str(exc)
+                on_down(down)
+                self._fail(group, answer, DependencyDown(f"the feature store does not answer: {down}"))
             except Exception as exc:
                 log.exception("features_read_error", service=group[0].service.name)
                 self._fail(group, answer, InferbusError(f"reading features failed: {type(exc).__name__}"))

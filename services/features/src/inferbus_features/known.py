@@ -17,9 +17,9 @@ from inferbus.bus.watch import KvWatch
 from inferbus.contracts.features import CATALOGUE_KEY, REGISTRY_KEY, Catalogue
 from inferbus.errors import DependencyDown
 from inferbus_features.domain.services import ServiceSpec, services_of
-from inferbus_features.ports import FeatureStore, StoreDown
+from inferbus_features.ports import FeatureStore
 
-_AGAIN_S = 0.5
+_AGAIN_S = 1.0
 log = structlog.get_logger()
 
 
@@ -76,9 +76,11 @@ class KnownServices:
             if self._wanted and self._wanted != self.revision:
                 try:
                     await self._load()
-                except (DependencyDown, StoreDown, ValueError) as exc:
+                except (
+                    Exception
+                ) as exc:  # what is loaded is served on; a definition nobody can read is told, again and again
                     self.why_not_ready = self.why_not_ready and f"what is defined cannot be loaded: {exc}"
-                    log.warning("features_not_loaded", error=str(exc), revision=self._wanted[:12])
+                    log.warning("features_not_loaded", error=repr(exc), revision=self._wanted[:12])
                     await asyncio.sleep(_AGAIN_S)
                     continue
             self.why_not_ready = ""

@@ -138,7 +138,10 @@ class ReadDoor:
             wait_s = self._window.wait_s(len(self._waiting))
             if wait_s:
                 await asyncio.sleep(wait_s)
-            self._read_some()
+            try:
+                self._read_some()
+            except Exception:  # whoever waits behind it must still be answered
+                log.exception("reads_failed")
             if not self._waiting:
                 self._some.clear()
                 self._idle.set()

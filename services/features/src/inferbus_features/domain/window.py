@@ -23,6 +23,6 @@ class Window:
 
     def wait_s(self, waiting: int) -> float:
         """Say how long to wait while `waiting` do."""
-        if waiting >= self._enough or self._gap_s > self._longest_s:
+        if waiting >= self._enough or self._gap_s * 4 > self._longest_s:
             return 0.0
         return min(self._longest_s, self._gap_s * (self._enough - waiting))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from feast import FeatureService, FeatureView, OnDemandFeatureView, PushSource, RequestSource, StreamFeatureView
@@ -30,23 +30,38 @@ TENANTS, MAX_AGE, DEFAULT_VALUE, AGGREGATION = "tenants", "max_age_s", "default"
 is given where there is none (JSON); of a view the windows it has, as `inferbus_features` wrote them down."""
 
 
-def catalogue_of(registry: BaseRegistry, project: str) -> Catalogue:
+class Definitions(NamedTuple):
+    """All that a registry has, read once: Feast makes the objects anew each time it is asked, with checks of every field."""
+
+    entities: dict[str, Entity]
+    sources: dict[str, Any]
+    views: dict[str, Any]
+    services: dict[str, FeatureService]
+
+
+def definitions_of(registry: BaseRegistry, project: str) -> Definitions:
+    """Read a registry."""
+    return Definitions(
+        {one.name: one for one in registry.list_entities(project) if one.name != DUMMY_ENTITY_NAME},
+        {one.name: one for one in registry.list_data_sources(project) if not isinstance(one, RequestSource)},
+        {one.name: one for one in registry.list_all_feature_views(project)},
+        {one.name: one for one in registry.list_feature_services(project)},
+    )
+
+
+def catalogue_of(found: Definitions, project: str) -> Catalogue:
     """Describe all that is defined; lists are sorted by name, features stay in their order.
 
     Raises:
         ValueError: something cannot be served; the message names it.
     """
-    entities = {one.name: one for one in registry.list_entities(project) if one.name != DUMMY_ENTITY_NAME}
-    views: dict[str, Any] = {one.name: one for one in registry.list_all_feature_views(project)}
-    sources = {one.name: one for one in registry.list_data_sources(project)}
+    entities, views = found.entities, found.views
     return Catalogue(
         project=project,
         entities=[_entity(entities[name]) for name in sorted(entities)],
-        sources=[_source(sources[name]) for name in sorted(sources) if not isinstance(sources[name], RequestSource)],
+        sources=[_source(found.sources[name]) for name in sorted(found.sources)],
         views=[_view(views[name]) for name in sorted(views)],
-        services=[
-            _service(one, views, entities) for one in sorted(registry.list_feature_services(project), key=_name_of)
-        ],
+        services=[_service(found.services[name], views, entities) for name in sorted(found.services)],
     )
 
 
@@ -57,10 +72,6 @@ def refs_of(service: FeatureService) -> list[tuple[str, str]]:
         for projection in service.feature_view_projections
         for field in projection.features
     ]
-
-
-def _name_of(one: Any) -> str:
-    return str(one.name)
 
 
 def _entity(entity: Entity) -> EntityRecord:

@@ -8,9 +8,8 @@ from typing import Any
 import msgspec
 from feast import FeatureService, FeatureView, OnDemandFeatureView
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME
-from feast.infra.registry.base_registry import BaseRegistry
 
-from inferbus_features.adapters.feast.catalogue import refs_of
+from inferbus_features.adapters.feast.catalogue import Definitions, refs_of
 from inferbus_features.adapters.feast.kinds import Kind, kind_of, kind_of_value_type
 from inferbus_features.domain.services import output_names
 
@@ -46,7 +45,7 @@ class ServicePlan(msgspec.Struct, frozen=True):
     view_names: dict[str, str]
 
 
-def plan_of(registry: BaseRegistry, project: str, service: FeatureService, only: Sequence[str] = ()) -> ServicePlan:
+def plan_of(found: Definitions, service: FeatureService, only: Sequence[str] = ()) -> ServicePlan:
     """Find out how a service is read; `only`: of these of its columns."""
     refs = refs_of(service)
     names = output_names(refs)
@@ -57,8 +56,7 @@ def plan_of(registry: BaseRegistry, project: str, service: FeatureService, only:
     view_names: dict[str, str] = {}
     on_demand = False
     for projection in service.feature_view_projections:
-        view = registry.get_any_feature_view(projection.name, project, allow_cache=True)
-        view = view.with_projection(projection)
+        view = found.views[projection.name].with_projection(projection)
         features = tuple(
             FeaturePlan(named[projection.name_to_use(), field.name], field.name, kind_of(field.dtype))
             for field in projection.features
@@ -71,20 +69,16 @@ def plan_of(registry: BaseRegistry, project: str, service: FeatureService, only:
         if isinstance(view, OnDemandFeatureView):
             on_demand = True
         else:
-            views.append(view_plan(registry, project, view, features))
+            views.append(view_plan(found, view, features))
     order = tuple(only) or tuple(names)
     return ServicePlan(service, tuple(views), order, on_demand, kinds, view_names)
 
 
-def view_plan(
-    registry: BaseRegistry, project: str, view: FeatureView, features: tuple[FeaturePlan, ...] = ()
-) -> ViewPlan:
+def view_plan(found: Definitions, view: FeatureView, features: tuple[FeaturePlan, ...] = ()) -> ViewPlan:
     """Plan one view; without `features` all of them, by their own names."""
     if not features:
         features = tuple(FeaturePlan(field.name, field.name, kind_of(field.dtype)) for field in view.features)
-    entities = [
-        registry.get_entity(name, project, allow_cache=True) for name in view.entities if name != DUMMY_ENTITY_NAME
-    ]
+    entities = [found.entities[name] for name in view.entities if name != DUMMY_ENTITY_NAME]
     keys = tuple(one.join_key for one in entities)
     renamed = view.projection.join_key_map
     return ViewPlan(

@@ -18,7 +18,7 @@ from feast.data_source import DataSource
 from inferbus.contracts.features import Catalogue
 from inferbus.errors import InvalidRequest
 from inferbus.routes import token_safe
-from inferbus_features.adapters.feast.catalogue import catalogue_of
+from inferbus_features.adapters.feast.catalogue import catalogue_of, definitions_of
 
 PROJECT = "inferbus"
 _DEFINITIONS = (Entity, FeatureView, OnDemandFeatureView, FeatureService, DataSource)
@@ -47,7 +47,7 @@ class FeastRepositories:
             store = FeatureStore(config=_config(self._project, Path(scratch)))
             try:
                 store.apply(definitions, partial=False)
-                catalogue = catalogue_of(store.registry, self._project)
+                catalogue = catalogue_of(definitions_of(store.registry, self._project), self._project)
             except InvalidRequest:
                 raise
             except Exception as exc:  # Feast has no common type for what is wrong with a definition

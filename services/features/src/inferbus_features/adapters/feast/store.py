@@ -5,22 +5,22 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from feast import FeatureStore as Feast
-from feast import RepoConfig
+from feast import OnDemandFeatureView, RepoConfig
 from feast.protos.feast.core.Registry_pb2 import Registry
 from google.protobuf.message import DecodeError
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from inferbus.contracts.features import ON_DEMAND_VIEW, Catalogue
-from inferbus_features.adapters.feast.catalogue import catalogue_of
+from inferbus.contracts.features import Catalogue
+from inferbus_features.adapters.feast.catalogue import Definitions, catalogue_of, definitions_of
 from inferbus_features.adapters.feast.plans import ServicePlan, ViewPlan, plan_of, view_plan
 from inferbus_features.adapters.feast.reading import Reader, RedisReader, entity_key
 from inferbus_features.adapters.feast.sqlite_reading import SqliteReader
@@ -39,6 +39,7 @@ class FeastStore:
         self._catalogue = Catalogue(project="")
         self._feast: Feast | None = None
         self._reader: Reader | None = None
+        self._found = Definitions({}, {}, {}, {})
         self._plans: dict[tuple[str, tuple[str, ...]], ServicePlan] = {}
         self._views: dict[str, ViewPlan] = {}
         self._client: Any = None
@@ -60,17 +61,17 @@ class FeastStore:
             online_store=self._online, offline_store={"type": "file"},
         )  # fmt: skip
         feast = Feast(config=config)
-        views = [one for one in feast.registry.list_all_feature_views(project) if hasattr(one, "entities")]
-        catalogue = msgspec.structs.replace(
-            catalogue_of(feast.registry, project), revision=hashlib.sha256(registry).hexdigest()
-        )
+        found = definitions_of(feast.registry, project)
+        views = [one for one in found.views.values() if hasattr(one, "entities")]
+        catalogue = msgspec.structs.replace(catalogue_of(found, project), revision=hashlib.sha256(registry).hexdigest())
         store = feast._get_provider().online_store
         reader = self._make_reader(store, config)
         with _translated():
             store.update(config, [], views, [], [], partial=False)  # tables, where it has some
-        self._feast, self._reader = feast, reader
+        self._feast, self._reader, self._found = feast, reader, found
         self._plans, self._views, self._catalogue = {}, {}, catalogue
-        self._warm_up()
+        with suppress(StoreDown):  # it is served as soon as the store is back
+            self._warm_up()
 
     def read(
         self, service: str, entities: dict[str, list[Any]], context: dict[str, list[Any]], features: Sequence[str] = ()
@@ -135,11 +136,8 @@ class FeastStore:
     def _plan_of(self, service: str, only: tuple[str, ...]) -> ServicePlan:
         plan = self._plans.get((service, only))
         if plan is None:
-            feast = self._loaded()
-            if service not in {one.name for one in self._catalogue.services}:
-                raise KeyError(service)
-            registry, project = feast.registry, feast.project
-            plan = plan_of(registry, project, registry.get_feature_service(service, project, allow_cache=True), only)
+            self._loaded()
+            plan = plan_of(self._found, self._found.services[service], only)
             if len(self._plans) > _MANY_PLANS:
                 self._plans.clear()
             self._plans[service, only] = plan
@@ -148,11 +146,10 @@ class FeastStore:
     def _view_of(self, name: str) -> ViewPlan:
         plan = self._views.get(name)
         if plan is None:
-            feast = self._loaded()
-            if not any(one.name == name and one.type != ON_DEMAND_VIEW for one in self._catalogue.views):
+            self._loaded()
+            if isinstance(self._found.views[name], OnDemandFeatureView):
                 raise KeyError(name)
-            view = feast.registry.get_any_feature_view(name, feast.project, allow_cache=True)
-            plan = self._views[name] = view_plan(feast.registry, feast.project, view)
+            plan = self._views[name] = view_plan(self._found, self._found.views[name])
         return plan
 
     def _make_reader(self, store: Any, config: RepoConfig) -> Reader:
@@ -174,14 +171,8 @@ class FeastStore:
     def _warm_up(self) -> None:
         """Ask every service once, so that the first client does not pay for plans, imports and connections."""
         for service in self._catalogue.services:
-            samples: dict[str, Any] = {
-                "int32": 0,
-                "int64": 0,
-                "string": "",
-                "float32": 0.0,
-                "float64": 0.0,
-                "bool": False,
-            }
+            samples: dict[str, Any] = dict.fromkeys(("int32", "int64"), 0) | dict.fromkeys(("float32", "float64"), 0.0)
+            samples |= {"string": "", "bool": False}
             entities = {name: [samples[kind]] * _WARM_ROWS for name, kind in service.join_keys.items()}
             if all(kind in samples for kind in service.context.values()):
                 self.read(

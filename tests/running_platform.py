@@ -152,9 +152,7 @@ class RunningPlatform:
         """Run `inferbus <arguments>` against this platform."""
         if arguments[0] == "up":  # as a user would; the others cost less from the nursery
             argv = [sys.executable, "-m", "inferbus.cli.main", *arguments]
-            return subprocess.run(
-                argv, cwd=ROOT, env=self.env, check=check, capture_output=True, text=True, timeout=60
-            )
+            return subprocess.run(argv, cwd=ROOT, env=self.env, check=check, capture_output=True, text=True, timeout=60)
         done = nursery.command(*arguments, env=self.env)
         if check:
             done.check_returncode()

@@ -23,7 +23,7 @@ _numbers = itertools.count()
 class VectorsClient:
     """Speaks for one tenant."""
 
-    def __init__(self, bus: Bus, tenant: str = "dev", timeout_s: float = 20.0) -> None:
+    def __init__(self, bus: Bus, tenant: str = "dev", timeout_s: float = 30.0) -> None:
         self._bus = bus
         self._timeout_s = timeout_s
         self.tenant = tenant

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -78,8 +80,12 @@ async def test_documents_come_are_found_and_go(http: httpx.AsyncClient) -> None:
     assert [one["id"] for one in stored] == ["owls"]
     gone = await http.delete("/zoo/documents/bears", params={"wait_s": 30})
     assert gone.json()["deleted"] == 1
-    stats = (await http.get("/collections/zoo/stats")).json()
-    assert (stats["documents"], stats["waiting"]) == (1, 0)
+
+    async def is_settled() -> bool:  # a report goes out just before its message is acknowledged
+        stats = (await http.get("/collections/zoo/stats")).json()
+        return (stats["documents"], stats["waiting"]) == (1, 0)
+
+    await eventually(is_settled)
 
 
 async def test_bad_input_names_the_field_and_the_rest_is_indexed(path: MainPath, http: httpx.AsyncClient) -> None:
@@ -212,3 +218,25 @@ async def test_near_duplicates_are_hits(http: httpx.AsyncClient) -> None:
         frozenset((hit["item"], hit["document"])) for hit in (await http.get("/watchlists/twins/hits")).json()["data"]
     }
     assert pairs == {frozenset(("a", "c"))}
+
+
+async def test_a_restart_of_the_service_fails_no_search(path: MainPath, http: httpx.AsyncClient) -> None:
+    await made(http, "steady", dimension=2)
+    await indexed(http, "steady", {"id": "a", "vector": [1.0, 0.0]})
+    statuses: list[int] = []
+
+    async def search() -> None:
+        while True:
+            answer = await http.post("/steady/search", json={"vector": [1, 0]})
+            statuses.append(answer.status_code)
+
+    searching = asyncio.create_task(search())
+    await eventually(lambda: len(statuses) > 10)
+    service = next(one for one in path._services if one.name == "vectors-0")
+    service.signal(signal.SIGTERM)
+    assert await service.ended() == 0
+    await path.vectors()
+    before = len(statuses)
+    await eventually(lambda: len(statuses) > before + 10)
+    searching.cancel()
+    assert set(statuses) == {200}

@@ -45,7 +45,7 @@ async def path(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MainPa
         admin = await path.nats.connect("admin")
         await apply_model(admin, ModelEntry(name="ranker", pool="embed-a", runtime="embed", tasks=("rerank",)))
         await admin.close()
-        await path.vectors(settle_s=0.2, searches=8, searches_per_tenant=4)
+        await path.vectors(settle_s=0.2, searches=8, searches_per_tenant=4, search_deadline_s=30)
         yield path
 
 

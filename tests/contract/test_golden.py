@@ -484,7 +484,7 @@ JSON += [
         ),
         (b'{"type":"vectors.store_file.v1","file_id":"file-1","store":"vs_1","tenant":"t","created":1.0,'
         b'"filename":"a.md","status":"in_progress","attributes":{"k":"v"},"bytes":3,"chunks":0,"batch":"vsfb_1",'
-        b'"updated":0.0,"error_code":"","error":"","version":1}'),
+        b'"updated":0.0,"error_code":"","error":""}'),
     ),
 ]  # fmt: skip
 

@@ -50,6 +50,7 @@ API_USERS = {
         "bus/stored",
         "bus/consumers",
         "bus/oldest",
+        "bus/queued",
         "queue/intake",
         "topology/reconcile",
     )

@@ -29,6 +29,7 @@ from inferbus.cli.progress import Progress
 from inferbus.testing import eventually
 
 SEARCHERS = 4
+PATIENCE_S = 900.0
 VARIANTS = 20
 HITS_S = 60.0
 
@@ -99,14 +100,12 @@ def index(show: Show, platform: RunningPlatform, models: Models, folder: Path, m
     show.section(
         "One command", f"{len(rows)} docstrings and sections of docs, {source.stat().st_size // 1024} KiB: {command}"
     )
-    done = platform.command(
-        "vectors", "index", "library", str(source), "--model", models.first, "--hybrid", check=False
-    )
+    done = typed(platform, "index", "library", str(source), "--model", models.first, "--hybrid")
     show.say((done.stdout + done.stderr).strip())
     show.claim(
         "all of them are indexed", done.returncode == 0 and f"{len(rows)} of {len(rows)} documents" in done.stdout
     )
-    again = platform.command("vectors", "index", "library", str(source), check=False)
+    again = typed(platform, "index", "library", str(source))
     stats: dict[str, Any] = json.loads(platform.command("vectors", "stats", "library", "--json").stdout)
     show.claim(
         f"indexed again, each is there once: {stats['documents']} documents, {stats['chunks']} chunks",
@@ -165,7 +164,7 @@ async def reindex(
     texts = [row["text"][:60] for row in rows[:200]]
     async with searches.running(http, "library", texts):
         await eventually(lambda: searches.done > SEARCHERS, within_s=60)
-        done = await asyncio.to_thread(_reindexed, platform, models.second)
+        done = await asyncio.to_thread(typed, platform, "reindex", "library", "--model", models.second)
         before = searches.done
         await eventually(lambda: searches.done > before + SEARCHERS, within_s=60)
     show.say((done.stdout + done.stderr).strip())
@@ -179,9 +178,12 @@ async def reindex(
     show.claim(f"nothing is lost: {stats['documents']} documents", stats["documents"] == len(rows))
 
 
-def _reindexed(platform: RunningPlatform, model: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "inferbus.cli.main", "vectors", "reindex", "library", "--model", model]
-    return subprocess.run(argv, cwd=ROOT, env=platform.env, check=False, capture_output=True, text=True, timeout=600)
+def typed(platform: RunningPlatform, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `inferbus vectors <arguments>`, which may take as long as its embeddings do."""
+    argv = [sys.executable, "-m", "inferbus.cli.main", "vectors", *arguments]
+    return subprocess.run(
+        argv, cwd=ROOT, env=platform.env, check=False, capture_output=True, text=True, timeout=PATIENCE_S
+    )
 
 
 async def watch(show: Show, platform: RunningPlatform, http: httpx.AsyncClient, models: Models) -> None:
@@ -215,7 +217,7 @@ async def watch(show: Show, platform: RunningPlatform, http: httpx.AsyncClient, 
                [[str(len(bad | good)), str(len(bad)), str(len(flagged)), str(right), f"{precision:.3f}", f"{recall:.3f}"]])  # fmt: skip
     show.claim(f"precision {precision:.3f} is at least 0.95", precision >= 0.95)
     show.claim(f"recall {recall:.3f} is at least 0.8", recall >= 0.8)
-    said = platform.command("vectors", "watch", "match", "scams", KNOWN_BAD[1], check=False)
+    said = typed(platform, "watch", "match", "scams", KNOWN_BAD[1])
     show.claim("a text that is only shown is matched too: inferbus vectors watch match scams ...", said.returncode == 3)
 
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inferbus.admission.identity import Identity
 from inferbus.contracts.vector_search import Filter, Hit
 from inferbus.contracts.vector_stores import COMPLETED, FAILED, IN_PROGRESS, StoreFile, StoreRecord
-from inferbus.errors import InvalidRequest
+from inferbus.errors import Forbidden, InvalidRequest
 from inferbus_gateway.http.vector_store_pages import page_of
 from inferbus_gateway.http.vector_store_shapes import (
     DAY_S,
@@ -23,6 +24,7 @@ from inferbus_gateway.http.vector_store_shapes import (
 )
 from inferbus_gateway.http.vector_stores import filter_of, hits_of
 from inferbus_gateway.vector_store_files import Unfit, documents_of, sections, text_of
+from inferbus_gateway.vectors_door import check_may_use
 
 FILE = StoreFile(file_id="file-1", store="vs_1", tenant="t", created=1.0, filename="a.md", attributes={"k": "v"})
 
@@ -99,3 +101,10 @@ def test_hits_are_unique_and_filters_are_of_attributes() -> None:
     assert [(one.score, one.content[0].text) for one in hits] == [(0.9, "t"), (0.5, "u")]
     said = AttributeFilter(type="and", filters=[AttributeFilter(type="eq", key="k", value=1)])
     assert filter_of(said) == Filter(type="and", filters=[Filter(type="eq", key="attributes.k", value=1)])
+
+
+def test_entitlements_name_vectors() -> None:
+    check_may_use(Identity(tenant="t"))
+    check_may_use(Identity(tenant="t", endpoints=("chat", "vectors")))
+    with pytest.raises(Forbidden, match="vectors"):
+        check_may_use(Identity(tenant="t", endpoints=("chat",)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -35,6 +36,8 @@ A = TypeVar("A", bound=msgspec.Struct)
 ENDPOINT = VECTORS
 """What entitlements call all of this, and limits as well: a request counts, tokens are the embedding models'."""
 SEARCH_S, MANAGE_S = 30.0, 60.0
+HOLD_S, RECENT_S, _AGAIN_S = 15.0, 60.0, 0.1
+"""For how long a request waits for a service that was there within the last minute."""
 _NOTHING = Estimate(0, 0)
 _SEARCHED: Any = Searched  # unions, which msgspec takes for a type
 _MANAGED: Any = ManageAnswer
@@ -56,6 +59,7 @@ class VectorsDoor:
         self._bus = bus
         self._quota = quota
         self._inbox = ""
+        self._answered = float("-inf")
         self._waiting: dict[str, asyncio.Future[IndexReport]] = {}
 
     async def start(self) -> None:
@@ -122,11 +126,20 @@ class VectorsDoor:
         return Accepted(documents=count, messages=len(messages), report=report)
 
     async def _ask(self, subject: str, data: bytes, identity: Identity, timeout_s: float) -> Msg:
+        """Ask one of the service's processes. Where one was there a moment ago, the next is waited for: it restarts."""
         headers = {KEY_ID: identity.key_id} if identity.key_id else None
-        try:
-            return await self._bus.request(subject, data, headers, timeout_s=timeout_s)
-        except NoResponders as exc:
-            raise DependencyDown("no vector service is running", retry_after_s=2.0) from exc
+        now = time.monotonic()
+        give_up = now + (HOLD_S if now - self._answered < RECENT_S else 0.0)
+        while True:
+            try:
+                message = await self._bus.request(subject, data, headers, timeout_s=timeout_s)
+            except NoResponders as exc:
+                if time.monotonic() >= give_up:
+                    raise DependencyDown("no vector service is running", retry_after_s=2.0) from exc
+                await asyncio.sleep(_AGAIN_S)
+                continue
+            self._answered = time.monotonic()
+            return message
 
     def _expect(self, token: str) -> asyncio.Future[IndexReport]:
         future = self._waiting[token] = asyncio.get_running_loop().create_future()

@@ -6,10 +6,9 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.queued import count_by_subject
 from inferbus.contracts.vector_manage import (
     ChangeCollection,
     Collections,
@@ -42,14 +41,6 @@ MAX_DIMENSION = 65_536
 _MAX_FIELDS, _MAX_METADATA, _MAX_LIST = 64, 32, 1000
 _PROBE = "dimension"
 _PROBE_S = 60.0
-
-
-class _StreamState(msgspec.Struct, frozen=True):
-    subjects: dict[str, int] | None = None
-
-
-class _StreamInfo(msgspec.Struct, frozen=True):
-    state: _StreamState = _StreamState()
 
 
 class CollectionDesk:
@@ -184,9 +175,8 @@ class CollectionDesk:
 
     async def _waiting(self, record: CollectionRecord) -> int:
         """Count the messages in the queue for a collection, under its name and its aliases."""
-        body = msgspec.json.encode({"subjects_filter": routes.vectors_index(record.tenant, "*")})
-        answer = await self._bus.request(f"$JS.API.STREAM.INFO.{routes.STREAM_VECTORS}", body)
-        subjects = msgspec.json.decode(answer.data, type=_StreamInfo).state.subjects or {}
+        subject = routes.vectors_index(record.tenant, "*")
+        subjects = await count_by_subject(self._bus, routes.STREAM_VECTORS, subject)
         named = await self._book.of_tenant(record.tenant)
         names = {one.alias for one in named if isinstance(one, AliasRecord) and one.collection == record.name}
         return sum(subjects.get(routes.vectors_index(record.tenant, name), 0) for name in {record.name, *names})

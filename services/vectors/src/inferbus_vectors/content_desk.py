@@ -12,6 +12,7 @@ import msgspec
 
 from inferbus import routes
 from inferbus.bus import Bus
+from inferbus.bus.queued import purge
 from inferbus.contracts.vector_manage import Documents, Erase, Erased, EraseTenant, Page, Scroll, StoredChunk
 from inferbus.contracts.vector_search import Filter
 from inferbus.contracts.vectors import DELETING, READY, CollectionRecord
@@ -92,7 +93,7 @@ class ContentDesk:
             if isinstance(one, CollectionRecord):
                 with contextlib.suppress(NotFound):  # it was on its way out
                     await self._book.change(one, lambda record: updated(record, self._clock(), state=DELETING))
-        await self._purge(payer.tenant)
+        await purge(self._bus, routes.STREAM_VECTORS, routes.vectors_index(payer.tenant, "*"))
         for wait_s in (0.0, self._settle_s):
             await asyncio.sleep(wait_s)
             for shard in await self._index.shards():
@@ -108,13 +109,6 @@ class ContentDesk:
             return await self._index.count(shard, where)
         except NotFound:
             return 0
-
-    async def _purge(self, tenant: str) -> None:
-        body = msgspec.json.encode({"filter": routes.vectors_index(tenant, "*")})
-        answer = await self._bus.request(f"$JS.API.STREAM.PURGE.{routes.STREAM_VECTORS}", body)
-        said = msgspec.json.decode(answer.data)
-        if error := said.get("error"):
-            raise InferbusError(f"the queue of {tenant} was not emptied: {error}")
 
     async def _read(
         self, record: CollectionRecord, where: Where, after: str, limit: int, *, with_vector: bool

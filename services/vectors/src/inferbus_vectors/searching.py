@@ -21,8 +21,9 @@ from inferbus_vectors.domain.search_plan import MAX_DEPTH, Plan, plan_search
 from inferbus_vectors.ports import Embedder, Payer, SparseEncoder, VectorIndex
 
 T = TypeVar("T")
-_PATIENCE_S = (0.1, 0.2, 0.4, 0.8, 1.6)
-"""Pauses between asking the engine again, in seconds."""
+_AGAIN_S = 0.1
+_PATIENCE = 0.8
+"""Of a search's time: so long it is asked again of an engine that is being started anew."""
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +92,7 @@ class Searching:
         wanted = await self._wanted(asked, collection, request, plan)
         shard = shard_of(collection.live).name
         if not plan.regroups:
-            return Answered(hits=_hits(await self._found(shard, wanted.query), request), tokens=wanted.tokens)
+            return Answered(hits=_hits(await self._found(asked, shard, wanted.query), request), tokens=wanted.tokens)
         found, tokens = await self._regrouped(asked, shard, request, wanted)
         return Answered(hits=_hits(found, request), tokens=tokens)
 
@@ -103,7 +104,7 @@ class Searching:
         )  # fmt: skip
         dense, tokens = plan.vector, 0
         if request.like is not None:
-            dense = await self._vector_of(shard_of(collection.live).name, scope, request.like)
+            dense = await self._vector_of(asked, shard_of(collection.live).name, scope, request.like)
         elif plan.embeds and request.text is not None:
             dense, tokens = await self._embedded(asked, collection, request.text)
         sparse = self._deps.sparse.query(request.text) if plan.is_sparse and request.text is not None else None
@@ -114,27 +115,18 @@ class Searching:
         )  # fmt: skip
         return _Wanted(query=query, tokens=tokens)
 
-    async def _found(self, shard: str, query: Query) -> list[Found]:
+    async def _found(self, asked: Asked, shard: str, query: Query) -> list[Found]:
         """Find what has not expired. To ask for that costs the engine more than the rest of a search: it is asked again,
         and for that, where something has."""
-        found, now = await self._patiently(lambda: self._deps.index.search(shard, query)), self._clock()
+        found, now = await _patiently(asked, lambda: self._deps.index.search(shard, query)), self._clock()
         if not any(0.0 < one.expires_at <= now for one in found):
             return found
         alive = msgspec.structs.replace(query, where=msgspec.structs.replace(query.where, alive_at=now))
-        return await self._patiently(lambda: self._deps.index.search(shard, alive))
+        return await _patiently(asked, lambda: self._deps.index.search(shard, alive))
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask the engine; one that has died is back in a moment, and what only reads may be asked again."""
-        for wait_s in _PATIENCE_S:
-            try:
-                return await ask()
-            except (EngineDead, DependencyDown):
-                await asyncio.sleep(wait_s)
-        return await ask()
-
-    async def _vector_of(self, shard: str, scope: Scope, document: str) -> bytes:
+    async def _vector_of(self, asked: Asked, shard: str, scope: Scope, document: str) -> bytes:
         where = Where(scope=scope, documents=[document], heads_only=True)
-        page = await self._patiently(lambda: self._deps.index.read(shard, where, limit=1, with_vector=True))
+        page = await _patiently(asked, lambda: self._deps.index.read(shard, where, limit=1, with_vector=True))
         if not page.found or page.found[0].vector is None:
             raise NotFound(f"like: there is no document {document[:80]!r} in this collection", param="like")
         return page.found[0].vector
@@ -158,7 +150,7 @@ class Searching:
         """Find as many as are needed, and order them anew: the best chunk of each document, by the reranker's scores."""
         query, needed = wanted.query, request.offset + request.limit
         while True:
-            found = await self._found(shard, query)
+            found = await self._found(asked, shard, query)
             kept = best_of_each(found) if request.by_document else found
             if (
                 len(kept) >= needed
@@ -174,6 +166,18 @@ class Searching:
             scored = await self._deps.reranker.score(asked, request.rerank.model, said, [one.text for one in kept])
             kept, tokens, threshold = reordered(kept, scored.scores), tokens + scored.tokens, request.threshold
         return page_of(kept, threshold=threshold, offset=request.offset, limit=request.limit), tokens
+
+
+async def _patiently(asked: Asked, ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask the engine; one that has died is back in a moment, and what only reads may be asked again."""
+    give_up = time.monotonic() + _PATIENCE * asked.deadline_s
+    while True:
+        try:
+            return await ask()
+        except (EngineDead, DependencyDown):
+            if time.monotonic() + _AGAIN_S >= give_up:
+                raise
+        await asyncio.sleep(_AGAIN_S)
 
 
 def _hits(found: Sequence[Found], request: SearchRequest) -> list[Hit]:

@@ -46,7 +46,6 @@ class StoreFile(msgspec.Struct, frozen=True, kw_only=True, tag="vectors.store_fi
     updated: float = 0.0
     error_code: str = ""
     error: str = ""
-    version: int = 1
 
 
 InStores = StoreRecord | StoreFile

@@ -24,7 +24,8 @@ from inferbus_gateway.http.admin_request import read_wanted
 from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.http.kserve import AnyRequest
 from inferbus_gateway.http.vector_operations import Session, VectorOperation, open_vectors, vector_operation
-from inferbus_gateway.http.vector_store_files import STORE, STORES, attach_all, build_store_files
+from inferbus_gateway.http.vector_store_attaching import attach_all
+from inferbus_gateway.http.vector_store_files import STORE, STORES, build_store_files
 from inferbus_gateway.http.vector_store_pages import page_of
 from inferbus_gateway.http.vector_store_shapes import (
     AttributeFilter,

@@ -21,7 +21,9 @@ from prometheus_client import CollectorRegistry
 
 from inferbus import routes
 from inferbus.codec import to_json
+from inferbus.contracts.presence import READY, Presence
 from inferbus.contracts.vectors import Document, IndexMessage
+from inferbus.process.presence import Beacon
 from inferbus.settings import TelemetrySettings
 from inferbus.telemetry.tracing import Tracing
 from inferbus_bench.vector_place import EMBED, Place, vector_place
@@ -219,6 +221,9 @@ async def embedded_text(folder: Path, count: int, latency_s: float) -> list[Rate
             asking, place.nats.settings("vectors"), stack, process="asking",
             tracing=Tracing("benchmark", TelemetrySettings()), registry=CollectorRegistry(),
         )  # fmt: skip
+        beacon = Beacon(asking, lambda: _presence(known.asker.id))  # an asker nobody hears of is taken for dead
+        await beacon.start()
+        stack.push_async_callback(beacon.stop)
         embedder = BusEmbedder(known.admission, known.payers)
         batches = [some[at : at + settings.embed_texts] for at in range(0, count, settings.embed_texts)]
 
@@ -252,6 +257,12 @@ async def embedded_text(folder: Path, count: int, latency_s: float) -> list[Rate
             await place.indexed(_OVER_S)
 
         return [alone, loop, await timed("texts over the bus", count, cpu, index)]
+
+
+def _presence(asker: str) -> Presence:
+    return Presence(
+        process="asking", role="vectors", incarnation=asker, region="local", state=READY, pid=os.getpid(), asker=asker
+    )
 
 
 async def _plain_text(

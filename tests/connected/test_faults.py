@@ -26,7 +26,7 @@ from inferbus.testing import NatsServer, eventually
 from inferbus.topology.configs import TopologySettings
 from inferbus.topology.reconcile import reconcile
 
-STORE_BYTES = 12 * 2**20
+STORE_BYTES = 15 * 2**20
 SMALL = msgspec.convert(
     {name: 2**20 for name in TopologySettings.__struct_fields__ if name.endswith("_max_bytes")}, TopologySettings
 )
@@ -40,7 +40,7 @@ CUT_S = 5.0
 
 
 class SmallNats(NatsServer):
-    """A server that may store 12 MB."""
+    """A server that may store 15 MB."""
 
     def __init__(self, folder: Path) -> None:
         config = folder / "small.conf"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from inferbus.contracts.vectors import CollectionRecord, Placement
+from inferbus.contracts.vectors import Chunking, CollectionRecord, Placement
 from inferbus.errors import Forbidden, InferbusError, InvalidRequest, NotFound, Permanent, Unauthenticated
 from inferbus_vectors.adapters.splitter import Splitter
 from inferbus_vectors.domain.checking import Checked
@@ -16,6 +16,9 @@ from inferbus_vectors.domain.reindexing import written_places
 from inferbus_vectors.embedding import TextEmbedding, Vector
 from inferbus_vectors.ports import Payer, SparseEncoder, VectorIndex
 from inferbus_vectors.writing import Writer
+
+_FINER, _LEAST_CHARS = 3, 64
+"""So often the texts of a document are cut in half that its model does not take; and never to less."""
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -72,6 +75,28 @@ class Storing:
         return [one.text] if one.vector is not None else self._splitter.split(one.text, record.chunking)
 
     async def _store_in(
+        self, payer: Payer, record: CollectionRecord, place: Placement, cut: list[_Cut], now: float
+    ) -> list[Stored | InferbusError]:
+        """Store documents in a place. Chunks are counted in characters and models read tokens: what is refused as text is cut
+        finer and tried again."""
+        results = await self._tried_in(payer, record, place, cut, now)
+        for _ in range(_FINER):
+            refused = [n for n, one in enumerate(results) if isinstance(one, InvalidRequest) and one.param == "text"]
+            finer = {n: self._finer(record, cut[n]) for n in refused if _can_be_finer(record, cut[n])}
+            if not finer:
+                break
+            cut = [finer.get(n, one) for n, one in enumerate(cut)]
+            again = await self._tried_in(payer, record, place, list(finer.values()), now)
+            for n, result in zip(finer, again, strict=True):
+                results[n] = result
+        return results
+
+    def _finer(self, record: CollectionRecord, cut: _Cut) -> _Cut:
+        most = max(map(len, cut.texts)) // 2
+        chunking = Chunking(max_chars=most, overlap_chars=min(record.chunking.overlap_chars, most // 4))
+        return _Cut(cut.document, self._splitter.split(cut.document.text, chunking))
+
+    async def _tried_in(
         self, payer: Payer, record: CollectionRecord, place: Placement, cut: list[_Cut], now: float
     ) -> list[Stored | InferbusError]:
         results: dict[int, Stored | InferbusError] = {}
@@ -149,6 +174,13 @@ class Storing:
         if record.fields:
             await self._index.index_fields(spec.name, record.fields)
         self._ready.add(key)
+
+
+def _can_be_finer(record: CollectionRecord, cut: _Cut) -> bool:
+    """Whether a document's own text is cut at all, and may be cut into smaller ones."""
+    return (
+        record.chunking.max_chars > 0 and cut.document.vector is None and max(map(len, cut.texts)) >= 2 * _LEAST_CHARS
+    )
 
 
 def _fitting(vectors: list[Vector | InferbusError], place: Placement) -> list[Vector] | InferbusError:

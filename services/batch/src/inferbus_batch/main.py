@@ -26,7 +26,7 @@ from inferbus_batch.retention import keep_purging
 from inferbus_batch.room import RoomDeps
 from inferbus_batch.settings import BatchSettings
 
-_IDLE_BEATS = 2  # of an ordinary process's: nobody waits for one of these to be missed
+_IDLE_BEATS = 4  # of an ordinary process's: nobody waits for one of these to be missed
 
 
 async def main(process: Runtime) -> None:

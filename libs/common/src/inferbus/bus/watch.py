@@ -1,7 +1,7 @@
 """KvWatch: follow a KV bucket, also through server restarts.
 
 nats-py's own watcher is deaf for up to 20 s after a restart (recipes: 19.8 s measured); this one resumes by sequence as
-soon as it is connected, and where its consumer vanished on a living connection, within 7 s. It reports every change to
+soon as it is connected, and where its consumer vanished on a living connection, within 12 s. It reports every change to
 one callback and keeps no copy.
 """
 
@@ -25,7 +25,7 @@ from inferbus.bus.server_clock import ServerClock
 from inferbus.errors import DependencyDown
 from inferbus.ticks import until_tick
 
-_HEARTBEAT_S = 3.0
+_HEARTBEAT_S = 5.0
 _SILENT_S = 2.2 * _HEARTBEAT_S
 _INACTIVE_S = 30
 _CHECK_S = 1.0

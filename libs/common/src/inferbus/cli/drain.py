@@ -17,7 +17,7 @@ from inferbus.errors import NotFound
 from inferbus.process.drain import ask_to_drain
 from inferbus.process.presence import SILENT_S
 
-_FIRST_BEAT_S = 2.0
+_FIRST_BEAT_S = 3.0
 
 
 class Draining:

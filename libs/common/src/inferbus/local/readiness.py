@@ -14,7 +14,7 @@ from inferbus.process.presence import BEAT_S, PresenceTable
 from inferbus.settings import BusSettings
 
 _POLL_S = 0.05
-_ROUND_S = 2.5 * BEAT_S  # the slowest beat every other time
+_ROUND_S = 4.5 * BEAT_S  # the slowest beat every fourth time
 
 
 class BusAddress(msgspec.Struct, frozen=True):

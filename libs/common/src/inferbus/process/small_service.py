@@ -16,7 +16,7 @@ from inferbus.process.runtime import HealthServer, Runtime
 from inferbus.settings import BusSettings, HealthSettings, TelemetrySettings, from_env
 from inferbus.telemetry import logs
 
-_BEATS = 2  # of an ordinary process's: nobody waits for one of these to be missed
+_BEATS = 4  # of an ordinary process's: nobody waits for one of these to be missed
 
 
 class SmallService:

@@ -139,7 +139,7 @@ async def test_a_consumer_that_was_deleted_is_made_again(connect: Connect, watch
     (consumer,) = msgspec.json.decode(answer.data)["consumers"]
     await operator.request(f"$JS.API.CONSUMER.DELETE.{stream}.{consumer}")
     await admin.kv_put(BUCKET, "k", b"1")
-    await eventually(lambda: copy.values == {"k": b"1"}, within_s=10)
+    await eventually(lambda: copy.values == {"k": b"1"}, within_s=30)
 
 
 async def test_a_callback_that_fails_misses_only_its_own_change(connect: Connect) -> None:

@@ -20,7 +20,7 @@ from inferbus.local.state import READY, STOPPED, PlatformState, ProcessState, re
 from inferbus.process.presence import PresenceTable
 
 _PIPE_WIDTH = 200
-_ROUND_S = 1.2  # the slowest beat once a second
+_ROUND_S = 2.2  # the slowest beat every two seconds
 
 
 class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -48,8 +48,10 @@ async def reconcile(
             _check(answer, f"stream {name}")
     if memory is not None:
         memory.check(missing, volatile=[name for name, config in configs.items() if config["storage"] == "memory"])
-    for name in missing:
-        _check(await _api(bus, f"$JS.API.STREAM.CREATE.{name}", configs[name]), f"stream {name}")
+    # All are tried before one that failed counts: where each fails once (leftovers of a lost store), that is one round.
+    made = {name: await _api(bus, f"$JS.API.STREAM.CREATE.{name}", configs[name]) for name in missing}
+    for name, answer in made.items():
+        _check(answer, f"stream {name}")
     if memory is not None:
         memory.made([name for name, config in configs.items() if config["storage"] == "file"])
     for stream, config in consumer_configs(bus.region, models):

@@ -12,7 +12,7 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.errors import DependencyDown
 
-_EVERY_S, _AGAIN_S = 30.0, 3.0
+_EVERY_S, _AGAIN_S = 15.0, 3.0
 _NOT_FOUND = 404
 log = structlog.get_logger()
 
@@ -39,7 +39,7 @@ def worker_needs(*, region: str, runtime: str, pool: str) -> dict[str, str]:
 
 
 class StreamCheck:
-    """Looks at the start, after every reconnect, and every 30 seconds (3 while something is missing). `missing` names what
+    """Looks at the start, after every reconnect, and every 15 seconds (3 while something is missing). `missing` names what
     the server said it does not have; a server that does not answer has said nothing."""
 
     def __init__(self, bus: Bus, needs: dict[str, str]) -> None:

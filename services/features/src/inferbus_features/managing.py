@@ -63,7 +63,7 @@ class Managing:
             retry_s = exc.retry_after_s if isinstance(exc, Transient) else 0.0
             fault = FeatureFault(code=exc.code, message=exc.message, param=exc.param or "", retry_after_s=retry_s)
             reply = ManageReply(error=fault)
-        except Exception:
+        except Exception:  # one bad question must not end the desk; whoever asked is told
             log.exception("manage_failed", subject=message.subject)
             reply = ManageReply(error=FeatureFault(code="internal", message="a bug; the log has more"))
         await self._reply(message, reply)

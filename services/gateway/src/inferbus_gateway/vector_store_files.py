@@ -92,7 +92,7 @@ class StoreFiles:
             await self._fail(file, exc.code, str(exc))
         except InferbusError as exc:
             await self._fail(file, INVALID_FILE if isinstance(exc, Permanent) else SERVER_ERROR, exc.message)
-        except Exception:
+        except Exception:  # whatever it was, the file says that it failed instead of being in progress for ever
             log.exception("store_file_crashed", tenant=file.tenant, store=file.store, file=file.file_id)
             await self._fail(file, SERVER_ERROR, "an internal error; the gateway's log has the details")
         finally:

@@ -49,6 +49,7 @@ class Traffic:
         self.deaths = 0
         self.is_there = True
         self.written: dict[str, int | None] = {}
+        self.is_writing = True
         self._n = 0
 
     async def search_for_ever(self) -> None:
@@ -65,8 +66,8 @@ class Traffic:
                     self.failed.append(repr(error))
                 await asyncio.sleep(0.02)
 
-    async def write_for_ever(self) -> None:
-        while True:
+    async def write_until_told(self) -> None:
+        while self.is_writing:  # not cancelled: what was on its way then may be in, or not
             self._n += 1
             name = f"d{self._n * 37 % (DOCUMENTS + 50)}"
             if self._n % 5:
@@ -118,7 +119,7 @@ async def test_killed_in_the_middle_searched_and_written_all_the_while(path: Mai
     with pytest.raises(Conflict):
         await start(client)
     traffic = Traffic(VectorsClient(bus, timeout_s=8.0))
-    tasks = [asyncio.create_task(traffic.search_for_ever()), asyncio.create_task(traffic.write_for_ever())]
+    tasks = [asyncio.create_task(traffic.search_for_ever()), asyncio.create_task(traffic.write_until_told())]
 
     seen: list[Reindexing] = []
 
@@ -139,7 +140,8 @@ async def test_killed_in_the_middle_searched_and_written_all_the_while(path: Mai
     assert after.done >= seen[0].done  # it goes on, and does not begin again
     assert after.started == seen[0].started
     await eventually(lambda: is_in(client, DONE), within_s=90.0)
-    tasks[1].cancel()
+    traffic.is_writing = False
+    await tasks[1]
     await eventually(lambda: _is_quiet(client), within_s=60.0)
     tasks[0].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -75,13 +75,19 @@ async def measure_engine(program: Path, folder: Path, pace: Pace, loads: str, pe
 
 
 async def measure_simulator(program: Path, folder: Path, pace: Pace, loads: str) -> Part:
-    """Measure the platform around the simulator, beside the bare path: all of the latency and CPU is the path's."""
-    async with platform(folder / "simulator", simulator=True) as ours, bare_path(folder / "bare") as bare:
+    """Measure the platform around the simulator, with and without ledger, beside the bare path: all of the latency and
+    CPU is the path's."""
+    async with AsyncExitStack() as stack:
+        ours = await stack.enter_async_context(platform(folder / "simulator", simulator=True))
+        plain = await stack.enter_async_context(platform(folder / "unbilled", simulator=True, ledger=False))
+        unbilled = msgspec.structs.replace(plain, name=f"{ours.name}, no ledger")
+        bare = await stack.enter_async_context(bare_path(folder / "bare"))
         scenarios = chosen(simulator_scenarios(ours.model, pace.simulator_s), loads)
         whole = [one for one in scenarios if not one.load.streamed]
-        table = await measure_rounds(program, [(ours, scenarios), (bare, whole)], rounds=pace.rounds, tell=_tell)
+        plan = [(ours, scenarios), (unbilled, whole), (bare, whole)]
+        table = await measure_rounds(program, plan, rounds=pace.rounds, tell=_tell)
     text = f"### Simulator engine: what the path adds\n\n{report.simulator_table(table)}"
-    return _part(text, verdicts.simulator_verdicts(table, ours.name, bare.name), table)
+    return _part(text, verdicts.simulator_verdicts(table, ours.name, unbilled.name, bare.name), table)
 
 
 async def measure_limits(program: Path, folder: Path, pace: Pace, loads: str) -> Part:

@@ -13,6 +13,7 @@ import msgspec
 
 from inferbus.answers.delivered import Delivered
 from inferbus.answers.head_lines import Headers, headers_in
+from inferbus.answers.patience import Patience
 from inferbus.contracts.step import FRESH, Answer, Delta, Failed, Finished, Started, Usage
 from inferbus.errors import (
     Cancelled,
@@ -121,7 +122,9 @@ class Exchange:
         self._waiter: asyncio.Future[bool] | None = None
         self._closers = [on_close]
         self._closed = False
-        self._timer = asyncio.get_running_loop().call_later(deadline_s, self._on_deadline)
+        self._loop = asyncio.get_running_loop()
+        self._patience = Patience(self._loop, self._on_patience_over)
+        self._timer = self._loop.call_later(deadline_s, self._on_deadline)
 
     # --- the reader's side ----------------------------------------------------------------------------------------
 
@@ -167,6 +170,7 @@ class Exchange:
         if not self._closed:
             self._closed = True
             self._timer.cancel()
+            self._patience.end()
             for closer in self._closers:
                 closer(self)
 
@@ -294,16 +298,16 @@ class Exchange:
 
     async def _wait(self, timeout_s: float | None) -> bool:
         """Wait for something to happen; False when `timeout_s` was over first."""
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[bool] = loop.create_future()
-        self._waiter = waiter
-        timer = None if timeout_s is None else loop.call_later(timeout_s, _resolve, waiter, False)
+        self._waiter = waiter = self._loop.create_future()
+        self._patience.begin(timeout_s)
         try:
             return await waiter
         finally:
             self._waiter = None
-            if timer is not None:
-                timer.cancel()
+
+    def _on_patience_over(self) -> None:
+        if self._waiter is not None:
+            _resolve(self._waiter, False)
 
 
 def _resolve(waiter: asyncio.Future[bool], result: bool) -> None:

@@ -1,4 +1,4 @@
-"""No subject, stream or durable name is written outside routes.py."""
+"""No subject, stream or durable name is written outside `inferbus.routes`."""
 
 from __future__ import annotations
 
@@ -34,12 +34,16 @@ FIRST = [
     "quota",
     "dlq",
 ]
+NAMES_OF_SPANS_TOO = ["vectors", "features"]  # and of types; with a wildcard it is a subject
 SUBJECT = re.compile(
-    rf"({'|'.join(FIRST)})\.[\w{{*>.-]*[\w}}*>]?$|(REQUEST|PAY|DLQ|EVENTS|AUDIT|DELTAS|RESULTS|USAGE|INFER_\S*|KV_\S*)$|\$KV\."
+    rf"({'|'.join(FIRST)})\.[\w{{*>.-]*[\w}}*>]?$|({'|'.join(NAMES_OF_SPANS_TOO)})\.[a-z]+\.[*>]|(REQUEST|PAY|DLQ|EVENTS|AUDIT|DELTAS|RESULTS|USAGE|INFER_\S*|KV_\S*)$|\$KV\."
 )
-TYPE_TAG = re.compile(r"[a-z.]+\.v\d+$")
+TYPE_TAG = re.compile(r"[a-z._]+\.v\d+$")
 API = re.compile(r"\$(JS|KV)\.")
-ROUTES = {"libs/common/src/inferbus/routes.py", "libs/common/src/inferbus/route_table.py"}
+ROUTES = {
+    "libs/common/src/inferbus/route_table.py",
+    *(str(path.relative_to(ROOT)) for path in (ROOT / "libs/common/src/inferbus/routes").glob("*.py")),
+}
 API_USERS = {
     f"libs/common/src/inferbus/{name}.py"
     for name in (

@@ -298,7 +298,8 @@ class Exchange:
 
     async def _wait(self, timeout_s: float | None) -> bool:
         """Wait for something to happen; False when `timeout_s` was over first."""
-        self._waiter = waiter = self._loop.create_future()
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+        self._waiter = waiter
         self._patience.begin(timeout_s)
         try:
             return await waiter

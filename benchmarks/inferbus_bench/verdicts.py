@@ -53,7 +53,10 @@ def simulator_verdicts(table: Table, platform: str, unbilled: str, bare: str) ->
         Verdict(what=what, value=path, limit=MAX_US_PER_REQUEST, unit="us"),
         Verdict(what=f"the same {against}", value=path / yardstick, limit=MAX_BARE_RATIO, unit="times"),
         Verdict(
-            what=f"the same with the ledger {against}", value=everything / yardstick, limit=MAX_BILLED_RATIO, unit="times"
+            what=f"the same with the ledger {against}",
+            value=everything / yardstick,
+            limit=MAX_BILLED_RATIO,
+            unit="times",
         ),
     ]
 

@@ -36,6 +36,7 @@ from inferbus_features.adapters.feast.store import FeastStore, online_config
 from inferbus_features.batches import Batcher
 from inferbus_features.known import KnownServices
 from inferbus_features.metrics import ReadMetrics
+from inferbus_features.paying import open_paying
 from inferbus_features.ports import WriteRow
 from inferbus_features.reads import ReadDoor
 from inferbus_features.settings import FeaturesSettings
@@ -73,7 +74,10 @@ async def reading(
         usage = ReadUsage(log, prices, me="f1", now=known.now)
         stack.push_async_callback(log.stop)
         stack.push_async_callback(usage.stop)
-        door = ReadDoor(bus, known, Batcher(store, metrics), usage, metrics, settings)
+        await prices.start()
+        stack.push_async_callback(prices.stop)
+        paying = await stack.enter_async_context(open_paying(bus, prices, "f1"))
+        door = ReadDoor(bus, known, Batcher(store, metrics), usage, paying, metrics, settings)
         await door.start()
         stack.push_async_callback(door.stop)
         yield Reads(store, door, registry, usage)

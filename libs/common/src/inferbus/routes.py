@@ -289,6 +289,8 @@ DURABLE_FEATURES = "features_writer"
 FEATURES_GET_ALL, FEATURES_MANAGE_ALL = "features.get.*.*", "features.manage.*.*"
 QUEUE_FEATURES = "features"
 FEATURES_POOL = "features"
+ADMITTED_INBOXES = ("_INBOX_gateway.", "_INBOX_worker.")
+"""Where answers go to those who have asked on behalf of somebody they have admitted: the bus lets nobody else listen there."""
 
 
 def features_model(service: str) -> str:

@@ -21,6 +21,7 @@ from inferbus.errors import Forbidden
 from inferbus.ledger.prices import PriceBook
 from inferbus.process.presence import PresenceTable
 from inferbus.routes import features_model
+from inferbus.settings import from_env
 
 _SHARERS = ("gateway", "batch", "vectors", "features")
 
@@ -75,7 +76,7 @@ async def open_paying(bus: Bus, prices: PriceBook, me: str) -> AsyncIterator[Pay
     """
     presence, keys = PresenceTable(bus, bus.region), KeyRing(bus, b"")
     quota = Quota(
-        bus, QuotaSettings(), gateways=lambda: max(1, sum(presence.processes(role) for role in _SHARERS)),
+        bus, from_env(QuotaSettings, "quota"), gateways=lambda: max(1, sum(presence.processes(role) for role in _SHARERS)),
         price_of=prices.price_of, holder=me,
     )  # fmt: skip
     async with AsyncExitStack() as stack:

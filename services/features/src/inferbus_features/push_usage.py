@@ -27,8 +27,9 @@ class PushUsage:
 
     async def settle(self, delivery: Delivery, identity: Identity, source: str, id_: str, rows: int) -> None:
         """Write what a push took, and wait until it is stored. `id_`: the push's own, where it has one: of pushes of one id
-        within the ledger's window one is charged."""
-        name = name_of(identity.tenant, source, id_ or delivery.headers.get(_MSG_ID, ""), delivery)
+        within the ledger's window one is charged. One of which no row was accepted may come again, and be charged then."""
+        id_ = (id_ or delivery.headers.get(_MSG_ID, "")) if rows else ""
+        name = name_of(identity.tenant, source, id_, delivery)
         record = self._log.begin(name, self._event(delivery, identity, source, name, rows))
         await self._log.settle(record, amend=False)
 

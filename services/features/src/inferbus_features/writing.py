@@ -127,7 +127,7 @@ class PushWriter:
         try:
             await self._write_paid(pushed, identity, to.name, rows)
         except RateLimited as exc:
-            await self._hold_back(delivery, exc)
+            await self._hold_back(delivery, exc, identity, to.name)
             return
         if faults:
             await self._bury(delivery, message, faults, to.name)
@@ -159,10 +159,11 @@ class PushWriter:
             raise
         reservation.settle(Usage(rows))
 
-    async def _hold_back(self, delivery: Delivery, error: RateLimited) -> None:
+    async def _hold_back(self, delivery: Delivery, error: RateLimited, identity: Identity, source: str) -> None:
         """Let a push that is over a limit wait; the longer it has, the less often it asks."""
         self._metrics.held_back.inc()
         if error.hopeless or error.retry_after_s > _LONGEST_WAIT_S:
+            await self._usage.settle(delivery, identity, source, "", 0)
             await delivery.bury(error.code, error.message)
         else:
             delivery.nak(max(error.retry_after_s, min(_LONGEST_WAIT_S / 2, delivery.attempt * _PATIENCE_S)))

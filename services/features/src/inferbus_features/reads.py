@@ -131,8 +131,9 @@ class ReadDoor:
             self._refuse(waiting.reply, waiting.service.name, exc)
         else:
             self._waiting.append(msgspec.structs.replace(waiting, reservation=reservation))
-        del self._reserving[number]
-        self._some.set()
+        finally:
+            del self._reserving[number]
+            self._some.set()
 
     def _take(self, message: Msg, subject: routes.FeaturesSubject, now: float) -> Waiting:
         settings, tenant = self._settings, subject.tenant

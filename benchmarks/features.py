@@ -2,168 +2,33 @@
 
     .venv-features/bin/python benchmarks/features.py [--seconds 5] [--only narrow|wide]
 
-One features process, alone on its core as far as the machine has one for it; CPU is that process's own. Loads are open:
-requests come at random times whether the ones before were answered or not. Prints Markdown tables.
+One features process, alone on its core: it is pinned to the last one, and the generator, Redis and the bus share the
+others (`--unpinned`: the system decides). CPU is that process's own. Loads are open: requests come at random times whether
+the ones before were answered or not, and a latency begins when a request was due. Beside it: the same from when it was
+sent (the generator may be late), which share of requests the service itself answered within so many ms of their receipt, by
+its own histogram, and which share of the machine its host took away meanwhile. Prints Markdown tables.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import os
 import random
-import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from nats.aio.msg import Msg
+import uvloop
 
 from feature_definitions import NARROW, WIDE
-from inferbus import routes
-from inferbus.bus import Bus
+from feature_load import Place, Result, fill, load
 from inferbus.codec import to_json
-from inferbus.contracts.features import CATALOGUE_KEY, REGISTRY_KEY, GetRequest
-from inferbus.errors import InferbusError
-from inferbus.feature_reads import ReadAsker, pass_on
-from inferbus.testing import NatsServer, eventually
+from inferbus.contracts.features import GetRequest
 
-ROOT = Path(__file__).parents[1]
 USERS, ITEMS = 2000, 500
-
-
-class Result(NamedTuple):
-    """One load: latencies in seconds, sorted; CPU of the features process in seconds."""
-
-    asked: int
-    failed: int
-    took_s: float
-    latencies: list[float]
-    cpu_s: float
-
-    def at(self, share: float) -> float:
-        """Give a percentile in ms."""
-        return self.latencies[min(len(self.latencies) - 1, int(share * len(self.latencies)))] * 1000
-
-
-class Place:
-    """Redis, a bus, and one features process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.redis_port = free.getsockname()[1]
-        self.process: subprocess.Popen[bytes] | None = None
-        self.started_s = 0.0
-
-    def online(self) -> dict[str, Any]:
-        from inferbus_features.adapters.feast.store import online_config  # noqa: PLC0415 - takes seconds
-
-        return online_config("redis", redis=f"127.0.0.1:{self.redis_port}", redis_timeout_s=2.0, state=self.folder)
-
-    async def open(self, stack: AsyncExitStack) -> None:
-        redis = shutil.which("redis-server")
-        if redis is None:
-            sys.exit("redis-server is missing: make deps-services")
-        arguments = ["--port", str(self.redis_port), "--save", "", "--dir", str(self.folder)]
-        server = subprocess.Popen([redis, *arguments], stdout=subprocess.DEVNULL)  # noqa: ASYNC220 - before anything runs
-        stack.callback(server.wait)
-        stack.callback(server.kill)
-        self.nats = await stack.enter_async_context(NatsServer(self.folder / "bus", ROOT / "deploy/nats/nats.conf"))
-        await self.nats.reconcile()
-        self.bus = await self.nats.connect("gateway", name="bench")
-        stack.push_async_callback(self.bus.close)
-
-    async def define(self, source: str) -> Any:
-        """Compile, publish and load definitions; gives a store of this process's own."""
-        from inferbus_features.adapters.feast.repository import FeastRepositories  # noqa: PLC0415 - takes seconds
-        from inferbus_features.adapters.feast.store import FeastStore  # noqa: PLC0415 - as above
-
-        repository = self.folder / f"repository{random.randrange(10**6)}"
-        repository.mkdir()
-        (repository / f"definitions_{repository.name}.py").write_text(source)
-        registry, catalogue = FeastRepositories().compile_repository(str(repository))
-        admin = await self.nats.connect("admin", name="define")
-        await admin.kv_put(routes.KV_FEATURES, REGISTRY_KEY, registry)
-        await admin.kv_put(routes.KV_FEATURES, CATALOGUE_KEY, to_json(catalogue))
-        await admin.close()
-        store = FeastStore(self.online(), self.folder, name="bench")
-        store.load(registry)
-        return store
-
-    async def start(self, service: str, request: GetRequest) -> None:
-        """Start the features process, and wait until it answers."""
-        settings = self.nats.settings("features")
-        env = os.environ | {
-            "INFERBUS_BUS_URL": settings.url, "INFERBUS_BUS_USER": settings.user, "INFERBUS_BUS_PASSWORD": settings.password,
-            "INFERBUS_FEATURES_STORE": "redis", "INFERBUS_FEATURES_REDIS": f"127.0.0.1:{self.redis_port}",
-            "INFERBUS_FEATURES_ROLE": "reads", "INFERBUS_FEATURES_STATE": str(self.folder / "state"),
-            "INFERBUS_TELEMETRY_LOG_LEVEL": "error",
-        }  # fmt: skip
-        begun = time.monotonic()
-        self.process = subprocess.Popen([sys.executable, "-m", "inferbus_features"], env=env)  # noqa: ASYNC220 - as above
-
-        async def answers() -> bool:
-            try:
-                await pass_on(self.bus, ReadAsker(tenant="dev", deadline_s=1.0), service, to_json(request))
-            except InferbusError:
-                return False
-            return True
-
-        await eventually(answers, within_s=120)
-        self.started_s = time.monotonic() - begun
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait()
-
-    def cpu_s(self) -> float:
-        assert self.process is not None
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def memory_mb(self) -> float:
-        assert self.process is not None
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
-
-
-async def load(bus: Bus, place: Place, make: Callable[[], tuple[str, bytes]], rate: float, seconds: float) -> Result:
-    """Ask at `rate` requests a second, at random times; as cheaply as can be, since the machine is shared with what is measured."""
-    inbox, due_at, latencies = bus.nc.new_inbox(), list[float](), list[float]()
-    failed = 0
-
-    def on_answer(message: Msg) -> None:
-        nonlocal failed
-        latencies.append(time.perf_counter() - due_at[int(message.subject.rsplit(".", 1)[1])])
-        if b'"error":' in message.data[:200]:
-            failed += 1
-
-    listening = await bus.listen(f"{inbox}.*", on_answer)
-    cpu, begun = place.cpu_s(), time.perf_counter()
-    due = begun
-    while (now := time.perf_counter()) < begun + seconds:
-        while due <= now:
-            service, body = make()
-            bus.send(routes.features_get("dev", service), body, f"{inbox}.{len(due_at)}")
-            due_at.append(due)
-            due += random.expovariate(rate)
-        await asyncio.sleep(max(0.0, min(0.001, due - time.perf_counter())))
-    try:
-        await eventually(lambda: len(latencies) == len(due_at), within_s=10)
-    except AssertionError:
-        failed += len(due_at) - len(latencies)
-    took = time.perf_counter() - begun
-    await bus.unsubscribe(listening)
-    return Result(len(due_at), failed, took, sorted(latencies), place.cpu_s() - cpu)
 
 
 def sdk(
@@ -185,32 +50,21 @@ def sdk(
     return count / used, count / took, latencies[count // 2] * 1000, latencies[int(count * 0.99)] * 1000
 
 
-def fill(store: Any, view: str, key: str, count: int) -> None:
-    from inferbus_features.ports import WriteRow  # noqa: PLC0415 - imports Feast's side
-
-    features = next(one for one in store.catalogue.views if one.name == view).features
-    now = time.time()
-    rows = [
-        WriteRow({key: n}, {one.name: (n % 97 if one.kind == "int64" else n * 0.5) for one in features}, now)
-        for n in range(count)
-    ]
-    for start in range(0, count, 500):
-        store.write(view, rows[start : start + 500])
-
-
 def row(what: str, result: Result, rows: int = 1) -> str:
     """Write one line of the table."""
     rate = len(result.latencies) / result.took_s
     per_cpu = len(result.latencies) / result.cpu_s if result.cpu_s else 0
     return (
-        f"| {what} | {rate:.0f} | {rate * rows:.0f} | {result.at(0.5):.2f} / {result.at(0.99):.2f} | {result.cpu_s / result.took_s:.2f} "
+        f"| {what} | {rate:.0f} | {rate * rows:.0f} | {result.at(0.5):.2f} / {result.at(0.99):.2f} "
+        f"| {result.at(0.5, since_sent=True):.2f} / {result.at(0.99, since_sent=True):.2f} "
+        f"| {' / '.join(f'{share * 100:.1f}' for share in result.inside)} | {result.stolen * 100:.0f} | {result.cpu_s / result.took_s:.2f} "
         f"| {result.cpu_s / max(1, len(result.latencies)) * 1e6:.0f} | {per_cpu:.0f} | {per_cpu * rows:.0f} | {result.failed} |"
     )
 
 
 HEAD = (
-    "| load | requests/s | rows/s | p50 / p99 ms | core use | CPU us/request | requests per CPU s | rows per CPU s | failed |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "| load | requests/s | rows/s | p50 / p99 ms | since sent | in the service within 2 / 5 / 10 ms, % | stolen % | core use | CPU us/request | requests per CPU s | rows per CPU s | failed |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -230,7 +84,8 @@ async def narrow(place: Place, seconds: float) -> None:
 
     print(f"\nstart to first answer {place.started_s:.1f} s, memory {place.memory_mb():.0f} MB\n\n{HEAD}")
     await load(place.bus, place, single, 500, 1.0)
-    print(row("20 features, 1 row, 1,000/s", await load(place.bus, place, single, 1000, seconds)))
+    for _ in range(3):
+        print(row("20 features, 1 row, 1,000/s", await load(place.bus, place, single, 1000, seconds)), flush=True)
     for rate in (3000, 5000, 6000, 7000, 8000):
         result = await load(place.bus, place, single, rate, seconds)
         print(row(f"20 features, 1 row, {rate:,}/s", result), flush=True)
@@ -253,7 +108,7 @@ async def narrow(place: Place, seconds: float) -> None:
     ):
         per_cpu, rate, p50, p99 = sdk(store, service, ask, min(seconds, 3.0))
         print(
-            f"| Feast's SDK, one after the other: {what} | {rate:.0f} | {rate * rows:.0f} | {p50:.2f} / {p99:.2f} | 1 "
+            f"| Feast's SDK, one after the other: {what} | {rate:.0f} | {rate * rows:.0f} | {p50:.2f} / {p99:.2f} | | | | 1 "
             f"| {1e6 / per_cpu:.0f} | {per_cpu:.0f} | {per_cpu * rows:.0f} | 0 |"
         )
     place.stop()
@@ -273,7 +128,8 @@ async def wide(place: Place, seconds: float) -> None:
         return "svc7", f'{{"entities":{{"user_id":{random.randrange(300)}}},"features":[{names}]}}'.encode()
 
     print(
-        f"\n100 services of 900 features over 20 views: start to first answer {place.started_s:.1f} s, memory {place.memory_mb():.0f} MB\n\n{HEAD}"
+        f"\n100 services of 900 features over 20 views: compiled in {place.compiled_s:.1f} s of CPU, start to first answer "
+        f"{place.started_s:.1f} s (CPU {place.cpu_s():.1f} s), memory {place.memory_mb():.0f} MB\n\n{HEAD}"
     )
     for rate in (100, 200, 400, 600):
         result = await load(place.bus, place, single, rate, seconds)
@@ -283,7 +139,7 @@ async def wide(place: Place, seconds: float) -> None:
     print(row("20 of the 900, over 20 views, 500/s", await load(place.bus, place, some, 500, seconds)))
     per_cpu, rate, p50, p99 = sdk(store, "svc7", lambda: {"user_id": [random.randrange(300)]}, min(seconds, 3.0))
     print(
-        f"| Feast's SDK, one after the other: 900 features | {rate:.0f} | {rate:.0f} | {p50:.2f} / {p99:.2f} | 1 | {1e6 / per_cpu:.0f} | {per_cpu:.0f} | {per_cpu:.0f} | 0 |"
+        f"| Feast's SDK, one after the other: 900 features | {rate:.0f} | {rate:.0f} | {p50:.2f} / {p99:.2f} | | | | 1 | {1e6 / per_cpu:.0f} | {per_cpu:.0f} | {per_cpu:.0f} | 0 |"
     )
     print(f"\nmemory afterwards {place.memory_mb():.0f} MB")
     place.stop()
@@ -293,10 +149,14 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--only", choices=["narrow", "wide"], default="")
+    parser.add_argument("--unpinned", action="store_true")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
     async with AsyncExitStack() as stack:
-        place = Place(Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))))
+        place = Place(
+            Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))),
+            pinned=not chosen.unpinned,
+        )
         await place.open(stack)
         stack.callback(place.stop)
         for name, part in (("narrow", narrow), ("wide", wide)):
@@ -305,4 +165,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    uvloop.run(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,13 @@ from inferbus.contracts.features import (
     SourceRecord,
     ViewRecord,
 )
+from inferbus.ledger.prices import PriceBook
+from inferbus.ledger.usage_log import UsageLog
 from inferbus.testing import eventually
 from inferbus_features.consumers import Consumers
+from inferbus_features.paying import open_paying
 from inferbus_features.ports import StoreDown, WriteRow
+from inferbus_features.push_usage import PushUsage
 from inferbus_features.writes_room import serving_writes
 from inferbus_features.writing import WriteSettings
 
@@ -78,10 +82,17 @@ class MemoryStore:
 
 @asynccontextmanager
 async def writing(bus: Bus, store: MemoryStore, folder: Path) -> AsyncIterator[Consumers]:
-    consumers = Consumers(bus)
-    async with serving_writes(
-        bus, store, consumers, CollectorRegistry(), folder, "me-1", WriteSettings()  # type: ignore[arg-type]
-    ):  # fmt: skip
+    consumers, registry = Consumers(bus), CollectorRegistry()
+    async with AsyncExitStack() as stack:
+        prices, log = PriceBook(bus), UsageLog(bus, registry)
+        for part in (log, prices):
+            await part.start()
+            stack.push_async_callback(part.stop)
+        paying = await stack.enter_async_context(open_paying(bus, prices, "me-1"))
+        await stack.enter_async_context(serving_writes(
+            bus, store, consumers, registry, folder, "me-1", WriteSettings(),  # type: ignore[arg-type]
+            paying, PushUsage(log, prices),
+        ))  # fmt: skip
         await barrier(bus)  # its subscriptions are there
         yield consumers
 

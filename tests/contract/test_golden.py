@@ -487,6 +487,13 @@ JSON: list[tuple[Any, bytes]] = [
             b'"param":"age"}}],"checked":true}'
         ),
     ),
+    (
+        FeatureJob(id="mat_2", tenant="JOBS", view="user_now", paths=["a.parquet"], out="/data/windows"),
+        (
+            b'{"type":"features.job.v1","id":"mat_2","tenant":"JOBS","view":"user_now","paths":["a.parquet"],'
+            b'"out":"/data/windows"}'
+        ),
+    ),
 ]  # fmt: skip
 ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
     (

@@ -18,6 +18,7 @@ from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.bus.stored import last_stored
 from inferbus.contracts.features import DEFAULT, MISSING, PRESENT, STALE, Catalogue, GetRequest
+from inferbus.contracts.limits import LimitSet
 from inferbus.contracts.usage import UsageEvent
 from inferbus.errors import (
     DependencyDown,
@@ -26,7 +27,9 @@ from inferbus.errors import (
     InvalidRequest,
     NotFound,
     Overloaded,
+    RateLimited,
     TooLarge,
+    Unauthenticated,
 )
 from inferbus.feature_reads import ReadAsker, pass_on, read_features
 from inferbus.ledger.prices import PriceBook
@@ -36,6 +39,7 @@ from inferbus_features.adapters.feast.store import FeastStore, online_config
 from inferbus_features.batches import Batcher
 from inferbus_features.known import KnownServices
 from inferbus_features.metrics import ReadMetrics
+from inferbus_features.paying import open_paying
 from inferbus_features.ports import WriteRow
 from inferbus_features.reads import ReadDoor
 from inferbus_features.settings import FeaturesSettings
@@ -73,7 +77,10 @@ async def reading(
         usage = ReadUsage(log, prices, me="f1", now=known.now)
         stack.push_async_callback(log.stop)
         stack.push_async_callback(usage.stop)
-        door = ReadDoor(bus, known, Batcher(store, metrics), usage, metrics, settings)
+        await prices.start()
+        stack.push_async_callback(prices.stop)
+        paying = await stack.enter_async_context(open_paying(bus, prices, "f1"))
+        door = ReadDoor(bus, known, Batcher(store, metrics), usage, paying, metrics, settings)
         await door.start()
         stack.push_async_callback(door.stop)
         yield Reads(store, door, registry, usage)
@@ -180,6 +187,30 @@ async def test_many_requests_are_few_reads_and_one_event_of_usage(reads: Reads, 
     assert found is not None
     event = msgspec.json.decode(found.data, type=UsageEvent)
     assert (event.model, event.key_id, event.team) == ("features:plain", "k1", "core")
+
+
+async def test_producers_have_limits_and_rights_and_gateways_have_seen_to_theirs(
+    reads: Reads, connect: Connect
+) -> None:
+    fill(reads, time.time())
+    gateway, dev, tenant = await connect("gateway"), await connect("dev"), ReadAsker(tenant="dev")
+    two = GetRequest(entities={"user_id": [1, 2]}, features=["clicks"])
+    with pytest.raises(Unauthenticated):
+        await read_features(dev, DEV, "plain", two)  # there is no such key; the gateway would have said so
+    await read_features(dev, tenant, "plain", two)
+    limits = msgspec.json.encode(LimitSet(tokens_per_day=3))
+    await (await connect("operator")).kv_put(routes.KV_LIMITS, "model.features_plain", limits)
+
+    async def is_limited() -> bool:
+        try:
+            await read_features(dev, tenant, "plain", two)
+        except RateLimited:
+            return True
+        return False
+
+    await eventually(is_limited)
+    assert (await read_features(gateway, DEV, "plain", two)).rows == 2
+    await reads.door.stop()  # nothing is left that it waits for
 
 
 async def test_what_cannot_wait_is_refused_and_what_waits_is_answered_at_the_end(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import msgspec
 import pyarrow as pa
@@ -25,6 +28,7 @@ from inferbus.bus import Bus
 from inferbus.contracts.features import DONE, GetRequest, ManageReply, ManageRequest, PushMessage
 from inferbus.errors import InferbusError
 from inferbus.feature_reads import ReadAsker, read_features
+from inferbus.process.presence import PresenceTable
 from inferbus.testing import NatsServer, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -76,11 +80,52 @@ async def test_events_become_features_and_jobs_survive_kills(server: NatsServer,
         await eventually(lambda: answers(dev), within_s=120)
         await windows_follow_events(dev, process)
         await a_killed_job_goes_on(admin, dev, process, tmp_path)
+        await windows_are_told_to_be_followed(admin)
+        await all_windows_become_files(admin, tmp_path)
         fresh = {one["view"]: one for one in await manage(admin, "freshness")}
         assert fresh["user_now"]["newest_age_s"] < 120
         await eventually(lambda: is_used(admin), within_s=20)
     await dev.close()
     await admin.close()
+
+
+async def windows_are_told_to_be_followed(admin: Bus) -> None:
+    presence = PresenceTable(admin, admin.region)
+    await presence.start()
+    await eventually(lambda: presence.processes("features"))
+    (process,) = presence.alive().values()
+
+    def metrics() -> str:
+        with urlopen(f"http://127.0.0.1:{process.health_port}/metrics") as answer:
+            return str(answer.read().decode())
+
+    async def is_small() -> bool:
+        found = re.search(r'window_lag_seconds{view="user_now"} (\S+)', await asyncio.to_thread(metrics))
+        return found is not None and float(found[1]) < 30
+
+    await eventually(is_small, within_s=60)
+    await presence.stop()
+
+
+async def all_windows_become_files(admin: Bus, folder: Path) -> None:
+    now = time.time()
+    events = pa.table({
+        "user_id": pa.array([1, 1, 2], pa.int64()), "item_id": pa.array([1, 2, 3], pa.int64()),
+        "kind": ["click", "purchase", "click"], "price": [1.0, 2.5, 3.0],
+        "event_timestamp": pa.array([int((now - ago) * 1e6) for ago in (7200, 7100, 7000)], pa.timestamp("us", tz="UTC")),
+    })  # fmt: skip
+    pq.write_table(events, folder / "events.parquet")
+    files = {"paths": [str(folder / "events.parquet")], "out": str(folder / "windows")}
+    job = await manage(admin, "materialize", view="user_now", slices=2, **files)
+
+    async def is_done() -> bool:
+        return bool((await manage(admin, "job", name=job["id"]))["state"] == DONE)
+
+    await eventually(is_done, within_s=120)
+    table = pq.read_table(folder / "windows").to_pylist()
+    assert {one["user_id"] for one in table} == {1, 2}
+    assert max(one["now_spent"] for one in table) == 2.5
+    assert len(table) == 60 + 10 + 60 + 2  # a window every 10 s for 10 minutes after an event, and the first without
 
 
 async def answers(bus: Bus) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import structlog
 
+from inferbus.admission.identity import Identity
+from inferbus.admission.quota.reservation import UNLIMITED, Reservation
 from inferbus.contracts.features import GetAnswer
 from inferbus.errors import DependencyDown, InferbusError
 from inferbus_features.domain.checking import Checked
@@ -22,7 +24,8 @@ log = structlog.get_logger()
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """A request that waits for its rows: `came` and `until` by the monotonic clock."""
+    """A request that waits for its rows: `came` and `until` by the monotonic clock. `payer`: whose limits
+    must count it first, `reservation`: what it has taken of them."""
 
     reply: str
     asker: Asker
@@ -31,6 +34,8 @@ class Waiting(msgspec.Struct, frozen=True):
     ages: bool
     came: float
     until: float
+    payer: Identity | None = None
+    reservation: Reservation = UNLIMITED
 
 
 Answer = Callable[[Waiting, GetAnswer | InferbusError], None]

@@ -18,11 +18,17 @@ class WindowsOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WindowsTold(msgspec.Struct, frozen=True, kw_only=True):
-    """What has been written since the last time: rows of a view, and the time of the newest (Unix seconds)."""
+    """What has been written since the last time: rows of a view, and the time of the newest (Unix seconds).
+
+    `followed`: all that had arrived by then is in the view's windows; `newest_event`: the time of the newest event in them.
+    0: nothing new to say.
+    """
 
     view: str
     rows: int
     event_time: float
+    followed: float = 0.0
+    newest_event: float = 0.0
 
 
 class MaterializeOrder(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,8 +12,9 @@ from inferbus.bus import Bus
 from inferbus.bus.stored import read_one, read_page
 from inferbus.codec import to_json
 from inferbus.contracts import dead_letter
-from inferbus.contracts.features import PushMessage, RowFault
+from inferbus.contracts.features import KEY, PushMessage, RowFault
 from inferbus.errors import DependencyDown, NotFound
+from inferbus.feature_writes import paid_by
 from inferbus.queue.delivery import Delivery
 
 _FAULTS_SHOWN = 20
@@ -36,10 +37,11 @@ async def bury_rows(bus: Bus, delivery: Delivery, message: PushMessage, faults: 
     Raises:
         DependencyDown, Overloaded: it could not be stored.
     """
+    key = delivery.headers.get(KEY, "")
     rows = [message.rows[one.row] for one in faults if one.row < len(message.rows)]
     shown = [RowFault(row=n, fault=one.fault) for n, one in enumerate(faults[:_FAULTS_SHOWN])]
     first = faults[0].fault
-    headers = {
+    headers = paid_by(key) | {
         dead_letter.REASON: " ".join(f"{len(faults)} rows refused; the first: {first.message}".split())[:1000],
         dead_letter.CODE: first.code,
         dead_letter.DELIVERIES: str(delivery.attempt),
@@ -85,7 +87,9 @@ class DeadRows:
         subject = stored.headers.get(dead_letter.SOURCE_SUBJECT, "")
         if subject != routes.features_push(tenant, _source_of(subject)):
             raise NotFound(f"there is no dead letter {sequence}", param="sequence")
-        pushed = await self._bus.accept(subject, stored.data, {}, msg_id=f"again:{sequence}")
+        pushed = await self._bus.accept(
+            subject, stored.data, paid_by(stored.headers.get(KEY, "")), msg_id=f"again:{sequence}"
+        )
         await self._bus.remove(routes.STREAM_DLQ, sequence)
         return pushed
 

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import msgspec
+
 from inferbus.ledger.prices import PriceBook
 from inferbus.ledger.usage_log import UsageLog
 from inferbus.process import runtime
@@ -17,7 +19,9 @@ from inferbus_features.batches import Batcher
 from inferbus_features.consumers import Consumers
 from inferbus_features.known import KnownServices
 from inferbus_features.metrics import ReadMetrics
+from inferbus_features.paying import Paying, open_paying
 from inferbus_features.ports import FeatureStore
+from inferbus_features.push_usage import PushUsage
 from inferbus_features.reads import ReadDoor
 from inferbus_features.settings import READS, WRITES, FeaturesSettings
 from inferbus_features.stores import open_store
@@ -44,16 +48,18 @@ async def main(process: runtime.Runtime) -> None:
                 await asyncio.wait({stopping, loaded}, return_when=asyncio.FIRST_COMPLETED)
                 loaded.cancel()
                 if loaded.done():
+                    charging = await parts.enter_async_context(open_charging(service, process.incarnation))
                     consumers = Consumers(service.bus)
                     parts.push_async_callback(consumers.stop)
                     consumers.start()
                     if settings.role != WRITES:
-                        reads = serving_reads(process, service, store, known, settings, consumers)
+                        reads = serving_reads(process, service, store, known, settings, consumers, charging)
                         await parts.enter_async_context(reads)
                     if settings.role != READS:
                         writes = serving_writes(
-                            service.bus, store, consumers, service.registry, state, process.incarnation, WriteSettings()
-                        )
+                            service.bus, store, consumers, service.registry, state, process.incarnation,
+                            WriteSettings(), charging.paying, PushUsage(charging.log, charging.prices),
+                        )  # fmt: skip
                         await parts.enter_async_context(writes)
                 runtime.freeze_heap()
                 await stopping
@@ -64,6 +70,25 @@ async def main(process: runtime.Runtime) -> None:
         await service.run(work, why_not_ready=why_not_ready)
 
 
+class Charging(msgspec.Struct, frozen=True):
+    """What reads and pushes are charged with."""
+
+    log: UsageLog
+    prices: PriceBook
+    paying: Paying
+
+
+@asynccontextmanager
+async def open_charging(service: SmallService, me: str) -> AsyncIterator[Charging]:
+    """Follow prices, keys and limits until the block ends."""
+    prices, log = PriceBook(service.bus), UsageLog(service.bus, service.registry)
+    async with AsyncExitStack() as stack:
+        for part in (log, prices):
+            await part.start()
+            stack.push_async_callback(part.stop)
+        yield Charging(log, prices, await stack.enter_async_context(open_paying(service.bus, prices, me)))
+
+
 @asynccontextmanager
 async def serving_reads(
     process: runtime.Runtime,
@@ -72,24 +97,20 @@ async def serving_reads(
     known: KnownServices,
     settings: FeaturesSettings,
     consumers: Consumers,
+    charging: Charging,
 ) -> AsyncIterator[None]:
     """Answer reads until the block ends."""
     bus, metrics = service.bus, ReadMetrics(service.registry)
-    prices, log = PriceBook(bus), UsageLog(bus, service.registry)
-    await log.start()
-    await prices.start()
 
     def noted(asker: Asker, requests: int, rows: int) -> None:
         consumers.read(asker.tenant, asker.service, requests, rows)
 
-    usage = ReadUsage(log, prices, me=process.incarnation, now=known.now, noted=noted)
+    usage = ReadUsage(charging.log, charging.prices, me=process.incarnation, now=known.now, noted=noted)
     usage.start()
-    door = ReadDoor(bus, known, Batcher(store, metrics), usage, metrics, settings)
+    door = ReadDoor(bus, known, Batcher(store, metrics), usage, charging.paying, metrics, settings)
     await door.start()
     try:
         yield
     finally:
         await door.stop()
         await usage.stop()
-        await prices.stop()
-        await log.stop()

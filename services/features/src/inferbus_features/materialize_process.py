@@ -1,4 +1,4 @@
-"""The process of one materialisation (`python -m inferbus_features.materialize_process`), a child of the features service."""
+"""The process of one materialisation, or of one history of windows (`python -m inferbus_features.materialize_process`), a child of the features service."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from inferbus_features.domain.definitions import BOOL, FLOAT64, INT64, STRING, f
 from inferbus_features.ports import FeatureStore, StoreDown, WriteRow
 from inferbus_features.settings import FeaturesSettings
 from inferbus_features.stores import open_store
+from inferbus_features.window_history import Stopped, write_slice
 from inferbus_features.window_writes import row_of
 
 _ROWS = 500
@@ -38,15 +39,31 @@ def main() -> None:
     job, rows = order.job, 0
     try:
         for n in range(job.done, job.slices):
-            for part in _batches(_rows_of(store.catalogue, job, Slice(n, job.slices))):
-                if not _write(store, job.view, part, orders):
-                    return
-                rows += len(part)
+            if job.out:
+                rows += write_slice(store.catalogue, job, n, orders.stopping)
+            else:
+                rows += _materialize(store, job, Slice(n, job.slices), orders)
             orders.tell(msgspec.json.encode(MaterializeTold(done=n + 1, rows=rows)))
     except BadHistory as exc:
         orders.tell(msgspec.json.encode(MaterializeTold(done=job.done, rows=rows, error=str(exc))))
+    except Stopped:
+        return
     finally:
         store.close()
+
+
+def _materialize(store: FeatureStore, job: FeatureJob, part: Slice, orders: Orders) -> int:
+    """Write a slice's newest rows to the store; gives how many.
+
+    Raises:
+        BadHistory. Stopped: the process is to stop.
+    """
+    count = 0
+    for rows in _batches(_rows_of(store.catalogue, job, part)):
+        if not _write(store, job.view, rows, orders):
+            raise Stopped
+        count += len(rows)
+    return count
 
 
 def _rows_of(catalogue: Catalogue, job: FeatureJob, part: Slice) -> Iterator[WriteRow]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 import msgspec
@@ -11,8 +12,9 @@ import msgspec
 from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.codec import field_of, to_json
-from inferbus.contracts.features import CANCELLED, QUEUED, RUNNING, FeatureJob, PushAnswer, PushMessage
+from inferbus.contracts.features import CANCELLED, QUEUED, RUNNING, STREAM_VIEW, FeatureJob, PushAnswer, PushMessage
 from inferbus.errors import Conflict, InvalidRequest, NotFound
+from inferbus.feature_writes import paid_by
 from inferbus_features.consumers import Consumers
 from inferbus_features.dead_rows import DeadRows
 from inferbus_features.domain.lineage import lineage_of
@@ -20,6 +22,7 @@ from inferbus_features.domain.pushed import split_rows
 from inferbus_features.domain.rows import RowLimits, SourceShape
 from inferbus_features.job_book import FeatureJobBook
 from inferbus_features.managing import Operation
+from inferbus_features.paying import Paying
 from inferbus_features.ports import FeatureStore
 
 OPERATORS = frozenset({"materialize", "cancel", "redrive"})
@@ -30,11 +33,12 @@ A = TypeVar("A", bound=msgspec.Struct)
 
 
 class Push(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Rows for a source. `id`: the same one within two minutes is the same push."""
+    """Rows for a source. `id`: the same one within two minutes is the same push. `key`: which of the tenant's pays."""
 
     source: str
     rows: list[dict[str, Any]]
     id: str = ""
+    key: str = ""
 
 
 class Dead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,6 +65,7 @@ class Materialize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     arrived_column: str = ""
     until: float = 0.0
     slices: int = 16
+    out: str = ""
 
 
 class Named(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,12 +89,14 @@ class Operations:
         shapes: Callable[[], Mapping[str, SourceShape]],
         consumers: Consumers,
         limits: RowLimits,
+        paying: Paying,
     ) -> None:
         self._bus = bus
         self._store = store
         self._shapes = shapes
         self._consumers = consumers
         self._limits = limits
+        self._paying = paying
         self._book = FeatureJobBook(bus)
         self._dead = DeadRows(bus)
 
@@ -117,9 +124,13 @@ class Operations:
         rows = [row for n, row in enumerate(push.rows) if n not in refused]
         sequence = 0
         if rows:
+            identity = self._paying.identity_of(tenant, push.key, push.source)
+            await self._paying.look(identity, push.source, len(rows))  # it is counted when it is written
             body = to_json(PushMessage(rows=rows, id=push.id))
             msg_id = routes.push_name(tenant, push.source, push.id) if push.id else None
-            sequence = await self._bus.accept(routes.features_push(tenant, push.source), body, {}, msg_id=msg_id)
+            sequence = await self._bus.accept(
+                routes.features_push(tenant, push.source), body, paid_by(push.key), msg_id=msg_id
+            )
         return msgspec.to_builtins(PushAnswer(accepted=len(rows), sequence=sequence, refused=faults))
 
     async def dead(self, tenant: str, arguments: Mapping[str, Any]) -> Any:
@@ -142,12 +153,16 @@ class Operations:
             raise NotFound(f"there is no view {asked.view!r}", param="view")
         if not asked.paths:
             raise InvalidRequest("which files?", param="paths")
+        if asked.out and view.type != STREAM_VIEW:
+            raise InvalidRequest(f"{asked.view} has no windows", param="view")
+        if asked.out and not PurePath(asked.out).is_absolute():
+            raise InvalidRequest("out is a folder's whole path", param="out")
         if not 1 <= asked.slices <= 4096:
             raise InvalidRequest("slices: 1 to 4096", param="slices")
         job = FeatureJob(
             id="", tenant=_JOBS, view=asked.view, paths=asked.paths, created=time.time(),
             timestamp_column=asked.timestamp_column, arrived_column=asked.arrived_column, until=asked.until,
-            slices=asked.slices,
+            slices=asked.slices, out=asked.out,
         )  # fmt: skip
         return msgspec.to_builtins(await self._book.create(job))
 

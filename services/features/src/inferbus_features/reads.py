@@ -11,15 +11,18 @@ import asyncio
 import time
 from collections import Counter, deque
 
+import msgspec
 import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from inferbus import routes
+from inferbus.admission.identity import Identity
 from inferbus.bus import Bus
 from inferbus.codec import from_json, to_json
 from inferbus.contracts import features as wire
 from inferbus.contracts.features import FeatureFault, GetAnswer, GetRequest
+from inferbus.contracts.step import Usage
 from inferbus.errors import (
     DeadlineWhileQueued,
     DependencyDown,
@@ -34,6 +37,7 @@ from inferbus_features.domain.checking import Limits, check
 from inferbus_features.domain.window import Window
 from inferbus_features.known import KnownServices
 from inferbus_features.metrics import ReadMetrics
+from inferbus_features.paying import Paying
 from inferbus_features.settings import FeaturesSettings
 from inferbus_features.usage import Asker, ReadUsage
 
@@ -51,6 +55,7 @@ class ReadDoor:
         known: KnownServices,
         batcher: Batcher,
         usage: ReadUsage,
+        paying: Paying,
         metrics: ReadMetrics,
         settings: FeaturesSettings,
     ) -> None:
@@ -58,6 +63,9 @@ class ReadDoor:
         self._known = known
         self._batcher = batcher
         self._usage = usage
+        self._paying = paying
+        self._reserving: dict[int, asyncio.Task[None]] = {}
+        self._number = 0
         self._metrics = metrics
         self._settings = settings
         self._limits = Limits(rows=settings.max_rows, values=settings.max_values)
@@ -105,13 +113,31 @@ class ReadDoor:
             self._refuse(message.reply, subject.name, exc)
             return
         self._per_tenant[subject.tenant] += 1
-        self._waiting.append(waiting)
         self._idle.clear()
-        self._some.set()
+        if waiting.payer is None:
+            self._waiting.append(waiting)
+            self._some.set()
+            return
+        number = self._number = self._number + 1
+        work = self._reserve(waiting, waiting.payer, number)
+        self._reserving[number] = asyncio.create_task(work, name="reads-reserve")
+
+    async def _reserve(self, waiting: Waiting, payer: Identity, number: int) -> None:
+        """Have the limits of whoever asks count it, before it waits to be read."""
+        try:
+            reservation = await self._paying.reserve(payer, waiting.service.name, waiting.asked.rows)
+        except InferbusError as exc:
+            self._per_tenant[waiting.asker.tenant] -= 1
+            self._refuse(waiting.reply, waiting.service.name, exc)
+        else:
+            self._waiting.append(msgspec.structs.replace(waiting, reservation=reservation))
+        finally:
+            del self._reserving[number]
+            self._some.set()
 
     def _take(self, message: Msg, subject: routes.FeaturesSubject, now: float) -> Waiting:
         settings, tenant = self._settings, subject.tenant
-        if len(self._waiting) >= settings.max_waiting:
+        if len(self._waiting) + len(self._reserving) >= settings.max_waiting:
             raise Overloaded(f"{settings.max_waiting} requests wait for features already")
         if self._per_tenant[tenant] >= settings.max_waiting_per_tenant:
             raise TenantOverloaded(
@@ -127,10 +153,13 @@ class ReadDoor:
         headers = message.headers or {}
         given = headers.get(wire.DEADLINE_MS, "")
         wait_s = int(given) / 1000 if given.isdigit() else settings.deadline_s
-        asker = Asker(
-            tenant, headers.get(wire.KEY, ""), headers.get(wire.TEAM, ""), headers.get(wire.USER, ""), service.name
-        )
-        return Waiting(message.reply, asker, service, asked, request.ages, now, now + wait_s)
+        key, team, user, payer = headers.get(wire.KEY, ""), headers.get(wire.TEAM, ""), headers.get(wire.USER, ""), None
+        if not message.reply.startswith(routes.ADMITTED_INBOXES):
+            identity = self._paying.identity_of(tenant, key, service.name)
+            team, user = identity.team, identity.user
+            payer = identity if self._paying.is_limited(identity, service.name) else None
+        asker = Asker(tenant, key, team, user, service.name)
+        return Waiting(message.reply, asker, service, asked, request.ages, now, now + wait_s, payer)
 
     async def _keep_reading(self) -> None:
         while True:
@@ -144,7 +173,8 @@ class ReadDoor:
                 log.exception("reads_failed")
             if not self._waiting:
                 self._some.clear()
-                self._idle.set()
+                if not self._reserving:
+                    self._idle.set()
             await asyncio.sleep(0)  # what has come meanwhile is taken in
 
     def _read_some(self) -> None:
@@ -157,6 +187,7 @@ class ReadDoor:
             one = self._waiting.popleft()
             self._per_tenant[one.asker.tenant] -= 1
             if now > one.until:
+                one.reservation.refund()
                 self._refuse(
                     one.reply, one.service.name, DeadlineWhileQueued("the deadline passed before it could be read")
                 )
@@ -164,7 +195,7 @@ class ReadDoor:
             batch.append(one)
             rows += one.asked.rows
         self._metrics.waiting.set(len(self._waiting))
-        if not self._waiting:
+        if not self._waiting and not self._reserving:
             self._per_tenant.clear()
         if batch:
             self._metrics.batch_rows.observe(rows)
@@ -172,8 +203,10 @@ class ReadDoor:
 
     def _answer(self, one: Waiting, outcome: GetAnswer | InferbusError) -> None:
         if isinstance(outcome, InferbusError):
+            one.reservation.refund()
             self._refuse(one.reply, one.service.name, outcome)
             return
+        one.reservation.settle(Usage(one.asked.rows))
         self._usage.add(one.asker, one.asked.rows)
         metrics, name = self._metrics, one.service.name
         metrics.seconds.observe(time.monotonic() - one.came)

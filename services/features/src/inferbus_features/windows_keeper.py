@@ -19,6 +19,7 @@ from inferbus_features.child import Child, start_child
 from inferbus_features.child_orders import WINDOWS_MODULE, WindowsOrder, WindowsTold
 from inferbus_features.domain.definitions import fingerprint, from_record
 from inferbus_features.job_book import FeatureJobBook
+from inferbus_features.window_lag import WindowLag
 
 LEASE_S = 10.0
 _RENEW_S = 3.0
@@ -56,6 +57,7 @@ class WindowsKeeper:
         self._deaths = 0
         self._again_at = 0.0
         self._rows = Counter("inferbus_features_window_rows_total", "Window values written", registry=metrics)
+        self._lag = WindowLag(metrics)
         self._runs = Gauge("inferbus_features_windows_here", "Whether this process follows windows", registry=metrics)
 
     @property
@@ -112,9 +114,11 @@ class WindowsKeeper:
     async def _watch(self, child: Child) -> None:
         async for line in child.lines():
             told = msgspec.json.decode(line, type=WindowsTold)
-            self._rows.inc(told.rows)
-            self._wrote(told.view, told.rows, told.event_time)
-            self._deaths = 0
+            self._lag.note(told)
+            if told.rows:
+                self._rows.inc(told.rows)
+                self._wrote(told.view, told.rows, told.event_time)
+                self._deaths = 0
         status = await child.wait()
         if self._child is child:  # it was not asked to
             pause_s = _AGAIN_S[min(self._deaths, len(_AGAIN_S) - 1)]
@@ -124,6 +128,7 @@ class WindowsKeeper:
 
     async def _end(self) -> None:
         child, self._child = self._child, None
+        self._lag.forget()
         if child is not None:
             await child.stop()
         if self._watching is not None:

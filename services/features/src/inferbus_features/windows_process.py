@@ -38,29 +38,40 @@ def main() -> None:
 
     def write(view: WindowedView, items: list[tuple[str, WindowValues]]) -> None:
         writes.write(view, items)
-        told.add(view.name, len(items), max(values.timestamp_us for _, values in items) / 1e6)
+        told.wrote(view.name, len(items), max(values.timestamp_us for _, values in items) / 1e6)
+
+    def followed(view: WindowedView, upto_us: int, newest_us: int) -> None:
+        told.followed(view.name, upto_us / 1e6, newest_us / 1e6)
 
     log = JetStreamLog(from_env(BusSettings, "bus"), name=name)
-    BytewaxEngine(Path(order.folder), log, write).run(views, orders.stopping)
+    BytewaxEngine(Path(order.folder), log, write, followed=followed).run(views, orders.stopping)
     log.close()
     store.close()
 
 
 class Told:
-    """Tells the parent what was written, at most once a second for each view."""
+    """Tells the parent what was written and how far the stream was followed, at most once a second for each view."""
 
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
         self._new: dict[str, WindowsTold] = {}
         self._told: dict[str, float] = {}
 
-    def add(self, view: str, rows: int, event_time: float) -> None:
-        known = self._new.pop(view, WindowsTold(view=view, rows=0, event_time=0.0))
-        new = WindowsTold(view=view, rows=known.rows + rows, event_time=max(known.event_time, event_time))
-        if time.monotonic() - self._told.get(view, float("-inf")) < _TELL_S:
-            self._new[view] = new
+    def wrote(self, view: str, rows: int, event_time: float) -> None:
+        known = self._known(view)
+        self._tell(msgspec.structs.replace(known, rows=known.rows + rows, event_time=max(known.event_time, event_time)))
+
+    def followed(self, view: str, followed: float, newest_event: float) -> None:
+        self._tell(msgspec.structs.replace(self._known(view), followed=followed, newest_event=newest_event))
+
+    def _known(self, view: str) -> WindowsTold:
+        return self._new.pop(view, None) or WindowsTold(view=view, rows=0, event_time=0.0)
+
+    def _tell(self, new: WindowsTold) -> None:
+        if time.monotonic() - self._told.get(new.view, float("-inf")) < _TELL_S:
+            self._new[new.view] = new
             return
-        self._told[view] = time.monotonic()
+        self._told[new.view] = time.monotonic()
         self._orders.tell(msgspec.json.encode(new))
 
 

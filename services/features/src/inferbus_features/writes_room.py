@@ -18,7 +18,9 @@ from inferbus_features.job_book import FeatureJobBook
 from inferbus_features.jobs_keeper import JobsKeeper, OpenJobs
 from inferbus_features.managing import Managing
 from inferbus_features.operations import OPERATORS, Operations
+from inferbus_features.paying import Paying
 from inferbus_features.ports import FeatureStore
+from inferbus_features.push_usage import PushUsage
 from inferbus_features.windows_keeper import WindowsKeeper
 from inferbus_features.writing import PushWriter, WriteMetrics, WriteSettings
 
@@ -41,7 +43,7 @@ class Shapes:
 @asynccontextmanager
 async def serving_writes(
     bus: Bus, store: FeatureStore, consumers: Consumers, registry: CollectorRegistry, state: Path, me: str,
-    settings: WriteSettings,
+    settings: WriteSettings, paying: Paying, usage: PushUsage,
 ) -> AsyncIterator[None]:  # fmt: skip
     """Write what is pushed, follow windows, do materialisations and answer operations until the block ends."""
 
@@ -49,8 +51,8 @@ async def serving_writes(
         return await bus.kv_get(routes.KV_FEATURES, REGISTRY_KEY)
 
     shapes, book, jobs = Shapes(store), FeatureJobBook(bus), OpenJobs(bus)
-    writer = PushWriter(bus, store, shapes, consumers.wrote, WriteMetrics(registry), settings)
-    managing = Managing(bus, Operations(bus, store, shapes, consumers, settings.limits).verbs, OPERATORS)
+    writer = PushWriter(bus, store, shapes, consumers.wrote, WriteMetrics(registry), paying, usage, settings)
+    managing = Managing(bus, Operations(bus, store, shapes, consumers, settings.limits, paying).verbs, OPERATORS)
     windows = WindowsKeeper(
         book, state, lambda: store.catalogue, stored_registry, consumers.wrote, me=me, metrics=registry
     )  # fmt: skip

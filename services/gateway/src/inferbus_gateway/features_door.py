@@ -7,8 +7,8 @@ import msgspec
 
 from inferbus import routes
 from inferbus.admission.feature_book import stored_catalogue
+from inferbus.admission.feature_rights import check_entitled, may_use
 from inferbus.admission.identity import Identity
-from inferbus.admission.narrowing import allows
 from inferbus.admission.quota.quota import Quota
 from inferbus.admission.quota.reservation import Reservation
 from inferbus.admission.quota.tokens import Estimate
@@ -16,12 +16,10 @@ from inferbus.bus import Bus
 from inferbus.codec import from_json
 from inferbus.contracts.features import Catalogue, PushAnswer, PushMessage, ServiceRecord
 from inferbus.contracts.step import Usage
-from inferbus.errors import Forbidden, InvalidRequest, NotFound
+from inferbus.errors import InvalidRequest, NotFound
 from inferbus.feature_reads import DEADLINE_S, ReadAsker, pass_on
 from inferbus.feature_writes import push_rows
 from inferbus.routes import token_safe
-
-TASK = "features"
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -57,7 +55,7 @@ class FeaturesDoor:
         if token_safe(service) != service:
             raise NotFound(f"there is no feature service `{service[:80]}`", param="service")
         name = routes.features_model(service)
-        _check_entitled(identity, name)
+        check_entitled(identity, name)
         # No row without a value of its own, or a comma: an upper bound, which is settled by what was read.
         reservation = await self._quota.reserve(identity, name, lambda: Estimate(body.count(b",") + 1, 0))
         asker = ReadAsker(
@@ -76,17 +74,17 @@ class FeaturesDoor:
         """Store rows to be written; those that are wrong are told. `name`: two of the same are one, within two minutes.
 
         Raises:
-            Forbidden: the key may not. InvalidRequest: the body is no push. NotFound: there is no such source.
-            DependencyDown, Overloaded: nothing is stored.
+            Forbidden, RateLimited: the key may not, or not now. InvalidRequest: the body is no push. NotFound: there is no
+            such source. DependencyDown, Overloaded: nothing is stored.
         """
         if token_safe(source) != source:
             raise NotFound(f"there is no push source `{source[:80]}`", param="source")
-        _check_entitled(identity, routes.features_model(source))
+        check_entitled(identity, routes.features_model(source))
         message = from_json(body, PushMessage, what="the rows")
         if not message.rows:
             raise InvalidRequest("rows is empty", param="rows")
         named = msgspec.structs.replace(message, id=name or message.id)
-        return await push_rows(self._bus, identity.tenant, source, named)
+        return await push_rows(self._bus, identity.tenant, source, named, key_id=identity.key_id)
 
     async def services(self, identity: Identity) -> list[ServiceRecord]:
         """List the services this key may read."""
@@ -95,17 +93,5 @@ class FeaturesDoor:
             service
             for service in catalogue.services
             if (not service.tenants or identity.tenant in service.tenants)
-            and _may(identity, routes.features_model(service.name))
+            and may_use(identity, routes.features_model(service.name))
         ]
-
-
-def _may(identity: Identity, name: str) -> bool:
-    return all(allows(patterns, (name,), ()) for patterns in (identity.models, *identity.within))
-
-
-def _check_entitled(identity: Identity, name: str) -> None:
-    """Raises Forbidden."""
-    if identity.endpoints and TASK not in identity.endpoints:
-        raise Forbidden(f"the endpoint {TASK} is not open to this key")
-    if not _may(identity, name):
-        raise Forbidden(f"`{name}` is not open to this key", param="service")

@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from inferbus import routes
-from inferbus.bus.waiting import NoResponders
-from inferbus.cli import features_apply
+from inferbus.cli import features_apply, features_jobs
 from inferbus.cli.administration import say_json, say_table
-from inferbus.cli.connection import connected
-from inferbus.codec import from_json, to_json
-from inferbus.contracts.features import QUEUED, RUNNING, ManageReply, ManageRequest
-from inferbus.errors import DependencyDown, InvalidRequest, error_from
+from inferbus.cli.feature_operating import Json, ago, operate
+from inferbus.errors import InvalidRequest
 
 app = typer.Typer(no_args_is_help=True, help="Features: find, apply, push, materialize.")
 app.command()(features_apply.apply)
+for _command in (features_jobs.materialize, features_jobs.history, features_jobs.jobs, features_jobs.cancel):
+    app.command()(_command)
 
-_LOOK_S = 0.5
-Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Tenant = Annotated[str, typer.Option(help="Whose rows.")]
-
-
-def operate(verb: str, tenant: str = routes.PLATFORM, **arguments: Any) -> Any:
-    """Have a features process do something.
-
-    Raises:
-        InferbusError: it was refused, or no features process runs. NotRunning: there is no bus to talk to.
-    """
-
-    async def work() -> Any:
-        async with connected() as bus:
-            body = to_json(ManageRequest(arguments=arguments))
-            try:
-                answer = await bus.request(routes.features_manage(tenant, verb), body, timeout_s=30.0)
-            except NoResponders:
-                raise DependencyDown("no features process runs: `inferbus up --features 1` starts one") from None
-            reply = from_json(answer.data, ManageReply, what="the answer")
-            if reply.error is not None:
-                raise error_from(reply.error.code, reply.error.message)
-            return reply.data
-
-    return asyncio.run(work())
 
 
 @app.command("list")
@@ -105,7 +76,7 @@ def lineage(
     for what in ("sources", "views", "features", "services"):
         typer.echo(f"  {what}: {', '.join(found[what]) or '-'}")
     rows = [
-        (one["service"], one["tenant"], str(one["requests"]), str(one["rows"]), _ago(one["last"]))
+        (one["service"], one["tenant"], str(one["requests"]), str(one["rows"]), ago(one["last"]))
         for one in found["used_by"]
     ]
     say_table(("service", "used by", "requests", "rows", "last"), rows)
@@ -173,55 +144,6 @@ def _row(line: bytes, n: int) -> dict[str, Any]:
 
 
 @app.command()
-def materialize(
-    view: str,
-    paths: Annotated[list[str], typer.Argument(help="Parquet files or globs the features service can read.")],
-    *,
-    timestamp: Annotated[str, typer.Option(help="Column of the row's time.")] = "event_timestamp",
-    arrived: Annotated[str, typer.Option(help="Column of an event's arrival, for windows.")] = "",
-    slices: Annotated[int, typer.Option(min=1, max=4096, help="Pieces it is done in.")] = 16,
-    wait: Annotated[bool, typer.Option(help="Wait for its end.")] = True,
-) -> None:
-    """Write the newest row of each entity, or the windows of events, from files; it goes on whatever is killed."""
-    absolute = [str(Path(path).resolve()) if not path.startswith("/") else path for path in paths]
-    job = operate(
-        "materialize", view=view, paths=absolute, timestamp_column=timestamp, arrived_column=arrived, slices=slices
-    )
-    typer.echo(f"{job['id']} queued")
-    while wait and job.get("state", QUEUED) in {QUEUED, RUNNING}:
-        time.sleep(_LOOK_S)
-        job = operate("job", name=job["id"])
-    if wait:
-        typer.echo(f"{job['id']} {job['state']}: {job.get('rows', 0)} rows {job.get('error', '')}".rstrip())
-        if job["state"] != "done":
-            raise typer.Exit(1)
-
-
-@app.command()
-def jobs(*, json: Json = False) -> None:
-    """Show materialisations and how far they are."""
-    found = operate("jobs")
-    if json:
-        say_json(found)
-        return
-    rows = [
-        (
-            one["id"], one["view"], one.get("state", QUEUED), f"{one.get('done', 0)}/{one.get('slices', 16)}",
-            str(one.get("rows", 0)), _ago(one["created"]), one.get("error", ""),
-        )
-        for one in found
-    ]  # fmt: skip
-    say_table(("job", "view", "state", "slices", "rows", "begun", "error"), rows)
-
-
-@app.command()
-def cancel(job: str) -> None:
-    """End a materialisation; what it has written stays."""
-    operate("cancel", name=job)
-    typer.echo(f"cancelled {job}")
-
-
-@app.command()
 def dead(source: Annotated[str, typer.Argument()] = "", *, tenant: Tenant = "dev", json: Json = False) -> None:
     """Show rows that were refused, and why."""
     found = operate("dead", source=source, tenant=tenant)
@@ -248,7 +170,3 @@ def redrive(
 
 def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f} s"
-
-
-def _ago(then: float) -> str:
-    return f"{max(0.0, time.time() - then):.0f} s ago" if then else "-"

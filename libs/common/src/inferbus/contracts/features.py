@@ -203,7 +203,7 @@ QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed"
 
 
 class FeatureJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="features.job.v1"):
-    """Materialisation of a view from Parquet files, in the bucket `feature_jobs` under `<tenant>.<id>`, changed by
+    """Materialisation of a view from Parquet files (or, with `out`, all its windows into Parquet files there), in the bucket `feature_jobs` under `<tenant>.<id>`, changed by
     compare-and-set only.
 
     It is done in `slices` of its entities, of which `done` are; a slice may be done again. `paths` are files or globs the
@@ -228,6 +228,7 @@ class FeatureJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     owner: str = ""
     beat: float = 0.0
     attempts: int = 0
+    out: str = ""
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="features.lease.v1"):

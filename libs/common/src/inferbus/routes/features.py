@@ -7,7 +7,7 @@ import msgspec
 from inferbus.routes.names import token_safe
 
 __all__ = [
-    "DURABLE_FEATURES", "FEATURES_GET_ALL", "FEATURES_MANAGE_ALL", "FEATURES_POOL", "KV_FEATURES", "KV_FEATURE_JOBS",
+    "ADMITTED_INBOXES", "DURABLE_FEATURES", "FEATURES_GET_ALL", "FEATURES_MANAGE_ALL", "FEATURES_POOL", "KV_FEATURES", "KV_FEATURE_JOBS",
     "QUEUE_FEATURES", "STREAM_FEATURES", "SUBJECTS_FEATURES", "FeaturesSubject", "features_get", "features_manage",
     "features_model", "features_push", "features_pushes", "parse_features", "push_name",
 ]  # fmt: skip
@@ -18,6 +18,8 @@ DURABLE_FEATURES = "features_writer"
 FEATURES_GET_ALL, FEATURES_MANAGE_ALL = "features.get.*.*", "features.manage.*.*"
 QUEUE_FEATURES = "features"
 FEATURES_POOL = "features"
+ADMITTED_INBOXES = ("_INBOX_gateway.", "_INBOX_worker.")
+"""Where answers go to those who have asked on behalf of somebody they have admitted: the bus lets nobody else listen there."""
 
 
 def features_model(service: str) -> str:

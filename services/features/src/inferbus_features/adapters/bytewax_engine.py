@@ -34,6 +34,9 @@ Place = tuple[str, int]
 """Which log, and the sequence up to which it was read."""
 Item = tuple[int, Event]
 """When an event arrived (microseconds), and the event."""
+Followed = Callable[[WindowedView, int, int], None]
+"""Is told how far a view is, now and then: up to when all that arrived is dealt with, and the time of the newest event that was
+read since the start (0: none was). Microseconds."""
 Write = Callable[[WindowedView, list[tuple[str, WindowValues]]], None]
 """Writes windows of a view by entity; returns when they are stored."""
 
@@ -64,12 +67,14 @@ class _Input(StatefulSourcePartition[tuple[str, Item], Place]):  # type: ignore[
         self._place: Place = ("", 0) if resume is None else resume
         self._wait_until: datetime | None = None
         self._pause_s = _IDLE_S
+        self._newest_us = 0
 
     def next_batch(self) -> list[tuple[str, Item]]:
         run = self._run
         if run.stopping():
             raise StopIteration
         run.progress.before_read()
+        run.followed(run.view, run.progress.done_us, self._newest_us)
         self._wait_until = _now() + timedelta(seconds=self._pause_s)
         self._pause_s = min(_IDLE_MOST_S, self._pause_s * 1.2)
         born = run.events.born()
@@ -85,6 +90,7 @@ class _Input(StatefulSourcePartition[tuple[str, Item], Place]):  # type: ignore[
         ]
         if found.messages:
             self._place = (born, found.messages[-1][0])
+            self._newest_us = max([self._newest_us, *(event.time_us for _, (_, event) in items)])
             self._wait_until, self._pause_s = None, _IDLE_S
         run.progress.on_read(found.caught_up_us or (found.messages[-1][1] if found.messages else 0))
         return items
@@ -163,11 +169,18 @@ class _ViewRun:
     """What the parts of one view's run share."""
 
     def __init__(
-        self, view: WindowedView, events: EventLog, write: Write, limits: RowLimits, stopping: Callable[[], bool]
+        self,
+        view: WindowedView,
+        events: EventLog,
+        write: Write,
+        followed: Followed,
+        limits: RowLimits,
+        stopping: Callable[[], bool],
     ) -> None:
         self.view = view
         self.events = events
         self.write = write
+        self.followed = followed
         self.limits = limits
         self.tenants = tenants_of(view.source.tags)
         self.stopping = stopping
@@ -187,12 +200,14 @@ class BytewaxEngine:
         events: EventLog,
         write: Write,
         *,
+        followed: Followed = lambda *_: None,
         limits: RowLimits = DEFAULT_LIMITS,
         snapshot_s: float = 1.0,
     ) -> None:
         self._folder = folder
         self._events = events
         self._write = write
+        self._followed = followed
         self._limits = limits
         self._snapshot_s = snapshot_s
 
@@ -203,7 +218,7 @@ class BytewaxEngine:
             init_db_dir(self._folder, 1)
         flow = Dataflow("features")
         for view in views:
-            self._add(flow, _ViewRun(view, self._events, self._write, self._limits, stopping))
+            self._add(flow, _ViewRun(view, self._events, self._write, self._followed, self._limits, stopping))
         cli_main(
             flow, epoch_interval=timedelta(seconds=self._snapshot_s), recovery_config=RecoveryConfig(str(self._folder))
         )

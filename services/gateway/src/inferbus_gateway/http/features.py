@@ -16,11 +16,12 @@ from litestar.openapi.spec import OpenAPIResponse, Operation, RequestBody
 from litestar.params import FromPath
 from litestar.types import ASGIApp, Receive
 
+from inferbus.admission.feature_rights import TASK
 from inferbus.codec import to_json
 from inferbus.contracts.features import GetAnswer, GetRequest, PushAnswer, PushMessage, ServiceRecord
 from inferbus.contracts.step import Usage
 from inferbus.errors import NotFound
-from inferbus_gateway.features_door import TASK, FeaturesDoor
+from inferbus_gateway.features_door import FeaturesDoor
 from inferbus_gateway.http.exchange_response import HttpResponse
 from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint
 from inferbus_gateway.http.openapi import error_responses, header_parameters, json_media

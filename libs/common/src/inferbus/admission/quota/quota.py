@@ -112,14 +112,25 @@ class Quota:
             RateLimited: a limit is used up; it says which and when its window ends.
             DependencyDown: the counters cannot be reached and the setting says `closed`.
         """
-        key = (identity.tenant, getattr(identity, "team", ""), identity.key_id, model)
-        try:
-            plan = self._plans[key]
-        except KeyError:
-            plan = self._plan_of(*key)
+        plan = self._find_plan(identity, model)
         if plan is None:
             return UNLIMITED
         return await self._reserve(plan, model, estimate())
+
+    def is_limited(self, identity: Identity, model: str) -> bool:
+        """Whether any limit counts requests of this key for this model.
+
+        Raises:
+            DependencyDown: the limits are not loaded yet.
+        """
+        return self._find_plan(identity, model) is not None
+
+    def _find_plan(self, identity: Identity, model: str) -> Plan | None:
+        key = (identity.tenant, getattr(identity, "team", ""), identity.key_id, model)
+        try:
+            return self._plans[key]
+        except KeyError:
+            return self._plan_of(*key)
 
     async def _reserve(self, plan: Plan, model: str, estimate: Estimate) -> Reservation:
         now = self.clock()

@@ -24,6 +24,7 @@ from inferbus.contracts.features import (
     ViewRecord,
 )
 from inferbus_features.adapters.feast.kinds import kind_of, kind_of_value_type
+from inferbus_features.adapters.feast.shared_fields import SharedFields
 
 TENANTS, MAX_AGE, DEFAULT_VALUE, AGGREGATION = "tenants", "max_age_s", "default", "inferbus:aggregation"
 """Tags with a meaning: of a service who may ask for it (with commas between) and how old a value may be; of a field what
@@ -45,7 +46,7 @@ def definitions_of(registry: BaseRegistry, project: str) -> Definitions:
         {one.name: one for one in registry.list_entities(project) if one.name != DUMMY_ENTITY_NAME},
         {one.name: one for one in registry.list_data_sources(project) if not isinstance(one, RequestSource)},
         {one.name: one for one in registry.list_all_feature_views(project)},
-        {one.name: one for one in registry.list_feature_services(project)},
+        {one.name: one for one in SharedFields().services(registry, project)},
     )
 
 

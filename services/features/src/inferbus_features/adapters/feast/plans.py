@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -56,7 +57,7 @@ def plan_of(found: Definitions, service: FeatureService, only: Sequence[str] = (
     view_names: dict[str, str] = {}
     on_demand = False
     for projection in service.feature_view_projections:
-        view = found.views[projection.name].with_projection(projection)
+        view = found.views[projection.name]
         features = tuple(
             FeaturePlan(named[projection.name_to_use(), field.name], field.name, kind_of(field.dtype))
             for field in projection.features
@@ -69,18 +70,23 @@ def plan_of(found: Definitions, service: FeatureService, only: Sequence[str] = (
         if isinstance(view, OnDemandFeatureView):
             on_demand = True
         else:
-            views.append(view_plan(found, view, features))
+            views.append(view_plan(found, view, features, projection.join_key_map))
     order = tuple(only) or tuple(names)
     return ServicePlan(service, tuple(views), order, on_demand, kinds, view_names)
 
 
-def view_plan(found: Definitions, view: FeatureView, features: tuple[FeaturePlan, ...] = ()) -> ViewPlan:
-    """Plan one view; without `features` all of them, by their own names."""
+def view_plan(
+    found: Definitions,
+    view: FeatureView,
+    features: tuple[FeaturePlan, ...] = (),
+    renamed: Mapping[str, str] = MappingProxyType({}),
+) -> ViewPlan:
+    """Plan one view; without `features` all of them, by their own names. `renamed` are its join keys in a service that calls
+    them otherwise."""
     if not features:
         features = tuple(FeaturePlan(field.name, field.name, kind_of(field.dtype)) for field in view.features)
     entities = [found.entities[name] for name in view.entities if name != DUMMY_ENTITY_NAME]
     keys = tuple(one.join_key for one in entities)
-    renamed = view.projection.join_key_map
     return ViewPlan(
         view, view.name, keys, tuple(renamed.get(key, key) for key in keys),
         tuple(kind_of_value_type(one.value_type) for one in entities), features,

@@ -6,8 +6,8 @@ The documents are indexed once, over the bus; the bare adapter has a copy of the
 from __future__ import annotations
 
 import base64
-import http.client
 import shutil
+import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -81,18 +81,19 @@ class Side:
         self._gateway = gateway
         self._bare = bare
         self._record = record
-        self._http = http.client.HTTPConnection("127.0.0.1", http_port, timeout=30.0)
-        self._key = key
+        self._http = socket.create_connection(("127.0.0.1", http_port), timeout=30.0)
+        self._http.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._head = (
+            f"POST /v1/vectors/{record.name}/search HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\n"
+            "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        ).encode()
 
     async def over_http(self, vector: bytes, *, filtered: bool) -> list[str]:
         said = {"vector_b64": base64.b64encode(vector).decode(), "limit": LIMIT, "with_text": False}
         said |= {"filter": msgspec.to_builtins(FILTER)} if filtered else {}
-        head = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
-        self._http.request("POST", f"/v1/vectors/{self._record.name}/search", to_json(said), head)
-        answer = self._http.getresponse()
-        data = answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"{answer.status}: {data[:500]!r}")
+        body = to_json(said)
+        self._http.sendall(self._head % len(body) + body)
+        data = _answer_of(self._http)
         return [hit["id"] for hit in msgspec.json.decode(data)["data"]]
 
     async def over_bus(self, vector: bytes, *, filtered: bool, exact: bool = False) -> list[str]:
@@ -111,6 +112,19 @@ class Side:
         where = Where(scope=Scope("dev", self._record.id), filter=resolve(FILTER, [FIELD]) if filtered else None)
         query = Query(where=where, dense=vector, limit=LIMIT, with_text=False)
         return [one.id for one in await self._bare.search(shard_of(self._record.live).name, query)]
+
+
+def _answer_of(connection: socket.socket) -> bytes:
+    """Read an answer's body, with next to no work of its own: what the client takes would be measured as the service's."""
+    data = b""
+    while True:
+        head, end, body = data.partition(b"\r\n\r\n")
+        if end and len(body) >= int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]):
+            break
+        data += connection.recv(1 << 16)
+    if not head.startswith(b"HTTP/1.1 200 "):
+        raise RuntimeError(data[:500].decode())
+    return body
 
 
 async def searches(folder: Path, documents: int, *, rounds: int, optimised: bool) -> list[Found]:

@@ -7,11 +7,12 @@ import signal
 from pathlib import Path
 
 import msgspec
+from tests.vectors_client import VectorsClient
 from tests.vectors_path import EMBED, VectorsPath, everything, ready
 
 from inferbus import routes
 from inferbus.contracts.vectors import Chunking, Document, Field, IndexMessage
-from inferbus.testing import eventually
+from inferbus.testing import eventually, freeze
 
 
 async def test_documents_come_once_in_effect_and_faulty_ones_alone_become_dead_letters(tmp_path: Path) -> None:
@@ -109,6 +110,28 @@ async def test_kills_of_engine_service_and_bus_lose_nothing_and_double_nothing(t
     assert len(names) == len(set(names))
     assert set(names) == {f"d{n}-{k}" for n in range(120) for k in range(20)} | {f"same{n}" for n in range(7)}
     assert sorted(one.version for one in found if one.id.startswith("same")) == list(range(114, 121))
+
+
+async def test_an_engine_that_hangs_is_killed_and_nothing_is_lost(tmp_path: Path) -> None:
+    async with VectorsPath(tmp_path) as path:
+        record = await path.collection("docs")
+        service = await path.vectors(engine_silence_s=1.0, search_deadline_s=30.0)
+        await path.index_and_wait("docs", [ready("before", 1, 0, 0, 0)])
+        hanging = await _engine_pid(service.pid)
+        await freeze(hanging)
+        await path.index("docs", [ready("meanwhile", 0, 1, 0, 0)])
+        bus = await path.nats.connect("gateway", name="searching")
+        found = await VectorsClient(bus).search("docs", vector=[1.0, 0.0, 0.0, 0.0], limit=1)
+        assert [hit.id for hit in found] == ["before"]
+        await path.indexed()
+        assert await _engine_pid(service.pid) != hanging
+        await bus.close()
+        letters = await path.letters()
+        service.signal(signal.SIGTERM)
+        assert await service.ended() == 0
+        async with path.engine() as engine:
+            assert {one.id for one in await everything(engine, record)} == {"before", "meanwhile"}
+    assert letters == []
 
 
 async def _engine_pid(service: int) -> int:

@@ -107,3 +107,23 @@ async def test_what_a_crash_left_beside_the_current_generation_is_cleared(tmp_pa
     lock.close()
     assert other.take()
     other.close()
+
+
+async def test_an_owner_that_hangs_in_a_call_is_killed_and_another_has_all_that_was_answered(tmp_path: Path) -> None:
+    index = EdgeIndex(tmp_path, silence_s=0.5)
+    await index.start()
+    try:
+        await index.owned()
+        await index.ensure(SHARD)
+        assert await index.write(SHARD.name, [write("a", 1)]) == [INDEXED]
+        hanging = index.pid
+        await freeze(hanging)
+        asked = await asyncio.gather(
+            index.count(SHARD.name, ALL), index.write(SHARD.name, [write("b", 2)]), return_exceptions=True
+        )
+        assert [type(one) for one in asked] == [EngineDead, EngineDead]
+        await eventually(lambda: index.why_not_ready() is None)
+        assert await index.count(SHARD.name, ALL) == 1
+        assert (index.deaths, index.pid == hanging) == (1, False)
+    finally:
+        await index.stop()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 from tests.unit.vectors.fakes import LengthReranker, MemoryIndex, NoSparse, WordEmbedder, vector_of
 
 from inferbus.contracts.vector_search import Rerank, SearchRequest
 from inferbus.contracts.vectors import CollectionRecord, Placement
-from inferbus.errors import InferbusError, NotFound, Overloaded, TenantOverloaded
-from inferbus_vectors.domain.points import Chunk, Scope, Write, shard_of
+from inferbus.errors import EngineDead, InferbusError, NotFound, Overloaded, TenantOverloaded
+from inferbus_vectors.domain.points import Chunk, Found, Query, Scope, Write, shard_of
 from inferbus_vectors.places import Places
 from inferbus_vectors.ports import Payer
 from inferbus_vectors.searching import Answered, Asked, SearchDeps, Searching
@@ -68,6 +70,21 @@ async def test_a_model_that_became_another_is_said_so(searching: Searching) -> N
     wider = msgspec.structs.replace(DOCS, live=msgspec.structs.replace(LIVE, dimension=17))
     with pytest.raises(InferbusError, match="another model"):
         await found(searching, wider, text="file")
+
+
+async def test_an_engine_that_says_nothing_is_an_error_to_come_again_for() -> None:
+    class Silent(MemoryIndex):
+        async def search(self, shard: str, query: Query) -> list[Found]:
+            await asyncio.Event().wait()
+            return []
+
+    searching = Searching(
+        SearchDeps(index=Silent(), embedder=WordEmbedder(m=16), sparse=NoSparse(), reranker=LengthReranker())
+    )
+    asked = Asked(payer=Payer("dev"), deadline_s=0.05)
+    with pytest.raises(EngineDead) as caught:
+        await searching.search(asked, DOCS, SearchRequest(text="file"))
+    assert caught.value.retry_after_s == 1.0
 
 
 def test_places() -> None:

@@ -38,6 +38,8 @@ ENDPOINT = VECTORS
 SEARCH_S, MANAGE_S = 30.0, 60.0
 HOLD_S, RECENT_S, _AGAIN_S = 15.0, 60.0, 0.1
 """For how long a request waits for a service that was there within the last minute."""
+_SLACK_S = 0.25
+"""The service answers at a search's deadline; whoever asks should not be first."""
 _NOTHING = Estimate(0, 0)
 _SEARCHED: Any = Searched  # unions, which msgspec takes for a type
 _MANAGED: Any = ManageAnswer
@@ -90,6 +92,14 @@ class VectorsDoor:
         message = await self._ask(subject, to_json(request), identity, SEARCH_S)
         return _checked(message, _SEARCHED, SearchAnswer)
 
+    async def find(
+        self, identity: Identity, name: str, body: bytes, headers: dict[str, str], *, timeout_s: float
+    ) -> bytes:
+        """Search with a request, and headers, that are written already; gives the answer as it came. Raises as `search`, but
+        for what the service refuses: that is an answer."""
+        subject = routes.vectors_search(identity.tenant, checked_name(name))
+        return (await self._ask(subject, body, identity, timeout_s + _SLACK_S, headers)).data
+
     async def manage(self, identity: Identity, verb: str, wanted: msgspec.Struct, type_: type[A]) -> A:
         """Ask something about a tenant's collections. Raises as `search`."""
         subject = routes.vectors_manage(identity.tenant, verb)
@@ -125,9 +135,11 @@ class VectorsDoor:
         count = sum(message.count for message in messages)
         return Accepted(documents=count, messages=len(messages), report=report)
 
-    async def _ask(self, subject: str, data: bytes, identity: Identity, timeout_s: float) -> Msg:
+    async def _ask(
+        self, subject: str, data: bytes, identity: Identity, timeout_s: float, said: dict[str, str] | None = None
+    ) -> Msg:
         """Ask one of the service's processes. Where one was there a moment ago, the next is waited for: it restarts."""
-        headers = {KEY_ID: identity.key_id} if identity.key_id else None
+        headers = (said or {}) | ({KEY_ID: identity.key_id} if identity.key_id else {})
         now = time.monotonic()
         give_up = now + (HOLD_S if now - self._answered < RECENT_S else 0.0)
         while True:

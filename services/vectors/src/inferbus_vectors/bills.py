@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
 
@@ -40,8 +42,13 @@ class Bills:
     async def settle(self, operation: Operation, *, name: str = "") -> None:
         """Write an operation's event, and wait until it is stored. `name` is that of one that may be done again, by
         whomever: of a name one event is kept."""
-        record = self._usage.begin(name or f"vectors:{self._me}:{next(self._numbers)}", _event(operation))
-        await self._usage.settle(record, amend=False)
+        await self.begin(operation, name=name)
+
+    def begin(self, operation: Operation, *, name: str = "") -> Coroutine[Any, Any, None]:
+        """Send an operation's event, together with what else is sent within 5 ms; what is returned waits until it is stored."""
+        event_name = name or f"vectors:{self._me}:{next(self._numbers)}"
+        record = self._usage.begin(event_name, _event(operation), soon=True)
+        return self._usage.settle(record, amend=False)
 
 
 def _event(operation: Operation) -> UsageEvent:

@@ -30,6 +30,6 @@ async def start_engine(settings: VectorsSettings) -> Engine:
             connect(settings.qdrant_url, api_key=settings.qdrant_api_key), prefix=settings.qdrant_prefix
         )
         return Engine(server, server.reached, server.why_not_ready)
-    edge = EdgeIndex(Path(settings.folder))
+    edge = EdgeIndex(Path(settings.folder), silence_s=settings.engine_silence_s)
     await edge.start()
     return Engine(edge, edge.owned, edge.why_not_ready)

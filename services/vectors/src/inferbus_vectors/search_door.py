@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 import msgspec
 import structlog
@@ -21,7 +23,7 @@ from inferbus import routes
 from inferbus.admission.identity import Identity
 from inferbus.bus import Bus
 from inferbus.codec import from_json, to_json
-from inferbus.contracts.vector_search import SearchAnswer, SearchRequest
+from inferbus.contracts.vector_search import DEADLINE_MS, REQUEST_ID, SearchAnswer, SearchRequest
 from inferbus.contracts.vectors import KEY_ID, READY, TRACEPARENT, CollectionRecord
 from inferbus.errors import DeadlineWhileRunning, DependencyDown, InferbusError, NotFound, TooLarge, Transient
 from inferbus.telemetry.tracing import Tracing, end_span, traceparent_of
@@ -35,12 +37,8 @@ from inferbus_vectors.refusing import MAX_ANSWER_BYTES, refused
 from inferbus_vectors.search_metrics import SearchMetrics
 from inferbus_vectors.searching import Answered, Asked, Searching
 
-DEADLINE_MS = "Ib-Deadline-Ms"
-"""Header: the milliseconds there are for it."""
-REQUEST_ID = "Ib-Request"
-_ANSWER_FIRST_S = (
-    0.005  # an answer is written when the loop next has nothing else to do: what nobody waits for comes after it
-)
+_SETTLE_S = 0.02
+"""So long what nobody waits for gathers: the events of usage of many searches are one write to the bus then."""
 log = structlog.get_logger()
 
 
@@ -62,7 +60,9 @@ class SearchDoorDeps(msgspec.Struct, frozen=True, kw_only=True):
 class _Search:
     """One search on its way, and what is known of it for the log, the ledger and the trace."""
 
-    __slots__ = ("answer", "begun", "collection", "error", "headers", "identity", "message", "name", "tenant")
+    __slots__ = (
+        "answer", "begun", "collection", "error", "headers", "identity", "message", "name", "tenant", "took_s", "traceparent",
+    )  # fmt: skip
 
     def __init__(self, message: Msg) -> None:
         subject = routes.parse_vectors(message.subject)
@@ -74,10 +74,8 @@ class _Search:
         self.collection: CollectionRecord | None = None
         self.answer: Answered | None = None
         self.error: InferbusError | None = None
-
-    @property
-    def took_s(self) -> float:
-        return round(time.monotonic() - self.begun, 6)
+        self.traceparent = ""
+        self.took_s = 0.0
 
 
 class SearchDoor:
@@ -87,6 +85,8 @@ class SearchDoor:
         self._deps = deps
         self._subscription: Subscription | None = None
         self._running: set[asyncio.Task[None]] = set()
+        self._settling: set[asyncio.Task[None]] = set()
+        self._ended: deque[_Search] = deque()
 
     async def open(self) -> None:
         self._subscription = await self._deps.bus.listen(
@@ -97,11 +97,9 @@ class SearchDoor:
         """Take no more, and let what runs come to its end for so long."""
         if self._subscription is not None:
             await self._deps.bus.drain(self._subscription)
-        if self._running:
-            await asyncio.wait(set(self._running), timeout=grace_s)
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await _ended(self._running, grace_s)
+        self._settle_all()
+        await _ended(self._settling, grace_s)
 
     def _on_message(self, message: Msg) -> None:
         search = _Search(message)
@@ -110,18 +108,16 @@ class SearchDoor:
         except Transient as full:  # here and now: what waits behind a full house only gets older
             self._refuse(search, full)
             return
-        task = asyncio.create_task(self._serve(search))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        _begin(self._serve(search), self._running)
 
     async def _serve(self, search: _Search) -> None:
         span = self._deps.tracing.begin(
             "vectors.search", search.headers.get(TRACEPARENT, ""), SpanKind.SERVER,
             {"db.system.name": "qdrant", "db.collection.name": search.name, "inferbus.tenant": search.tenant},
         )  # fmt: skip
-        traceparent = traceparent_of(span, search.headers.get(TRACEPARENT, ""))
+        search.traceparent = traceparent_of(span, search.headers.get(TRACEPARENT, ""))
         try:
-            data = await self._answer(search, traceparent)
+            data = await self._answer(search)
             self._reply(search, data)
         except InferbusError as error:
             self._refuse(search, error)
@@ -134,16 +130,18 @@ class SearchDoor:
         finally:
             self._deps.places.give(search.tenant)
             end_span(span, {"db.response.returned_rows": len(search.answer.hits) if search.answer else 0}, search.error)
-        await asyncio.sleep(_ANSWER_FIRST_S)
-        await self._settle(search, traceparent)
+            search.took_s = round(time.monotonic() - search.begun, 6)
+            self._ended.append(search)
+            if len(self._ended) == 1:
+                asyncio.get_running_loop().call_later(_SETTLE_S, self._settle_some)
 
-    async def _answer(self, search: _Search, traceparent: str) -> bytes:
+    async def _answer(self, search: _Search) -> bytes:
         deps, payer = self._deps, Payer(search.tenant, search.headers.get(KEY_ID, ""))
         search.identity = deps.payers.identity_of(payer)
         collection = search.collection = await self._collection(search)
         request = from_json(search.message.data, SearchRequest, what="search")
         deadline_s = _deadline_s(search.headers, deps.deadline_s)
-        asked = Asked(payer=payer, deadline_s=deadline_s, traceparent=traceparent)
+        asked = Asked(payer=payer, deadline_s=deadline_s, traceparent=search.traceparent)
         try:
             async with asyncio.timeout(deadline_s):
                 answer = search.answer = await deps.searching.search(asked, collection, request)
@@ -152,7 +150,7 @@ class SearchDoor:
         data = to_json(
             SearchAnswer(
                 collection=collection.name, hits=answer.hits, model=collection.live.model, tokens=answer.tokens,
-                took_s=search.took_s,
+                took_s=round(time.monotonic() - search.begun, 6),
             )
         )  # fmt: skip
         if len(data) > MAX_ANSWER_BYTES:
@@ -182,25 +180,60 @@ class SearchDoor:
             if search.message.reply:
                 self._deps.bus.send(search.message.reply, data)
 
-    async def _settle(self, search: _Search, traceparent: str) -> None:
-        """Say what it was: to the metrics, the log and the ledger. Nobody waits for that."""
-        deps, took_s = self._deps, search.took_s
+    def _settle_some(self) -> None:
+        """Settle one, and the others when the loop comes by again: nobody waits for that, so it makes nobody wait."""
+        if self._ended:
+            self._settle(self._ended.popleft())
+        if self._ended:
+            asyncio.get_running_loop().call_soon(self._settle_some)
+
+    def _settle_all(self) -> None:
+        while self._ended:
+            self._settle(self._ended.popleft())
+
+    def _settle(self, search: _Search) -> None:
+        """Say what it was: to the metrics, the log and the ledger."""
+        self._note(search)
+        operation = _operation(search)
+        if operation is not None:
+            _begin(self._deps.bills.begin(operation), self._settling)
+
+    def _note(self, search: _Search) -> None:
         if search.error is None:
-            deps.metrics.searches.labels("ok").inc()
-            deps.metrics.search_s.observe(took_s)
+            self._deps.metrics.searches.labels("ok").inc()
+            self._deps.metrics.search_s.observe(search.took_s)
         log.info(
             "search", tenant=search.tenant, collection=search.name, request_id=search.headers.get(REQUEST_ID, ""),
-            outcome=search.error.code if search.error else "ok", took_s=took_s,
+            outcome=search.error.code if search.error else "ok", took_s=search.took_s,
             hits=len(search.answer.hits) if search.answer else 0,
         )  # fmt: skip
-        if search.collection is None or search.identity is None:
-            return
-        await deps.bills.settle(
-            Operation(
-                task="vectors.search", identity=search.identity, model=search.collection.live.model, lane=routes.INTERACTIVE, request_id=search.headers.get(REQUEST_ID, ""),
-                took_s=took_s, error=search.error, traceparent=traceparent,
-            )
-        )  # fmt: skip
+
+
+def _begin(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
+async def _ended(tasks: set[asyncio.Task[None]], grace_s: float) -> None:
+    """Wait so long for tasks, then cancel them."""
+    left = list(tasks)
+    if left:
+        await asyncio.wait(left, timeout=grace_s)
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
+def _operation(search: _Search) -> Operation | None:
+    """Give what is charged; None where it is not known to whom, or for what."""
+    if search.collection is None or search.identity is None:
+        return None
+    return Operation(
+        task="vectors.search", identity=search.identity, model=search.collection.live.model, lane=routes.INTERACTIVE,
+        request_id=search.headers.get(REQUEST_ID, ""), took_s=search.took_s, error=search.error,
+        traceparent=search.traceparent,
+    )  # fmt: skip
 
 
 def _deadline_s(headers: Mapping[str, str], most_s: float) -> float:

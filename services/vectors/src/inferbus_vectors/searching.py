@@ -169,15 +169,22 @@ class Searching:
 
 
 async def _patiently(asked: Asked, ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask the engine; one that has died is back in a moment, and what only reads may be asked again."""
-    give_up = time.monotonic() + _PATIENCE * asked.deadline_s
-    while True:
-        try:
-            return await ask()
-        except (EngineDead, DependencyDown):
-            if time.monotonic() + _AGAIN_S >= give_up:
-                raise
-        await asyncio.sleep(_AGAIN_S)
+    """Ask the engine; one that has died is back in a moment, and what only reads may be asked again. One that says nothing is
+    not waited for to the end: whoever asks is told to come again.
+    """
+    patience_s = _PATIENCE * asked.deadline_s
+    give_up = time.monotonic() + patience_s
+    try:
+        async with asyncio.timeout(patience_s):
+            while True:
+                try:
+                    return await ask()
+                except (EngineDead, DependencyDown):
+                    if time.monotonic() + _AGAIN_S >= give_up:
+                        raise
+                await asyncio.sleep(_AGAIN_S)
+    except TimeoutError:
+        raise EngineDead(f"the engine has not answered for {patience_s:g} s", retry_after_s=1.0) from None
 
 
 def _hits(found: Sequence[Found], request: SearchRequest) -> list[Hit]:

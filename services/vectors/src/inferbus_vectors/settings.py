@@ -54,3 +54,6 @@ class VectorsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """For searches that name none, and the most one may take."""
     settle_s: float = 2.0
     """How long after a change of a collection a document may still be on its way by what it was."""
+    engine_silence_s: float = 20.0
+    """An embedded engine that says nothing for so long though it was asked something is taken to hang: it is killed, and
+    another one started. What may take longer, such as opening its folder, it announces."""

@@ -6,6 +6,10 @@ import msgspec
 
 from inferbus.contracts.vectors import empty_object
 
+DEADLINE_MS = "Ib-Deadline-Ms"
+"""Header of a search: the milliseconds there are for it."""
+REQUEST_ID = "Ib-Request"
+
 DENSE, SPARSE, HYBRID = "dense", "sparse", "hybrid"
 MODES = (DENSE, SPARSE, HYBRID)
 

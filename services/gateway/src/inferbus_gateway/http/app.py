@@ -49,6 +49,7 @@ from inferbus_gateway.http.request_head import request_id_from
 from inferbus_gateway.http.requests import RECORD, build_requests
 from inferbus_gateway.http.usage import build_usage
 from inferbus_gateway.http.vector_documents import build_vector_documents
+from inferbus_gateway.http.vector_search import VectorSearchEndpoint, build_vector_search, searched
 from inferbus_gateway.http.vector_shapes import (
     CollectionChange,
     NewAlias,
@@ -56,6 +57,7 @@ from inferbus_gateway.http.vector_shapes import (
     NewDocuments,
     NewModel,
     Restore,
+    SearchResults,
     TenantErasure,
     VectorSearch,
     WantedDocuments,
@@ -82,6 +84,7 @@ _TYPES: Sequence[type[msgspec.Struct]] = [
     *SHAPES, NewOrganisation, OrganisationChange, NewMember, MemberChange, NewKey, KeyChange, Rotation, LimitSet,
     TritonChange, FileObject, NewBatch, Redrive, *FEATURE_SHAPES,
     NewCollection, CollectionChange, NewAlias, NewModel, Restore, TenantErasure, NewDocuments, WantedDocuments, VectorSearch,
+    SearchResults,
     NewStore, StoreChange, StoreSearch, NewStoreFile, StoreFileChange, NewFileBatch,
     NewWatchlist, MatchWanted, LettersWanted,
 ]  # fmt: skip
@@ -102,9 +105,11 @@ class HttpDoor:
         kserve: KServeEndpoint,
         observer: Observer,
         features: FeaturesEndpoint,
+        search: VectorSearchEndpoint,
     ) -> None:
         self.site = site
         self._features = features
+        self._search = search
         self._endpoints = {endpoint.path: endpoint for endpoint in endpoints}
         self._kserve = kserve
         self._observer = observer
@@ -118,6 +123,8 @@ class HttpDoor:
                 endpoint = self._kserve
             if endpoint is None and path.startswith(FEATURES):
                 endpoint = self._features
+            if endpoint is None and searched(path) is not None:
+                endpoint = self._search
             if endpoint is not None:
                 await endpoint(scope, receive, send)
                 return
@@ -150,7 +157,7 @@ class HttpDoor:
 def build_app(deps: HttpDeps) -> HttpDoor:
     """Make the door: inference, models, health, documentation, errors in OpenAI's form."""
     kserve = KServeEndpoint(deps)
-    features = FeaturesEndpoint(deps)
+    features, search = FeaturesEndpoint(deps), VectorSearchEndpoint(deps)
     inference = [build_chat(deps), build_completions(deps), build_embeddings(deps)]
     site = Litestar(
         route_handlers=[
@@ -172,6 +179,7 @@ def build_app(deps: HttpDeps) -> HttpDoor:
             *build_batches(deps),
             *build_vectors(deps),
             *build_vector_documents(deps),
+            *build_vector_search(search),
             *build_vector_stores(deps),
             *build_watchlists(deps),
             *build_features(deps, features),
@@ -185,4 +193,4 @@ def build_app(deps: HttpDeps) -> HttpDoor:
         logging_config=None,
     )
     add_schemas(site, _TYPES)
-    return HttpDoor(site, [route.endpoint for route in inference], kserve, deps.observer, features)
+    return HttpDoor(site, [route.endpoint for route in inference], kserve, deps.observer, features, search)

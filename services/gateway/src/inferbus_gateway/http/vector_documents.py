@@ -21,13 +21,10 @@ from inferbus_gateway.http.vector_shapes import (
     AcceptedObject,
     ErasedObject,
     NewDocuments,
-    SearchResults,
     StoredDocuments,
-    VectorSearch,
     WantedDocuments,
     describe_page,
     describe_report,
-    describe_results,
 )
 from inferbus_gateway.vectors_door import Accepted, checked_name
 
@@ -80,12 +77,6 @@ def _build_writing(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
 
 
 def _build_reading(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
-    @post(f"{_OF}/search", status_code=200, summary="Search", operation_class=vector_operation(VectorSearch))
-    async def search_documents(request: AnyRequest, collection: FromPath[str]) -> SearchResults:
-        async with open_vectors(deps, request) as (identity, door):
-            wanted = (await read_wanted(request, VectorSearch)).request()
-            return describe_results(await door.search(identity, collection, wanted))
-
     @post(
         f"{_OF}/documents/retrieve", status_code=200, summary="Documents by their ids",
         operation_class=vector_operation(WantedDocuments),
@@ -111,7 +102,7 @@ def _build_reading(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
             page = await door.manage(identity, verbs.SCROLL, wanted, Page)
             return describe_page(page.chunks, page.next)
 
-    return search_documents, retrieve_documents, list_documents
+    return retrieve_documents, list_documents
 
 
 def told(accepted: Accepted) -> AcceptedObject:

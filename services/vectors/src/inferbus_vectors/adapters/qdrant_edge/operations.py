@@ -61,12 +61,13 @@ class Operations:
                     break
         return answers
 
-    def advance(self) -> None:
-        """Take the new generations a step further."""
+    def advance(self, before_long: Callable[[], None]) -> None:
+        """Take the new generations a step further. `before_long` is called before what may take long."""
         for shard, one in list(self._optimising.items()):
             if one.copy is None:
                 built = one.built()
                 if built:
+                    before_long()
                     one.open()
                 elif built is not None:
                     self._give_up(shard)
@@ -75,6 +76,7 @@ class Operations:
                 op, body = one.changes.popleft()
                 _change(one.copy, op, self._bodies[op].decode(body))
             if not one.changes:
+                before_long()
                 one.copy.flush()
                 self._folder.swap(shard, one.copy, one.folder)
                 one.copy = None

@@ -50,8 +50,10 @@ class Owner:
         while self._receive(wait=not (self._questions or self._changes or self._operations.busy)):
             batch = self._next()
             if batch:
+                if batch[0].op in wire.LONG_WORK:
+                    self.say(wire.LONG)
                 self._do(batch)
-            self._operations.advance()
+            self._operations.advance(lambda: self.say(wire.LONG))
 
     def _receive(self, *, wait: bool) -> bool:
         handles: list[Any] = [self._connection, *self._operations.handles]
@@ -97,6 +99,10 @@ class Owner:
         for call, answer in zip(batch, answers, strict=True):
             self._send(wire.Result(call.id, wire.raw(answer)))
 
+    def say(self, state: str) -> None:
+        """Tell the parent how things stand here."""
+        self._send(wire.Result(0, wire.raw(state)))
+
     def _send(self, result: wire.Result) -> None:
         self._connection.sendall(wire.frame(result))
 
@@ -123,6 +129,7 @@ def main(folder: str, fd: str) -> None:
             connection.sendall(wire.frame(wire.Result(0, wire.raw(wire.WAITING))))
             waited = True
         time.sleep(_TAKE_AGAIN_S)
+    connection.sendall(wire.frame(wire.Result(0, wire.raw(wire.OPENING))))
     shards = Folder(Path(folder))
     connection.sendall(wire.frame(wire.Result(0, wire.raw(wire.OWNED))))
     operations = Operations(shards)

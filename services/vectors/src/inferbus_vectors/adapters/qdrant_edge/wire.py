@@ -19,11 +19,14 @@ WRITE, ERASE, SWEEP, OPTIMISE = "write", "erase", "sweep", "optimise"
 SEARCH, READ, COUNT, STATS = "search", "read", "count", "stats"
 CHANGES = frozenset({WRITE, ERASE, SWEEP, INDEX_FIELDS})
 """What changes a shard, and is done again to a new generation that was begun before."""
+LONG_WORK = frozenset({ENSURE, DROP, ERASE, SWEEP, INDEX_FIELDS, OPTIMISE})
+"""What may take as long as there is much: the owner says so before it begins."""
 QUESTIONS = frozenset({SEARCH, READ, COUNT, STATS, SHARDS})
 """What changes nothing and goes before what does."""
 
-OWNED, WAITING = "owned", "waiting"
-"""What the owner says first: the folder is its own; or another process has it still."""
+OPENING, OWNED, WAITING, LONG = "opening", "owned", "waiting", "long"
+"""What the owner says of itself: the folder is its own and is being opened; it is open; another process has it still; what
+comes next may take long."""
 
 
 class Reading(msgspec.Struct, frozen=True, array_like=True):

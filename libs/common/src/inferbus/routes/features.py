@@ -7,9 +7,9 @@ import msgspec
 from inferbus.routes.names import token_safe
 
 __all__ = [
-    "ADMITTED_INBOXES", "DURABLE_FEATURES", "FEATURES_GET_ALL", "FEATURES_MANAGE_ALL", "FEATURES_POOL", "KV_FEATURES", "KV_FEATURE_JOBS",
-    "QUEUE_FEATURES", "STREAM_FEATURES", "SUBJECTS_FEATURES", "FeaturesSubject", "features_get", "features_manage",
-    "features_model", "features_push", "features_pushes", "parse_features", "push_name",
+    "ADMITTED_INBOXES", "DURABLE_FEATURES", "FEATURES_GET_ALL", "FEATURES_MANAGE_ALL", "FEATURES_POOL", "KV_FEATURES",
+    "KV_FEATURE_JOBS", "QUEUE_FEATURES", "STREAM_FEATURES", "SUBJECTS_FEATURES", "FeaturesSubject", "features_get",
+    "features_manage", "features_model", "features_push", "features_pushes", "parse_features", "push_name",
 ]  # fmt: skip
 
 STREAM_FEATURES, SUBJECTS_FEATURES = "FEATURES", "features.push.*.*"

@@ -25,7 +25,6 @@ from inferbus_gateway.features_door import FeaturesDoor
 from inferbus_gateway.http.exchange_response import HttpResponse
 from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint
 from inferbus_gateway.http.openapi import error_responses, header_parameters, json_media
-from inferbus_gateway.http.request_body import read_body
 from inferbus_gateway.http.request_head import IDEMPOTENCY_KEY, read_head
 from inferbus_gateway.joined_head import JoiningProtocol
 from inferbus_gateway.observer import DONE, RequestRecord
@@ -58,16 +57,13 @@ class FeaturesEndpoint(InferenceEndpoint):
         record: RequestRecord,
         connection: JoiningProtocol | None,
     ) -> None:
-        deps, settings = self._deps, self._deps.settings
+        deps = self._deps
         head = read_head(headers)
         identity = deps.authenticator.authenticate(head.authorization)
         record.tenant = identity.tenant
         name, _, verb = path.removeprefix(PREFIX).partition(":")
         door = opened(deps.features)
-        body = await read_body(
-            receive, content_length=head.content_length, limit_bytes=settings.max_body_bytes,
-            timeout_s=settings.body_timeout_s, is_here=connection is not None and connection.has_whole_body,
-        )  # fmt: skip
+        body = await self.read(receive, head, connection)
         record.requested_model = name
         if verb == _GET:
             read = await door.read(

@@ -28,7 +28,7 @@ from inferbus_gateway.http.durable_answer import answer_durable
 from inferbus_gateway.http.exchange_response import HttpResponse, answer_stream, answer_whole
 from inferbus_gateway.http.problems import bug
 from inferbus_gateway.http.request_body import BodyRefused, ClientGone, decode_view, read_body
-from inferbus_gateway.http.request_head import read_head, request_id_from
+from inferbus_gateway.http.request_head import RequestHead, read_head, request_id_from
 from inferbus_gateway.joined_head import CONNECTION, JoiningProtocol
 from inferbus_gateway.observer import QUEUED, UNKNOWN, Observer, RequestRecord
 from inferbus_gateway.ports import (
@@ -146,13 +146,7 @@ class InferenceEndpoint:
         record.tenant = identity.tenant
         if deps.observer.open_requests > settings.max_open_requests:
             raise Overloaded(f"this gateway has its {settings.max_open_requests} open requests")
-        body = await read_body(
-            receive,
-            content_length=head.content_length,
-            limit_bytes=settings.max_body_bytes,
-            timeout_s=settings.body_timeout_s,
-            is_here=connection is not None and connection.has_whole_body,
-        )
+        body = await self.read(receive, head, connection)
         if self.encodings and headers.get(b"content-encoding", b"identity").lower() in self.encodings:
             body = await unpack(body, settings.max_body_bytes)
         seen = self.look(path, headers, body)
@@ -196,6 +190,21 @@ class InferenceEndpoint:
         """
         view = decode_view(self._decoder, body)
         return Seen(view.model, self._path, bool(getattr(view, "stream", False)))
+
+    async def read(self, receive: Receive, head: RequestHead, connection: JoiningProtocol | None) -> bytes:
+        """Read the whole body, within this gateway's bounds.
+
+        Raises:
+            BodyRefused: too large, or too slow. ClientGone: nobody is there to be answered.
+        """
+        settings = self._deps.settings
+        return await read_body(
+            receive,
+            content_length=head.content_length,
+            limit_bytes=settings.max_body_bytes,
+            timeout_s=settings.body_timeout_s,
+            is_here=connection is not None and connection.has_whole_body,
+        )
 
     def _note(self, seen: Seen, record: RequestRecord) -> None:
         record.requested_model = seen.model

@@ -24,7 +24,6 @@ from inferbus.errors import NotFound
 from inferbus_gateway.http.exchange_response import HttpResponse
 from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint
 from inferbus_gateway.http.openapi import header_parameters, json_media
-from inferbus_gateway.http.request_body import read_body
 from inferbus_gateway.http.request_head import RequestHead, read_head
 from inferbus_gateway.http.vector_operations import VectorOperation
 from inferbus_gateway.http.vector_shapes import SearchResults, VectorSearch
@@ -105,7 +104,7 @@ class VectorSearchEndpoint(InferenceEndpoint):
         record: RequestRecord,
         connection: JoiningProtocol | None,
     ) -> None:
-        deps, settings = self._deps, self._deps.settings
+        deps = self._deps
         head = read_head(headers)
         identity = deps.authenticator.authenticate(head.authorization)
         record.tenant = identity.tenant
@@ -115,10 +114,7 @@ class VectorSearchEndpoint(InferenceEndpoint):
         if door is None:
             raise NotFound("this gateway has no vectors")
         async with door.admitted(identity):
-            body = await read_body(
-                receive, content_length=head.content_length, limit_bytes=settings.max_body_bytes,
-                timeout_s=settings.body_timeout_s, is_here=connection is not None and connection.has_whole_body,
-            )  # fmt: skip
+            body = await self.read(receive, head, connection)
             body = body or b"{}"
             from_json(body, VectorSearch, what="body")
             found = await door.find(

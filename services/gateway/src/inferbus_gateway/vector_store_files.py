@@ -31,8 +31,8 @@ from inferbus.contracts.vector_stores import (
 from inferbus.contracts.vectors import Document, IndexReport
 from inferbus.errors import InferbusError, Permanent
 from inferbus.files.book import FileBook
+from inferbus.vectors.door import VectorsDoor
 from inferbus_gateway.vector_store_book import VectorStoreBook
-from inferbus_gateway.vectors_door import VectorsDoor
 
 SECTION_CHARS = 64_000
 """Longer texts become several documents, so that no message is large."""

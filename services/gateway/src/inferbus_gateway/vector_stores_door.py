@@ -7,9 +7,9 @@ from inferbus.bus import Bus
 from inferbus.contracts.files import FileRecord
 from inferbus.errors import InvalidRequest, NotFound
 from inferbus.files.book import FileBook
+from inferbus.vectors.door import VectorsDoor
 from inferbus_gateway.vector_store_book import VectorStoreBook
 from inferbus_gateway.vector_store_files import StoreFiles
-from inferbus_gateway.vectors_door import VectorsDoor
 
 
 class VectorStoresDoor(VectorsDoor):

@@ -14,6 +14,7 @@ from inferbus.contracts import vector_manage as verbs
 from inferbus.contracts.vector_manage import Backup, Collections, CollectionStats, Done, Erased
 from inferbus.contracts.vectors import AliasRecord, CollectionRecord
 from inferbus.errors import InvalidRequest
+from inferbus.vectors.door import checked_name
 from inferbus_gateway.http.admin_request import read_wanted
 from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.http.kserve import AnyRequest
@@ -36,7 +37,6 @@ from inferbus_gateway.http.vector_shapes import (
     describe_collection,
     describe_stats,
 )
-from inferbus_gateway.vectors_door import checked_name
 
 ROOT = "/v1/vectors"
 _ALL = f"{ROOT}/collections"

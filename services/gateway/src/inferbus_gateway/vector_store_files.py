@@ -164,7 +164,7 @@ def documents_of(file: StoreFile, text: str) -> Iterator[Document]:
     payload = {"file_id": file.file_id, "filename": file.filename, "attributes": file.attributes}
     raw = msgspec.Raw(to_json(payload))
     for n, section in enumerate(sections(text, SECTION_CHARS)):
-        yield Document(id=f"{file.file_id}-{n}", text=section, payload=raw)
+        yield Document(id=f"{file.file_id}-{n}", text=section, payload=raw, chunking=file.chunking)
 
 
 def sections(text: str, most: int) -> Iterator[str]:

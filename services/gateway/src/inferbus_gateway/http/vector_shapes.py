@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from inferbus.contracts.vector_manage import Backup, CollectionStats, StoredChunk
+from inferbus.contracts.vector_manage import Backup, Backups, CollectionStats, StoredChunk
 from inferbus.contracts.vector_search import Filter
 from inferbus.contracts.vectors import COSINE, Chunking, CollectionRecord, Field
 
@@ -152,6 +152,23 @@ class BackupObject(msgspec.Struct, kw_only=True):
     bytes: int
 
 
+class BackupFileObject(msgspec.Struct, kw_only=True):
+    """A backup that is there; `collection` is the name it had, `expires_at` null: it stays."""
+
+    object: str = "vector.backup"
+    file_id: str
+    collection: str
+    created_at: int
+    bytes: int
+    expires_at: int | None = None
+
+
+class BackupList(msgspec.Struct, kw_only=True):
+    object: str = "list"
+    data: list[BackupFileObject]
+    has_more: bool = False
+
+
 class CollectionDeleted(msgspec.Struct, kw_only=True):
     name: str
     deleted: bool = True
@@ -188,3 +205,14 @@ def describe_backup(backup: Backup) -> BackupObject:
         file_id=backup.file_id, collection=backup.collection.name, created_at=int(backup.created), chunks=backup.chunks,
         bytes=backup.bytes,
     )  # fmt: skip
+
+
+def describe_backups(found: Backups) -> BackupList:
+    data = [
+        BackupFileObject(
+            file_id=one.file_id, collection=one.collection, created_at=int(one.created), bytes=one.bytes,
+            expires_at=int(one.expires_at) or None,
+        )
+        for one in found.backups
+    ]  # fmt: skip
+    return BackupList(data=data, has_more=found.has_more)

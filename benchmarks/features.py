@@ -131,7 +131,7 @@ async def wide(place: Place, seconds: float) -> None:
         f"\n100 services of 900 features over 20 views: compiled in {place.compiled_s:.1f} s of CPU, start to first answer "
         f"{place.started_s:.1f} s (CPU {place.cpu_s():.1f} s), memory {place.memory_mb():.0f} MB\n\n{HEAD}"
     )
-    for rate in (100, 200, 400, 600):
+    for rate in (25, 50, 100, 200, 400):
         result = await load(place.bus, place, single, rate, seconds)
         print(row(f"900 features, any of 100 services, {rate}/s", result), flush=True)
         if result.at(0.99) > 50 or result.failed:

@@ -89,6 +89,7 @@ async def timed(
     before, began = cpu(), time.monotonic()
     await work()
     seconds, after = time.monotonic() - began, cpu()
+    print(f"  {what}: {count} in {seconds:.1f} s", file=sys.stderr)
     used = {name: 1e6 * (after[name] - before.get(name, 0.0)) / count for name in after}
     return Rate(what, count, seconds, {name: us for name, us in used.items() if us >= 1})
 

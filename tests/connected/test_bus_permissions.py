@@ -377,6 +377,8 @@ MAY = [  # publisher, subject, reader (of another role) or "" where JetStream an
     ("gateway", routes.features_manage("dev", "push"), "features"),
     ("worker", routes.features_get("dev", "s"), "features"),
     ("batch", "batch.part.dev.j.7", "batch"),
+    ("batch", routes.vectors_search("dev", "docs"), "vectors"),
+    ("vectors", "_INBOX_batch.x", "batch"),
 ]
 
 MAY += [(role, routes.features_get("dev", "ranking"), "features") for role in ("gateway", "worker", "dev")]

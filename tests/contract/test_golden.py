@@ -48,7 +48,7 @@ from inferbus.contracts.step import Answer, Ask, Delta, Failed, Finished, Frame,
 from inferbus.contracts.triton import TritonAsk, TritonReply
 from inferbus.contracts.turns import ModelTurn
 from inferbus.contracts.usage import Figures, LedgerPlace, Total, UsageEvent
-from inferbus.contracts.vector_manage import Erased
+from inferbus.contracts.vector_manage import BackupFile, Backups, Erased
 from inferbus.contracts.vector_search import Filter, Hit, SearchAnswer, SearchRequest, VectorsRefused
 from inferbus.contracts.vector_stores import StoreFile, StoreRecord
 from inferbus.contracts.vectors import (
@@ -393,8 +393,8 @@ JSON: list[tuple[Any, bytes]] = [
         IndexMessage(documents=[Document(id="d", text="t", version=3), Document(id="f", delete=True)]),
         (
             b'{"type":"vectors.index.v1","documents":[{"id":"d","text":"t","vector":null,"vector_b64":null,"p'
-            b'ayload":{},"version":3,"delete":false,"expires_at":0.0},{"id":"f","text":null,"vector":null,"ve'
-            b'ctor_b64":null,"payload":{},"version":0,"delete":true,"expires_at":0.0}]}'
+            b'ayload":{},"version":3,"delete":false,"expires_at":0.0,"chunking":null},{"id":"f","text":null,"vector":null,"ve'
+            b'ctor_b64":null,"payload":{},"version":0,"delete":true,"expires_at":0.0,"chunking":null}]}'
         ),
     ),
     (
@@ -568,7 +568,7 @@ JSON += [
     (
         StoreRecord(id="vs_1", tenant="t", model="m", created=1.0, name="n", expires_days=7, active=2.0),
         (b'{"type":"vectors.store.v1","id":"vs_1","tenant":"t","model":"m","created":1.0,"name":"n","description":"",'
-        b'"metadata":{},"expires_days":7,"active":2.0,"key_id":""}'),
+        b'"metadata":{},"expires_days":7,"active":2.0,"key_id":"","emptied":0.0}'),
     ),
     (
         StoreFile(
@@ -577,7 +577,12 @@ JSON += [
         ),
         (b'{"type":"vectors.store_file.v1","file_id":"file-1","store":"vs_1","tenant":"t","created":1.0,'
         b'"filename":"a.md","status":"in_progress","attributes":{"k":"v"},"bytes":3,"chunks":0,"batch":"vsfb_1",'
-        b'"updated":0.0,"error_code":"","error":""}'),
+        b'"updated":0.0,"error_code":"","error":"","chunking":null}'),
+    ),
+    (
+        Backups(backups=[BackupFile(file_id="file-1", collection="docs", created=1.0, bytes=3)]),
+        (b'{"type":"vectors.backups.v1","backups":[{"file_id":"file-1","collection":"docs","created":1.0,"bytes":3,'
+        b'"expires_at":0.0}],"has_more":false}'),
     ),
 ]  # fmt: skip
 

@@ -19,6 +19,7 @@ from inferbus.errors import Forbidden, InferbusError, InvalidRequest, NotFound, 
 from inferbus_batch.asking import Asking, Given
 from inferbus_batch.domain.row_end import RowEnd
 from inferbus_batch.gate import Gate
+from inferbus_batch.vector_rows import VectorRows
 
 JOB = JobRecord(
     id="batch_1",
@@ -53,7 +54,7 @@ class Answers:
 async def ask(
     answers: Answers, gate: Gate | None = None, identity: Callable[[], Identity] | None = None
 ) -> RowEnd | None:
-    asking = Asking(cast("Bus", None), cast("Admission", answers), attempts=3)
+    asking = Asking(cast("Bus", None), cast("Admission", answers), cast("VectorRows", None), attempts=3)
     known = identity or (lambda: Identity(tenant="dev"))
     return await asyncio.wait_for(asking.end_of(Given(JOB, gate or Gate(), known, 60.0), ROW), 30)
 

@@ -10,21 +10,23 @@ from hypothesis import strategies as st
 from inferbus.admission.identity import Identity
 from inferbus.contracts.vector_search import Filter, Hit
 from inferbus.contracts.vector_stores import COMPLETED, FAILED, IN_PROGRESS, StoreFile, StoreRecord
+from inferbus.contracts.vectors import Chunking
 from inferbus.errors import Forbidden, InvalidRequest
+from inferbus.vectors.door import check_may_use
 from inferbus_gateway.http.vector_store_pages import page_of
 from inferbus_gateway.http.vector_store_shapes import (
+    AUTO,
     DAY_S,
     EXPIRED,
     AttributeFilter,
     ChunkingStrategy,
     StaticChunking,
     checked_pairs,
-    chunk_chars,
+    chunking_of,
     describe_store,
 )
 from inferbus_gateway.http.vector_stores import filter_of, hits_of
 from inferbus_gateway.vector_store_files import Unfit, documents_of, sections, text_of
-from inferbus_gateway.vectors_door import check_may_use
 
 FILE = StoreFile(file_id="file-1", store="vs_1", tenant="t", created=1.0, filename="a.md", attributes={"k": "v"})
 
@@ -81,14 +83,14 @@ def test_a_store_says_how_it_is() -> None:
 
 
 def test_chunking_is_in_tokens_and_checked() -> None:
-    assert chunk_chars(None) is None
-    assert chunk_chars(ChunkingStrategy()) is None
+    assert chunking_of(None) is None
+    assert chunking_of(ChunkingStrategy()) == AUTO
     sizes = StaticChunking(max_chunk_size_tokens=200, chunk_overlap_tokens=50)
-    assert chunk_chars(ChunkingStrategy(type="static", static=sizes)) == (800, 200)
+    assert chunking_of(ChunkingStrategy(type="static", static=sizes)) == Chunking(max_chars=800, overlap_chars=200)
     for most, overlap in ((50, 0), (200, 150), (5000, 0)):
         wrong = StaticChunking(max_chunk_size_tokens=most, chunk_overlap_tokens=overlap)
         with pytest.raises(InvalidRequest):
-            chunk_chars(ChunkingStrategy(type="static", static=wrong))
+            chunking_of(ChunkingStrategy(type="static", static=wrong))
     with pytest.raises(InvalidRequest):
         checked_pairs({str(n): "" for n in range(17)}, "metadata")
 

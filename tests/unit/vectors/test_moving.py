@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import struct
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.vectors.fakes import MemoryIndex, NoSparse, WordEmbedder, vector_of
 
-from inferbus.contracts.vectors import CollectionRecord, Placement
+from inferbus.contracts.vectors import Chunking, CollectionRecord, Placement
 from inferbus.errors import InvalidRequest
+from inferbus_vectors.adapters.splitter import Splitter
 from inferbus_vectors.domain.points import Chunk, Scope, Where, Write, shard_of
 from inferbus_vectors.moving import Moving, MovingDeps, Way
 from inferbus_vectors.ports import Payer
@@ -31,7 +33,7 @@ async def rig() -> tuple[MemoryIndex, WordEmbedder, Moving]:
     index, embedder = MemoryIndex(), WordEmbedder(a=4, b=6)
     await index.ensure(shard_of(OLD))
     await index.ensure(shard_of(NEW))
-    return index, embedder, Moving(MovingDeps(index=index, embedder=embedder, sparse=NoSparse()))
+    return index, embedder, Moving(MovingDeps(index=index, embedder=embedder, sparse=NoSparse(), splitter=Splitter()))
 
 
 async def copy_all(moving: Moving, way: Way = WAY, cursor: str = "") -> list[str]:
@@ -81,6 +83,30 @@ async def test_a_text_the_model_refuses_is_found_among_others() -> None:
     await index.write(SOURCE, [document(f"d{n}", 1, "bad" if n == 13 else f"good {n}") for n in range(40)])
     assert await copy_all(moving) == ["d13"]
     assert set(index.versions(TARGET, SCOPE)) == {f"d{n}" for n in range(40)} - {"d13"}
+
+
+async def test_what_the_other_model_finds_too_long_is_cut_finer_and_whole() -> None:
+    index, embedder, moving = await rig()
+    embedder.fails = lambda text: InvalidRequest("too long") if len(text.split()) > 20 else None
+    words = [f"w{n:04}" for n in range(80)]
+    long = document("long", 3, " ".join(words[:60]), " ".join(words[60:]))
+    await index.write(SOURCE, [long, document("short", 1, "few words")])
+    assert await copy_all(moving) == []
+    page = await index.read(TARGET, Where(scope=SCOPE, documents=["long"]), with_vector=True)
+    found = sorted(page.found, key=lambda one: one.chunk)
+    assert [one.chunk for one in found] == list(range(len(found)))
+    assert " ".join(one.text for one in found).split() == words
+    assert all(one.vector == vector_of(one.text, 6) for one in found)
+    compared = await moving.compare_all(WAY, now=lambda: 1e9, recent_s=5.0)
+    assert (compared.mended, compared.long_since) == (0, 0)
+
+
+async def test_what_is_not_to_be_cut_is_named() -> None:
+    index, embedder, moving = await rig()
+    embedder.fails = lambda text: InvalidRequest("too long") if len(text.split()) > 20 else None
+    await index.write(SOURCE, [document("long", 1, "many words " * 50)])
+    way = msgspec.structs.replace(WAY, record=msgspec.structs.replace(RECORD, chunking=Chunking(max_chars=0)))
+    assert await copy_all(moving, way) == ["long"]
 
 
 async def test_compared_and_mended() -> None:

@@ -57,6 +57,17 @@ async def test_what_the_model_does_not_take_is_cut_finer_and_whole() -> None:
     assert max(len(text.split()) for text in texts) <= 20
 
 
+async def test_a_document_may_say_itself_how_it_is_cut() -> None:
+    words = " ".join(f"w{n:04}" for n in range(60))
+    said = Document(id="b", text=words, chunking=Chunking(max_chars=60, overlap_chars=0))
+    own = Checked(n=0, document=said, id="b", version=1, text=words)
+    as_collection, as_said = await stored(Chunking(max_chars=100), document("a", words), own)
+    assert isinstance(as_collection, Stored)
+    assert isinstance(as_said, Stored)
+    assert 60 < max(len(chunk.text) for chunk in as_collection.write.chunks) <= 100
+    assert max(len(chunk.text) for chunk in as_said.write.chunks) <= 60
+
+
 async def test_what_it_takes_in_no_size_is_refused_and_nobody_else_is() -> None:
     bad, good = await stored(Chunking(max_chars=500), document("a", "unspeakable " * 90), document("b", "fine"))
     assert isinstance(bad, InvalidRequest)

@@ -19,6 +19,7 @@ from inferbus_vectors.adapters.qdrant_edge.index import EdgeIndex
 from inferbus_vectors.adapters.qdrant_server.index import ServerIndex, connect
 from inferbus_vectors.domain.facets import facets_of, resolve
 from inferbus_vectors.domain.points import DELETED, INDEXED, STALE, Chunk, Query, Where, Write
+from inferbus_vectors.erasing import erase_documents
 from inferbus_vectors.ports import VectorIndex
 
 SERVER = os.environ.get("INFERBUS_QDRANT_URL", "")
@@ -223,6 +224,22 @@ async def test_gravestones_are_swept_and_are_nobody_s_documents(index: VectorInd
     assert await index.count(SHARD.name, Where(scope=DOCS)) == 0
     assert await index.sweep(SHARD.name, older_than=15.0) == 1
     assert await index.write(SHARD.name, [write("a", 1), write("b", 2)]) == [INDEXED, STALE]
+
+
+async def test_what_is_erased_stays_out_where_an_older_state_comes_later(index: VectorIndex) -> None:
+    french = {"facets": facets_of(b'{"lang":"fr"}', FIELDS)}
+    await index.write(
+        SHARD.name, [write("a", 1, 2, version=5, **french), write("b", 2, version=9, **french), write("c", 3)]
+    )
+    where = Where(scope=DOCS, filter=resolve(Filter(type="eq", key="lang", value="fr"), FIELDS))
+    assert await erase_documents(index, [SHARD.name, "nobody's"], where, now=10.0) == 3
+    assert await ids(index) == ["c"]
+    late = [write("a", 1, version=5, **french), write("b", 2, version=8, **french)]
+    assert await index.write(SHARD.name, late) == [STALE, STALE]
+    assert await index.write(SHARD.name, [write("a", 1, version=6)]) == [INDEXED]
+    assert await erase_documents(index, [SHARD.name], Where(scope=DOCS, documents=["c", "nobody"]), now=10.0) == 1
+    assert await index.write(SHARD.name, [write("c", 3)]) == [STALE]
+    assert await ids(index) == ["a"]
 
 
 async def test_what_does_not_fit_is_refused_and_nothing_breaks(index: VectorIndex) -> None:

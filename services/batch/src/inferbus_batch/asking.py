@@ -22,10 +22,13 @@ from inferbus.bus.stored import is_stored
 from inferbus.contracts.batch import JobRecord
 from inferbus.contracts.durable import Outcome
 from inferbus.contracts.envelope import RESULTS
+from inferbus.contracts.models import VECTORS
 from inferbus.durable.outcomes import ROW_KEPT_S, failed_outcome, load_outcome, store_outcome
 from inferbus.errors import Cancelled, DependencyDown, InferbusError, Permanent, RateLimited, Transient
+from inferbus.errors import Ended as EndedEarly
 from inferbus_batch.domain.row_end import RowEnd, backoff_s, is_of_the_moment, tokens_of
 from inferbus_batch.gate import Gate
+from inferbus_batch.vector_rows import VectorRows
 
 _LOOK_S = 10.0
 """How long a row is waited for before its outcome is looked for: a message that was a duplicate ends silently."""
@@ -50,9 +53,10 @@ class Given(msgspec.Struct, frozen=True):
 class Asking:
     """Asks rows; one for all chunks of a process."""
 
-    def __init__(self, bus: Bus, admission: Admission, *, attempts: int) -> None:
+    def __init__(self, bus: Bus, admission: Admission, vectors: VectorRows, *, attempts: int) -> None:
         self._bus = bus
         self._admission = admission
+        self._vectors = vectors
         self._attempts = attempts
 
     async def end_of(self, given: Given, row: Row) -> RowEnd | None:
@@ -126,6 +130,8 @@ class Asking:
         while not given.gate.is_shut:
             identity = given.identity()
             try:
+                if row.task == VECTORS:
+                    return await self._asked_of_vectors(given, identity, row, request_id)
                 exchange = await self._admission.admit(identity, ask)
             except RateLimited as error:
                 if error.hopeless:
@@ -142,6 +148,23 @@ class Asking:
             waits += 1
             await given.gate.sleep(max(wait_s, backoff_s(min(waits, 4))))
         return None
+
+    async def _asked_of_vectors(self, given: Given, identity: Identity, row: Row, request_id: str) -> Outcome | None:
+        """Do what a row asks of a collection; None where its job ended before. What came of it is kept as of any request, so
+        that whoever takes the chunk up takes that. Raises as `VectorRows.do`."""
+        doing = asyncio.ensure_future(self._vectors.do(identity, row, given.deadline_s))
+        given.gate.enter(doing)
+        try:
+            outcome = await doing
+        except EndedEarly as error:
+            outcome = failed_outcome(error)
+        except asyncio.CancelledError:
+            if given.gate.ending and doing.cancelled():
+                return None
+            raise
+        finally:
+            given.gate.leave(doing)
+        return await self._kept(given, request_id, outcome)
 
     async def _wait(self, given: Given, exchange: Exchange, request_id: str) -> Outcome | None:
         """Wait for the end of what was begun. A request is not cancelled because its waiting is."""
@@ -179,13 +202,16 @@ class Asking:
     async def _ended_in(self, given: Given, exchange: Exchange, request_id: str, error: InferbusError) -> Outcome:
         """Give the outcome of a request that ended in an error; where no worker has stored one, this is it."""
         exchange.close()
-        failed = failed_outcome(error)
+        return await self._kept(given, request_id, failed_outcome(error))
+
+    async def _kept(self, given: Given, request_id: str, outcome: Outcome) -> Outcome:
+        """Store how a request ended, unless that is known already; gives what counts."""
         while True:
             try:
-                await store_outcome(self._bus, given.job.tenant, request_id, failed, ttl_s=ROW_KEPT_S)
+                await store_outcome(self._bus, given.job.tenant, request_id, outcome, ttl_s=ROW_KEPT_S)
             except DependencyDown:
                 await asyncio.sleep(_AGAIN_S)
                 continue
             except InferbusError as exc:
                 log.error("outcome_not_stored", request_id=request_id, code=exc.code, error=exc.message)
-            return await self._outcome(given, request_id) or failed
+            return await self._outcome(given, request_id) or outcome

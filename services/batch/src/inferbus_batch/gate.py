@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Protocol
 
-from inferbus.answers.exchange import Exchange
+
+class Running(Protocol):
+    """What a row waits for."""
+
+    def cancel(self) -> object: ...
 
 
 class Gate:
@@ -17,7 +22,7 @@ class Gate:
         self.held = ""
         self.again_s = 0.0
         self._shut = asyncio.Event()
-        self._open: set[Exchange] = set()
+        self._open: set[Running] = set()
 
     @property
     def is_shut(self) -> bool:
@@ -29,8 +34,8 @@ class Gate:
             return
         self.ending = ending
         self._shut.set()
-        for exchange in list(self._open):
-            exchange.cancel()
+        for running in list(self._open):
+            running.cancel()
 
     def hold(self, why: str, again_s: float = 0.0) -> None:
         """Begin nothing more."""
@@ -38,14 +43,14 @@ class Gate:
             self.held, self.again_s = why, again_s
             self._shut.set()
 
-    def enter(self, exchange: Exchange) -> None:
+    def enter(self, running: Running) -> None:
         """A row waits for this."""
-        self._open.add(exchange)
+        self._open.add(running)
         if self.ending:
-            exchange.cancel()
+            running.cancel()
 
-    def leave(self, exchange: Exchange) -> None:
-        self._open.discard(exchange)
+    def leave(self, running: Running) -> None:
+        self._open.discard(running)
 
     async def sleep(self, seconds: float) -> bool:
         """Wait; False as soon as nothing may be begun any more."""

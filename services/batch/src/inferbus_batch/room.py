@@ -33,6 +33,7 @@ from inferbus.models import ModelRegistry
 from inferbus.process.presence import PresenceTable
 from inferbus.settings import BusSettings, from_env
 from inferbus.telemetry.tracing import Tracing
+from inferbus.vectors.door import VectorsDoor
 from inferbus.worker.tenant_weights import TenantWeights
 from inferbus_batch.adapters.chunk_queue import ChunkQueue
 from inferbus_batch.asking import Asking
@@ -48,6 +49,7 @@ from inferbus_batch.jobs_view import JobsView
 from inferbus_batch.metrics import BatchMetrics
 from inferbus_batch.planning import Planner
 from inferbus_batch.settings import CHUNKS, COORDINATOR, BatchSettings
+from inferbus_batch.vector_rows import VectorRows
 
 _SUBMITTER_S = 0.5
 _GATHER_S = 0.002
@@ -141,6 +143,7 @@ class _Known(msgspec.Struct, frozen=True, kw_only=True):
     asker: Asker
     weights: TenantWeights
     admission: Admission
+    vectors: VectorsDoor
 
 
 @asynccontextmanager
@@ -181,6 +184,8 @@ async def _learn(deps: RoomDeps, bus: Bus, stack: AsyncExitStack) -> _Known:
         price_of=prices.price_of, estimator=BodyEstimator(default_completion=settings.default_completion_tokens),
     )  # fmt: skip
     stack.push_async_callback(errands.stop)
+    vectors = VectorsDoor(bus, quota)
+    await vectors.start()
     await asker.start()
     for learning in (presence, models, keys, prices, quota, weights):
         await learning.start()
@@ -188,7 +193,13 @@ async def _learn(deps: RoomDeps, bus: Bus, stack: AsyncExitStack) -> _Known:
     for loading in (models.loaded(), keys.loaded(), prices.loaded(), quota.loaded()):
         await loading
     return _Known(
-        models=models, submitters=Submitters(keys), presence=presence, asker=asker, weights=weights, admission=admission
+        models=models,
+        submitters=Submitters(keys),
+        presence=presence,
+        asker=asker,
+        weights=weights,
+        admission=admission,
+        vectors=vectors,
     )
 
 
@@ -215,7 +226,7 @@ def _workers(
     settings = deps.settings
     chunks = ChunkDeps(
         bus=bus, storage=deps.storage, parts=parts, models=known.models, identity_of=known.submitters.identity_of,
-        asking=Asking(bus, known.admission, attempts=settings.row_attempts), metrics=deps.metrics, tracing=deps.tracing,
+        asking=Asking(bus, known.admission, VectorRows(bus, known.vectors), attempts=settings.row_attempts), metrics=deps.metrics, tracing=deps.tracing,
         fail_points=deps.fail_points, rows_at_once=max(1, settings.in_flight // settings.chunk_slots),
         row_deadline_s=settings.row_deadline_s, worker=settings.process,
     )  # fmt: skip

@@ -41,6 +41,10 @@ class VectorStoreBook:
         found = await self._below(f"{tenant}.")
         return sorted((one for one in found if isinstance(one, StoreRecord)), key=_age)
 
+    async def all_stores(self) -> list[StoreRecord]:
+        """Give the stores of all tenants."""
+        return [one for one in await self._below("") if isinstance(one, StoreRecord)]
+
     async def files(self, tenant: str, store: str = "") -> list[StoreFile]:
         """Give the files of a store (of all stores), the newest first."""
         found = await self._below(f"{tenant}.{store}." if store else f"{tenant}.")

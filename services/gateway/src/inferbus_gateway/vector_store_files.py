@@ -31,8 +31,8 @@ from inferbus.contracts.vector_stores import (
 from inferbus.contracts.vectors import Document, IndexReport
 from inferbus.errors import InferbusError, Permanent
 from inferbus.files.book import FileBook
+from inferbus.vectors.door import VectorsDoor
 from inferbus_gateway.vector_store_book import VectorStoreBook
-from inferbus_gateway.vectors_door import VectorsDoor
 
 SECTION_CHARS = 64_000
 """Longer texts become several documents, so that no message is large."""
@@ -164,7 +164,7 @@ def documents_of(file: StoreFile, text: str) -> Iterator[Document]:
     payload = {"file_id": file.file_id, "filename": file.filename, "attributes": file.attributes}
     raw = msgspec.Raw(to_json(payload))
     for n, section in enumerate(sections(text, SECTION_CHARS)):
-        yield Document(id=f"{file.file_id}-{n}", text=section, payload=raw)
+        yield Document(id=f"{file.file_id}-{n}", text=section, payload=raw, chunking=file.chunking)
 
 
 def sections(text: str, most: int) -> Iterator[str]:

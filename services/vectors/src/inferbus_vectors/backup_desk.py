@@ -16,10 +16,11 @@ import msgspec
 
 from inferbus.batch.splitting import LineSplitter
 from inferbus.codec import from_json, to_json
-from inferbus.contracts.vector_manage import Backup, MakeBackup, RestoreBackup
+from inferbus.contracts.files import FileRecord
+from inferbus.contracts.vector_manage import Backup, BackupFile, Backups, ListBackups, MakeBackup, RestoreBackup
 from inferbus.contracts.vectors import READY, CollectionRecord
 from inferbus.errors import InvalidRequest
-from inferbus.files.book import FileBook, NewFile
+from inferbus.files.book import FileBook, NewFile, Page, page_of
 from inferbus_vectors.collection_book import CollectionBook, unknown
 from inferbus_vectors.collection_desk import check_name, check_parts, check_placement
 from inferbus_vectors.domain.facets import facets_of
@@ -28,7 +29,8 @@ from inferbus_vectors.ports import Payer, SparseEncoder, VectorIndex
 from inferbus_vectors.whole import read_documents
 
 PURPOSE = "vectors_backup"
-_PAGE = 64
+_SUFFIX = ".vectors.jsonl"
+_PAGE, _MAX_PAGE = 64, 1000
 _MAX_LINE = 256 * 1024 * 1024
 
 
@@ -68,11 +70,20 @@ class BackupDesk:
         if record.state != READY:
             raise unknown(asked.name)
         counted = [0]
-        new = NewFile(
-            tenant=payer.tenant, purpose=PURPOSE, filename=f"{record.name}.vectors.jsonl", key_id=payer.key_id
-        )
+        new = NewFile(tenant=payer.tenant, purpose=PURPOSE, filename=f"{record.name}{_SUFFIX}", key_id=payer.key_id)
         file = await self._files.create(new, self._lines(record, counted))
         return Backup(file_id=file.id, collection=record, created=self._clock(), chunks=counted[0], bytes=file.bytes)
+
+    async def backups(self, payer: Payer, asked: ListBackups) -> Backups:
+        """List backups that are there, the newest first; of one collection where it is named, whether that is there or not.
+        Raises InvalidRequest."""
+        if not 1 <= asked.limit <= _MAX_PAGE:
+            raise InvalidRequest(f"limit: 1 to {_MAX_PAGE} is possible, not {asked.limit}", param="limit")
+        files = await self._files.all_of(payer.tenant)
+        wanted = f"{asked.name}{_SUFFIX}" if asked.name else ""
+        named = [one for one in files if one.filename.endswith(_SUFFIX) and wanted in ("", one.filename)]
+        page, has_more = page_of(named, Page(after=asked.after, limit=asked.limit, purpose=PURPOSE), self._clock())
+        return Backups(backups=[_backup_file(one) for one in page], has_more=has_more)
 
     async def _lines(self, record: CollectionRecord, counted: list[int]) -> AsyncIterator[bytes]:
         yield to_json(record) + b"\n"
@@ -99,10 +110,12 @@ class BackupDesk:
         await self._index.index_fields(spec.name, record.fields)
         try:
             await self._fill(record, lines)
-            return await self._book.create(record)
+            made = await self._book.create(record)
         except BaseException:  # what nobody can find would stay for ever
             await self._index.erase(spec.name, Where(scope=Scope(record.tenant, record.id)))
             raise
+        await self._index.ensure(spec)  # where the backup was empty, the shard may be gone by now
+        return made
 
     async def _fill(self, record: CollectionRecord, lines: AsyncIterator[bytes]) -> None:
         waiting = list[Write]()
@@ -153,6 +166,13 @@ class BackupDesk:
             payload=bytes(saved.payload), facets=facets_of(bytes(saved.payload), record.fields), at=saved.at,
             expires_at=saved.expires_at,
         )  # fmt: skip
+
+
+def _backup_file(file: FileRecord) -> BackupFile:
+    return BackupFile(
+        file_id=file.id, collection=file.filename.removesuffix(_SUFFIX), created=float(file.created_at), bytes=file.bytes,
+        expires_at=float(file.expires_at),
+    )  # fmt: skip
 
 
 def _saved(document: Sequence[Found]) -> SavedDocument:

@@ -20,6 +20,7 @@ from inferbus_vectors.domain.points import Scope, Where, shard_of
 from inferbus_vectors.domain.reindexing import is_open
 from inferbus_vectors.ports import VectorIndex
 from inferbus_vectors.reindexer import ReindexDeps, Reindexer
+from inferbus_vectors.unused import drop_if_unused
 
 _LOOK_S = 1.0
 _AT_ONCE = 2
@@ -126,7 +127,8 @@ class Caretaker:
         log.info("collection_removed", tenant=record.tenant, collection=record.name)
 
     async def _sweep(self) -> None:
-        """Remove documents whose time is over. They are not found from that time on, whenever this comes by."""
+        """Remove documents whose time is over, and shards with nothing in them. Those documents are not found from that time
+        on, whenever this comes by."""
         while True:
             await asyncio.sleep(self._deps.sweep_every_s)
             for record in self._deps.view.all():
@@ -137,3 +139,8 @@ class Caretaker:
                     continue
                 except InferbusError as error:
                     log.info("sweep_waits", collection=record.name, error=error.message)
+            try:
+                for shard in await self._deps.index.shards():
+                    await drop_if_unused(self._deps.index, self._deps.book, shard)
+            except InferbusError as error:
+                log.info("sweep_waits", error=error.message)

@@ -123,6 +123,10 @@ class CollectionBook:
         found = await revisions.read_all(self._bus, routes.KV_COLLECTIONS, routes.tenant_key(tenant, ""))
         return [named_from(data) for data in found]
 
+    async def of_all(self) -> list[Named]:
+        """Give all there is, of every tenant."""
+        return [named_from(data) for data in await revisions.read_all(self._bus, routes.KV_COLLECTIONS)]
+
     async def _read(self, key: str) -> revisions.Held:
         return await revisions.read(self._bus, routes.KV_COLLECTIONS, key)
 

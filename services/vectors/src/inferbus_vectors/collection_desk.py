@@ -32,6 +32,7 @@ from inferbus.contracts.vectors import (
 )
 from inferbus.errors import Conflict, InferbusError, InvalidRequest, NotFound, Transient
 from inferbus_vectors.collection_book import CollectionBook, is_name, unknown, updated
+from inferbus_vectors.domain.checking import check_chunking
 from inferbus_vectors.domain.facets import check_fields
 from inferbus_vectors.domain.points import Scope, Where, shard_of
 from inferbus_vectors.domain.reindexing import written_places
@@ -76,7 +77,9 @@ class CollectionDesk:
             fields=asked.fields, chunking=asked.chunking, retention_s=asked.retention_s, metadata=asked.metadata,
             key_id=payer.key_id, updated=now,
         )  # fmt: skip
-        return await self._book.create(record)
+        made = await self._book.create(record)
+        await self._make_room(live, asked.fields)  # an empty shard that no collection was in may be gone by now
+        return made
 
     async def placement(self, payer: Payer, model: str, dimension: int, distance: str) -> Placement:
         """Give the placement of a model, which is asked how long its vectors are.
@@ -224,8 +227,7 @@ def check_parts(fields: Sequence[Field], chunking: Chunking, retention_s: float,
     if len(fields) > _MAX_FIELDS:
         raise _bad("fields", f"{len(fields)} fields, {_MAX_FIELDS} are the most")
     check_fields(fields)
-    if chunking.max_chars < 0 or not 0 <= chunking.overlap_chars <= max(0, chunking.max_chars - 1):
-        raise _bad("chunking", "max_chars is not negative, and overlap_chars less than it")
+    check_chunking(chunking)
     if not 0.0 <= retention_s < float("inf"):
         raise _bad("retention_s", "is not negative")
     if len(metadata) > _MAX_METADATA or any(len(key) > 64 or len(value) > 512 for key, value in metadata.items()):

@@ -21,6 +21,7 @@ from inferbus_vectors.collection_book import CollectionBook, unknown, updated
 from inferbus_vectors.domain.facets import resolve
 from inferbus_vectors.domain.points import Found, FoundPage, Scope, Where, shard_of
 from inferbus_vectors.domain.reindexing import written_places
+from inferbus_vectors.erasing import erase_documents
 from inferbus_vectors.leftovers import clear_leftovers
 from inferbus_vectors.ports import Payer, VectorIndex
 
@@ -69,7 +70,7 @@ class ContentDesk:
         return Page(chunks=[_stored(one) for one in page.found], next=page.next)
 
     async def erase(self, payer: Payer, asked: Erase) -> Erased:
-        """Remove documents for good, wherever the collection has them."""
+        """Remove documents for good, wherever the collection has them; older states that come later stay out."""
         if bool(asked.ids) == (asked.filter is not None):
             raise _bad("ids", "ids or a filter, one of the two")
         if len(asked.ids) > _MAX_IDS:
@@ -78,8 +79,8 @@ class ContentDesk:
         where = Where(
             scope=Scope(payer.tenant, record.id), documents=asked.ids or None, filter=_filter(asked.filter, record)
         )
-        counts = [await self._index.erase(shard_of(place).name, where) for place in written_places(record)]
-        return Erased(chunks=counts[0])
+        shards = [shard_of(place).name for place in written_places(record)]
+        return Erased(chunks=await erase_documents(self._index, shards, where, now=self._clock()))
 
     async def erase_tenant(self, payer: Payer, asked: EraseTenant) -> Erased:
         """Remove all a tenant has, what waits in the queue and what became dead letters included; not its files, backups

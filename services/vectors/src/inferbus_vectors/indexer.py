@@ -39,7 +39,8 @@ from inferbus_vectors.payers import Payers
 from inferbus_vectors.ports import Payer, Watcher
 from inferbus_vectors.storing import Stored, Storing
 
-_GATEWAY_INBOX = "_INBOX_gateway."
+_INBOXES = ("_INBOX_gateway.", "_INBOX_batch.")
+"""Of whoever may ask for any tenant."""
 log = structlog.get_logger()
 
 
@@ -153,9 +154,9 @@ class Indexer:
 
 
 def report_address(headers: Mapping[str, str], tenant: str) -> str | None:
-    """Say where a report goes: only to the tenant itself, or to a gateway, which asks for itself."""
+    """Say where a report goes: only to the tenant itself, or to a gateway or a batch service, which asks for itself."""
     to = headers.get(REPORT_TO, "")
-    may = to.startswith((routes.reply_prefix(tenant), _GATEWAY_INBOX)) and not set(to) & set("*> \t\r\n")
+    may = to.startswith((routes.reply_prefix(tenant), *_INBOXES)) and not set(to) & set("*> \t\r\n")
     return to if may else None
 
 

@@ -59,6 +59,7 @@ class Desks(msgspec.Struct, frozen=True):
             manage.END_REINDEX: self.reindexings.end,
             manage.BACKUP: self.backups.backup,
             manage.RESTORE: self.backups.restore,
+            manage.BACKUPS: self.backups.backups,
         }
 
 

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from inferbus import routes
-from inferbus.contracts.vectors import CollectionRecord, Field, Placement
+from inferbus.contracts.vectors import Chunking, CollectionRecord, Field, Placement
 from inferbus.errors import InvalidRequest, Permanent
+from inferbus_vectors.adapters.splitter import Splitter
 from inferbus_vectors.domain.facets import facets_of
 from inferbus_vectors.domain.points import Chunk, Found, Scope, Where, Write, point_id, shard_of
 from inferbus_vectors.domain.reindexing import compare
 from inferbus_vectors.ports import Embedder, Payer, SparseEncoder, VectorIndex
+from inferbus_vectors.splitting import FINER, can_be_finer
 from inferbus_vectors.whole import read_whole
 
 _PAGE = 64
@@ -29,6 +31,7 @@ class MovingDeps(msgspec.Struct, frozen=True, kw_only=True):
     index: VectorIndex
     embedder: Embedder
     sparse: SparseEncoder
+    splitter: Splitter
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,9 +136,9 @@ class Moving:
         for at in range(0, len(heads), _PAGE):
             some = heads[at : at + _PAGE]
             whole = await read_whole(self._deps.index, shard_of(way.source).name, way.scope, some)
-            movable = [document for document in whole if self._can_move(way, document)]
+            fitting = [document for document in whole if self._can_move(way, document)]
             failed += [document[0].id for document in whole if not self._can_move(way, document)]
-            vectors = await self._vectors(way, movable)
+            movable, vectors = await self._cut_to_fit(way, fitting)
             failed += [document[0].id for document, made in zip(movable, vectors, strict=True) if made is None]
             writes = [
                 self._write_of(way, document, made)
@@ -154,6 +157,32 @@ class Moving:
             (way.embeds and chunk.text) or (chunk.vector is not None and len(chunk.vector) == size)
             for chunk in document
         )
+
+    async def _cut_to_fit(
+        self, way: Way, documents: Sequence[Sequence[Found]]
+    ) -> tuple[list[Sequence[Found]], list[list[bytes] | None]]:
+        """Give documents and their vectors; one whose texts are too long for the target's model with finer chunks."""
+        cut, vectors = list[Sequence[Found]](documents), await self._vectors(way, documents)
+        for _ in range(FINER):
+            at = [n for n, made in enumerate(vectors) if made is None and can_be_finer([one.text for one in cut[n]])]
+            if not at or not way.record.chunking.max_chars:
+                break
+            for n in at:
+                cut[n] = self._finer(cut[n])
+            again = await self._vectors(way, [cut[n] for n in at])
+            for n, made in zip(at, again, strict=True):
+                vectors[n] = made
+        return cut, vectors
+
+    def _finer(self, document: Sequence[Found]) -> list[Found]:
+        """Cut each chunk of a document in two, or more where words end so."""
+        most = max(len(chunk.text) for chunk in document) // 2
+        pieces = [
+            msgspec.structs.replace(chunk, text=text)
+            for chunk in document
+            for text in (self._deps.splitter.split(chunk.text, Chunking(max_chars=most)) if chunk.text else [""])
+        ]
+        return [msgspec.structs.replace(one, chunk=n) for n, one in enumerate(pieces)]
 
     async def _vectors(self, way: Way, documents: Sequence[Sequence[Found]]) -> list[list[bytes] | None]:
         """Give the chunks' vectors in the target for each document; None for one whose texts the model refuses."""

@@ -32,6 +32,7 @@ from inferbus_vectors.domain.points import Scope, Where, shard_of
 from inferbus_vectors.domain.reindexing import advanced, is_open, may_drop, moved
 from inferbus_vectors.moving import Moving, Way
 from inferbus_vectors.ports import Payer, VectorIndex
+from inferbus_vectors.unused import drop_if_unused
 
 _AGAIN_S, _LONGEST_AGAIN_S = 0.5, 15.0
 _RECENT_S = 5.0
@@ -158,6 +159,7 @@ class Reindexer:
         await self._clear()
         await self._change(lambda record: moved(record, DONE, self._deps.clock()))
         log.info("reindexing_done", collection=self._record.name, documents=self._reindexing.done)
+        await self._drop_shard()
 
     async def _end(self) -> None:
         await asyncio.sleep(self._deps.settle_s)  # until nobody writes there any more
@@ -165,6 +167,7 @@ class Reindexer:
         outcome = FAILED if self._reindexing.error else CANCELLED
         await self._change(lambda record: moved(record, outcome, self._deps.clock()))
         log.info("reindexing_ended", collection=self._record.name, outcome=outcome, error=self._reindexing.error)
+        await self._drop_shard()
 
     async def _clear(self) -> None:
         """Remove what the other placement has of this collection."""
@@ -173,6 +176,13 @@ class Reindexer:
             await self._deps.index.erase(shard_of(self._reindexing.to).name, where)
         except NotFound:
             return  # there is no such shard, or no more
+
+    async def _drop_shard(self) -> None:
+        """Drop the other placement's shard where nothing is in it any more; what cannot be done now the sweep does."""
+        try:
+            await drop_if_unused(self._deps.index, self._deps.book, shard_of(self._reindexing.to).name)
+        except Transient as error:
+            log.info("empty_shard_stays", error=error.message)
 
     async def _fail(self, why: str) -> None:
         await self._change(lambda record: moved(record, ENDING, self._deps.clock(), error=why))

@@ -14,6 +14,7 @@ from inferbus.files.ports import Storage
 from inferbus.models import ModelRegistry
 from inferbus.process.presence import PresenceTable
 from inferbus.telemetry.tracing import Tracing
+from inferbus_vectors.adapters.splitter import Splitter
 from inferbus_vectors.backup_desk import BackupDesk
 from inferbus_vectors.bills import Bills
 from inferbus_vectors.caretaker import CareDeps, Caretaker
@@ -104,7 +105,7 @@ def _desks(deps: SearchRoomDeps, book: CollectionBook) -> Desks:
 
 
 def _care(deps: SearchRoomDeps, book: CollectionBook) -> CareDeps:
-    moving = Moving(MovingDeps(index=deps.index, embedder=deps.embedder, sparse=deps.sparse))
+    moving = Moving(MovingDeps(index=deps.index, embedder=deps.embedder, sparse=deps.sparse, splitter=Splitter()))
     return CareDeps(
         view=deps.view, book=book, index=deps.index, may_live=deps.may_live, sweep_every_s=deps.settings.sweep_every_s,
         reindex=ReindexDeps(book=book, index=deps.index, moving=moving, me=deps.me, settle_s=deps.settings.settle_s),

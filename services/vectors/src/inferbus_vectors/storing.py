@@ -15,10 +15,8 @@ from inferbus_vectors.domain.points import Chunk, Scope, Write, shard_of
 from inferbus_vectors.domain.reindexing import written_places
 from inferbus_vectors.embedding import TextEmbedding, Vector
 from inferbus_vectors.ports import Payer, SparseEncoder, VectorIndex
+from inferbus_vectors.splitting import FINER, can_be_finer
 from inferbus_vectors.writing import Writer
-
-_FINER, _LEAST_CHARS = 3, 64
-"""So often the texts of a document are cut in half that its model does not take; and never to less."""
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -72,7 +70,7 @@ class Storing:
     def _texts(self, record: CollectionRecord, one: Checked) -> list[str]:
         if one.delete:
             return []
-        return [one.text] if one.vector is not None else self._splitter.split(one.text, record.chunking)
+        return [one.text] if one.vector is not None else self._splitter.split(one.text, _chunking(record, one))
 
     async def _store_in(
         self, payer: Payer, record: CollectionRecord, place: Placement, cut: list[_Cut], now: float
@@ -80,7 +78,7 @@ class Storing:
         """Store documents in a place. Chunks are counted in characters and models read tokens: what is refused as text is cut
         finer and tried again."""
         results = await self._tried_in(payer, record, place, cut, now)
-        for _ in range(_FINER):
+        for _ in range(FINER):
             refused = [n for n, one in enumerate(results) if isinstance(one, InvalidRequest) and one.param == "text"]
             finer = {n: self._finer(record, cut[n]) for n in refused if _can_be_finer(record, cut[n])}
             if not finer:
@@ -92,8 +90,8 @@ class Storing:
         return results
 
     def _finer(self, record: CollectionRecord, cut: _Cut) -> _Cut:
-        most = max(map(len, cut.texts)) // 2
-        chunking = Chunking(max_chars=most, overlap_chars=min(record.chunking.overlap_chars, most // 4))
+        most, overlap = max(map(len, cut.texts)) // 2, _chunking(record, cut.document).overlap_chars
+        chunking = Chunking(max_chars=most, overlap_chars=min(overlap, most // 4))
         return _Cut(cut.document, self._splitter.split(cut.document.text, chunking))
 
     async def _tried_in(
@@ -176,11 +174,14 @@ class Storing:
         self._ready.add(key)
 
 
+def _chunking(record: CollectionRecord, one: Checked) -> Chunking:
+    """Say how a document is cut: as it wants itself, or as its collection does."""
+    return one.document.chunking or record.chunking
+
+
 def _can_be_finer(record: CollectionRecord, cut: _Cut) -> bool:
     """Whether a document's own text is cut at all, and may be cut into smaller ones."""
-    return (
-        record.chunking.max_chars > 0 and cut.document.vector is None and max(map(len, cut.texts)) >= 2 * _LEAST_CHARS
-    )
+    return _chunking(record, cut.document).max_chars > 0 and cut.document.vector is None and can_be_finer(cut.texts)
 
 
 def _fitting(vectors: list[Vector | InferbusError], place: Placement) -> list[Vector] | InferbusError:

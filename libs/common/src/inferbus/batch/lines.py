@@ -7,6 +7,7 @@ import msgspec
 from inferbus.contracts.batch import ENDPOINTS, DeadRow, LineFault
 from inferbus.errors import InvalidRequest, TooLarge
 from inferbus.kserve.paths import INFER, parse_path
+from inferbus.vectors.paths import BATCHED, collection_of
 
 _BOM = b"\xef\xbb\xbf"
 _MAX_CUSTOM_ID = 512
@@ -17,7 +18,8 @@ _NULL = msgspec.Raw(b"null")
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A line that can be asked. `body` is passed on as it is, but for a model the job named in its place."""
+    """A line that can be asked. `body` is passed on as it is, but for a model the job named in its place. `model` empty: the
+    line is about a collection, which its path names."""
 
     line: int
     custom_id: str
@@ -70,6 +72,8 @@ def check_line(number: int, data: bytes, *, endpoint: str, model: str = "") -> R
     raw, named = bytes(line.body), body.model or ""
     if endpoint == _INFER:
         named = parse_path(line.url).model  # type: ignore[union-attr]  # _fault_of has looked
+    elif endpoint in BATCHED:
+        named = ""
     elif not named:
         if not model:
             return LineFault(number, InvalidRequest.code, f"line {number}: body.model is missing")
@@ -88,6 +92,9 @@ def _fault_of(line: _Line, body: _Body, endpoint: str) -> str:
         path = parse_path(line.url)
         if path is None or path.verb != INFER:
             return f"url is {line.url[:80]!r}, this batch takes /v2/models/<model>/infer"
+    elif endpoint in BATCHED:
+        if not collection_of(line.url, BATCHED[endpoint]):
+            return f"url is {line.url[:80]!r}, this batch takes /v1/vectors/<collection>/{BATCHED[endpoint]}"
     elif line.url != endpoint:
         return f"url is {line.url[:80]!r}, this batch's endpoint is {endpoint}"
     return "a batch cannot stream" if body.stream else ""

@@ -228,6 +228,27 @@ def backup(
 
 
 @app.command()
+def backups(
+    name: Annotated[str, typer.Argument(help="Only of a collection of this name.")] = "",
+    url: Url = "",
+    key: Key = "",
+    *,
+    json: Json = False,
+) -> None:
+    """List backups, the newest first."""
+
+    async def work(api: VectorsApi) -> list[dict[str, Any]]:
+        return [one async for one in api.backups(name)]
+
+    found = with_api(url, key, work)
+    if json:
+        say_json(found)
+        return
+    rows = [(one["file_id"], one["collection"], at(one["created_at"]), str(one["bytes"])) for one in found]
+    say_table(("backup", "of", "made", "bytes"), rows)
+
+
+@app.command()
 def restore(
     name: Name,
     file_id: Annotated[str, typer.Argument(help="A backup, as `inferbus vectors backup` named it.")],

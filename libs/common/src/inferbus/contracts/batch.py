@@ -18,8 +18,11 @@ ENDPOINTS = {
     "/v1/completions": "completions",
     "/v1/embeddings": "embeddings",
     "/v2/models/infer": "infer",
+    "/v1/vectors/documents": "vectors",
+    "/v1/vectors/search": "vectors",
 }
-"""What a job's lines may ask for, and the task that is. The last one is KServe's: the path of a line names its model."""
+"""What a job's lines may ask for, and the task that is. KServe's: the path of a line names its model; of vectors: its
+collection."""
 
 BY_USER, BY_OPERATOR = "user", "operator"
 STORAGE_DOWN, INPUT_CHANGED, NOT_ENTITLED = "storage_down", "input_changed", "not_entitled"

@@ -119,6 +119,14 @@ class RestoreBackup(msgspec.Struct, frozen=True, kw_only=True):
     file_id: str
 
 
+class ListBackups(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest first, those after one (the id of its file); `name`: only those of a collection of that name."""
+
+    name: str = ""
+    after: str = ""
+    limit: int = 100
+
+
 class CollectionStats(msgspec.Struct, frozen=True, kw_only=True, tag="vectors.stats.v1"):
     """`waiting` messages are in the queue for this collection. `bytes` is the whole shard's, which others may share."""
 
@@ -170,6 +178,21 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True, tag="vectors.backup.v1")
     bytes: int = 0
 
 
+class BackupFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A backup that is there. `collection` is the name it had; `expires_at` 0: it stays."""
+
+    file_id: str
+    collection: str
+    created: float
+    bytes: int = 0
+    expires_at: float = 0.0
+
+
+class Backups(msgspec.Struct, frozen=True, kw_only=True, tag="vectors.backups.v1"):
+    backups: list[BackupFile] = []
+    has_more: bool = False
+
+
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag="vectors.done.v1"):
     """It was done, and there is nothing else to say."""
 
@@ -178,10 +201,19 @@ REQUESTS: dict[str, type] = {
     CREATE: CreateCollection, CHANGE: ChangeCollection, GET: OneCollection, LIST: ListCollections, DELETE: OneCollection,
     ALIAS: SetAlias, UNALIAS: DropAlias, REINDEX: StartReindexing, END_REINDEX: OneCollection, STATS: OneCollection,
     RETRIEVE: Documents, SCROLL: Scroll, ERASE: Erase, ERASE_TENANT: EraseTenant, BACKUP: MakeBackup,
-    RESTORE: RestoreBackup,
+    RESTORE: RestoreBackup, BACKUPS: ListBackups,
 }  # fmt: skip
 
 ManageAnswer = (
-    CollectionRecord | AliasRecord | Collections | CollectionStats | Page | Erased | Backup | Done | VectorsRefused
+    CollectionRecord
+    | AliasRecord
+    | Collections
+    | CollectionStats
+    | Page
+    | Erased
+    | Backup
+    | Backups
+    | Done
+    | VectorsRefused
 )
 """create, change, get, delete, reindex and end_reindex are answered with the record as it then is, alias with its own."""

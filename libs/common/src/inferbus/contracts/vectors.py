@@ -137,7 +137,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     Of `text`, `vector` and `vector_b64` (little-endian 32-bit floats) at least one is there; a vector that is given is
     the document's one, and the text then serves BM25 and display. `payload` is a JSON object, given back as it came.
     Of two states of a document that of the higher `version` counts, whichever comes last; 0: the message's place in the
-    stream. `expires_at` 0: as the collection says.
+    stream. `expires_at` 0, `chunking` None: as the collection says.
     """
 
     id: str
@@ -148,6 +148,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 0
     delete: bool = False
     expires_at: float = 0.0
+    chunking: Chunking | None = None
 
 
 class IndexMessage(msgspec.Struct, frozen=True, kw_only=True, tag="vectors.index.v1"):

@@ -144,6 +144,18 @@ class VectorsApi(BatchApi):
     async def backup(self, name: str) -> Json:
         return await self._get("POST", f"/collections/{name}/backup", Json)
 
+    async def backups(self, collection: str) -> AsyncIterator[Json]:
+        """Give backups, the newest first; `collection` empty: of all."""
+        after = ""
+        while True:
+            wanted = {"collection": collection, "after": after, "limit": "1000"}
+            page = await self._get("GET", "/backups", Json, params=wanted)
+            for one in page["data"]:
+                yield one
+            if not page["has_more"]:
+                return
+            after = page["data"][-1]["file_id"]
+
     async def restore(self, name: str, file_id: str) -> ApiCollection:
         wanted = {"name": name, "file_id": file_id}
         return await self._get("POST", "/collections/restore", ApiCollection, json=wanted)

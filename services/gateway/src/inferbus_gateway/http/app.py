@@ -21,6 +21,7 @@ from inferbus.admission.wanted import (
 )
 from inferbus.contracts.limits import LimitSet
 from inferbus.errors import InferbusError
+from inferbus.vectors.bodies import NewDocuments, SearchResults, VectorSearch
 from inferbus_gateway.http.admin_keys import build_keys
 from inferbus_gateway.http.admin_limits import build_audit, build_limits
 from inferbus_gateway.http.admin_members import build_organisations, build_teams_and_users
@@ -54,12 +55,9 @@ from inferbus_gateway.http.vector_shapes import (
     CollectionChange,
     NewAlias,
     NewCollection,
-    NewDocuments,
     NewModel,
     Restore,
-    SearchResults,
     TenantErasure,
-    VectorSearch,
     WantedDocuments,
 )
 from inferbus_gateway.http.vector_store_shapes import (

@@ -1,4 +1,4 @@
-"""/v1/vectors/{collection}: documents in, documents out, search."""
+"""/v1/vectors/{collection}: documents in, documents out. `vector_search` searches them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from litestar.params import FromPath, QueryParameter
 from inferbus.contracts import vector_manage as verbs
 from inferbus.contracts.vector_manage import Erased, Page
 from inferbus.contracts.vectors import Document
-from inferbus.errors import InvalidRequest, error_from
+from inferbus.errors import InvalidRequest
+from inferbus.vectors.bodies import (
+    AcceptedObject,
+    NewDocuments,
+    describe_report,
+)
+from inferbus.vectors.door import Accepted, checked_name
 from inferbus_gateway.http.admin_request import read_wanted
 from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.http.kserve import AnyRequest
 from inferbus_gateway.http.vector_operations import VectorOperation, open_vectors, vector_operation
 from inferbus_gateway.http.vector_shapes import (
-    AcceptedObject,
     ErasedObject,
-    NewDocuments,
     StoredDocuments,
     WantedDocuments,
     describe_page,
-    describe_report,
 )
-from inferbus_gateway.vectors_door import Accepted, checked_name
 
 _OF = "/v1/vectors/{collection:str}"
 _MAX_WAIT_S, _MAX_PAGE = 60.0, 1000
@@ -46,9 +48,7 @@ def _build_writing(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
             new = await read_wanted(request, NewDocuments)
             if not 0 <= new.wait_s <= _MAX_WAIT_S:
                 raise InvalidRequest(f"wait_s is from 0 to {_MAX_WAIT_S:g}", param="wait_s")
-            return told(
-                await door.index(identity, collection, [one.document() for one in new.documents], wait_s=new.wait_s)
-            )
+            return told(await door.index(identity, collection, new.documents, wait_s=new.wait_s))
 
     @delete(
         f"{_OF}/documents/{{id:str}}", status_code=202, summary="Delete a document", operation_class=VectorOperation
@@ -106,14 +106,5 @@ def _build_reading(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
 
 
 def told(accepted: Accepted) -> AcceptedObject:
-    """Give what became of documents.
-
-    Raises:
-        InferbusError: nothing of them could be looked at (NotFound: there is no such collection).
-    """
-    report = accepted.report
-    if report is not None and report.error:
-        error = error_from(report.error, report.message)
-        error.param = "collection" if report.error == "not_found" else None
-        raise error
-    return describe_report(accepted.documents, report)
+    """Give what became of documents. Raises as `describe_report`."""
+    return describe_report(accepted.documents, accepted.report)

@@ -21,17 +21,17 @@ from inferbus.codec import from_json, to_json
 from inferbus.contracts.vector_search import DEADLINE_MS, REQUEST_ID, SearchAnswer, VectorsRefused
 from inferbus.contracts.vectors import TRACEPARENT
 from inferbus.errors import NotFound
+from inferbus.vectors.bodies import SearchResults, VectorSearch
+from inferbus.vectors.door import SEARCH_S, refusal
 from inferbus_gateway.http.exchange_response import HttpResponse
 from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint
 from inferbus_gateway.http.openapi import header_parameters, json_media
 from inferbus_gateway.http.request_body import read_body
 from inferbus_gateway.http.request_head import RequestHead, read_head
 from inferbus_gateway.http.vector_operations import VectorOperation
-from inferbus_gateway.http.vector_shapes import SearchResults, VectorSearch
 from inferbus_gateway.http.vectors import RESERVED, ROOT
 from inferbus_gateway.joined_head import JoiningProtocol
 from inferbus_gateway.observer import DONE, RequestRecord
-from inferbus_gateway.vectors_door import SEARCH_S, refusal
 
 LABEL = f"{ROOT}/{{collection}}/search"
 """The path in metrics and log lines."""

@@ -1,4 +1,5 @@
-"""Bodies of /v1/vectors, as clients write and read them. An unknown field is refused, so that a typo is told."""
+"""Bodies of /v1/vectors about collections, as clients write and read them; those of documents and searches are
+`inferbus.vectors.bodies`. An unknown field is refused, so that a typo is told."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from inferbus.contracts.vector_manage import Backup, CollectionStats, StoredChunk
-from inferbus.contracts.vector_search import DENSE, Filter, Hit, Rerank, SearchAnswer, SearchRequest
-from inferbus.contracts.vectors import COSINE, Chunking, CollectionRecord, Document, DocumentFault, Field, IndexReport
+from inferbus.contracts.vector_manage import Backup, Backups, CollectionStats, StoredChunk
+from inferbus.contracts.vector_search import Filter
+from inferbus.contracts.vectors import COSINE, Chunking, CollectionRecord, Field
 
 
 class NewCollection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -47,35 +48,6 @@ class NewModel(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     distance: str = ""
 
 
-def _empty() -> msgspec.Raw:
-    return msgspec.Raw(b"{}")
-
-
-class NewDocument(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A document: its `text`, its `vector` (or `vector_b64`: little-endian 32-bit floats), or both; or `delete`, to take it
-    out. `payload` is any JSON object and comes back as it is. Of two states of a document the higher `version` counts."""
-
-    id: str
-    text: str | None = None
-    vector: list[float] | None = None
-    vector_b64: str | None = None
-    payload: msgspec.Raw = msgspec.field(default_factory=_empty)
-    version: int = 0
-    delete: bool = False
-    expires_at: float = 0.0
-
-    def document(self) -> Document:
-        return Document(**{name: getattr(self, name) for name in self.__struct_fields__})
-
-
-class NewDocuments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Documents, in the order in which they take effect. `wait_s` over 0: the answer says what became of them, if that is
-    known in time."""
-
-    documents: list[NewDocument]
-    wait_s: float = 0.0
-
-
 class WantedDocuments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Documents by id, or those a filter matches: one of the two."""
 
@@ -95,29 +67,6 @@ class TenantErasure(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`confirm` is your organisation's name: everything of it goes."""
 
     confirm: str
-
-
-class VectorSearch(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What to look for: one of `text`, `vector`, `vector_b64` and `like` (a document's id)."""
-
-    text: str | None = None
-    vector: list[float] | None = None
-    vector_b64: str | None = None
-    like: str | None = None
-    limit: int = 10
-    offset: int = 0
-    filter: Filter | None = None
-    mode: str = DENSE
-    threshold: float | None = None
-    exact: bool = False
-    by_document: bool = False
-    rerank: Rerank | None = None
-    with_payload: bool = True
-    with_text: bool = True
-    with_vector: bool = False
-
-    def request(self) -> SearchRequest:
-        return SearchRequest(**{name: getattr(self, name) for name in self.__struct_fields__})
 
 
 class ReindexingObject(msgspec.Struct, kw_only=True):
@@ -179,37 +128,12 @@ class StatsObject(msgspec.Struct, kw_only=True):
     bytes: int
 
 
-class AcceptedObject(msgspec.Struct, kw_only=True):
-    """Documents that are accepted for good. What became of them is said where somebody waited for it (`indexed` is null
-    otherwise); each fault is a dead letter as well."""
-
-    object: str = "vector.accepted"
-    accepted: int
-    indexed: int | None = None
-    deleted: int | None = None
-    stale: int | None = None
-    chunks: int | None = None
-    tokens: int | None = None
-    faults: list[DocumentFault] = []
-
-
 class StoredDocuments(msgspec.Struct, kw_only=True):
     """Chunks as they are stored; go on with `after` the `next` of the page before."""
 
     object: str = "list"
     data: list[Any]
     next: str = ""
-
-
-class SearchResults(msgspec.Struct, kw_only=True):
-    """Hits, the best first; `took_ms` is the vector service's time."""
-
-    object: str = "vector.results"
-    collection: str
-    data: list[Any]
-    model: str
-    tokens: int
-    took_ms: float
 
 
 class ErasedObject(msgspec.Struct, kw_only=True):
@@ -226,6 +150,23 @@ class BackupObject(msgspec.Struct, kw_only=True):
     created_at: int
     chunks: int
     bytes: int
+
+
+class BackupFileObject(msgspec.Struct, kw_only=True):
+    """A backup that is there; `collection` is the name it had, `expires_at` null: it stays."""
+
+    object: str = "vector.backup"
+    file_id: str
+    collection: str
+    created_at: int
+    bytes: int
+    expires_at: int | None = None
+
+
+class BackupList(msgspec.Struct, kw_only=True):
+    object: str = "list"
+    data: list[BackupFileObject]
+    has_more: bool = False
 
 
 class CollectionDeleted(msgspec.Struct, kw_only=True):
@@ -255,23 +196,6 @@ def describe_stats(stats: CollectionStats) -> StatsObject:
     )  # fmt: skip
 
 
-def describe_report(accepted: int, report: IndexReport | None) -> AcceptedObject:
-    if report is None:
-        return AcceptedObject(accepted=accepted)
-    return AcceptedObject(
-        accepted=accepted, indexed=report.indexed, deleted=report.deleted, stale=report.stale, chunks=report.chunks,
-        tokens=report.tokens, faults=report.faults,
-    )  # fmt: skip
-
-
-def describe_results(answer: SearchAnswer) -> SearchResults:
-    hits: list[Hit] = answer.hits
-    return SearchResults(
-        collection=answer.collection, data=hits, model=answer.model, tokens=answer.tokens,
-        took_ms=round(answer.took_s * 1000, 3),
-    )  # fmt: skip
-
-
 def describe_page(chunks: list[StoredChunk], next_: str) -> StoredDocuments:
     return StoredDocuments(data=list(chunks), next=next_)
 
@@ -281,3 +205,14 @@ def describe_backup(backup: Backup) -> BackupObject:
         file_id=backup.file_id, collection=backup.collection.name, created_at=int(backup.created), chunks=backup.chunks,
         bytes=backup.bytes,
     )  # fmt: skip
+
+
+def describe_backups(found: Backups) -> BackupList:
+    data = [
+        BackupFileObject(
+            file_id=one.file_id, collection=one.collection, created_at=int(one.created), bytes=one.bytes,
+            expires_at=int(one.expires_at) or None,
+        )
+        for one in found.backups
+    ]  # fmt: skip
+    return BackupList(data=data, has_more=found.has_more)

@@ -9,10 +9,10 @@ import msgspec
 
 from inferbus.contracts import vector_manage as verbs
 from inferbus.contracts.vector_stores import COMPLETED, IN_PROGRESS, Attribute, StoreFile, StoreRecord
-from inferbus.contracts.vectors import BOOLEAN, FLOAT, KEYWORD, Chunking, CollectionRecord, Field
+from inferbus.contracts.vectors import BOOLEAN, FLOAT, KEYWORD, CollectionRecord, Field
 from inferbus.errors import InvalidRequest
 from inferbus_gateway.http.vector_operations import Session
-from inferbus_gateway.http.vector_store_shapes import ChunkingStrategy, NewStoreFile, checked_pairs, chunk_chars
+from inferbus_gateway.http.vector_store_shapes import NewStoreFile, checked_pairs, chunking_of
 
 _ATTRIBUTE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -25,16 +25,16 @@ async def attach_all(session: Session, store: StoreRecord, wanted: list[NewStore
     """
     identity, door = session
     attributes = [checked_attributes(one.attributes) for one in wanted]
+    cut = [chunking_of(one.chunking_strategy) for one in wanted]
     records = [await door.files_of(identity.tenant, one.file_id) for one in wanted]
     await see_to_fields(session, store.id, {key: value for one in attributes for key, value in one.items()})
-    for one in wanted:
-        await _see_to_chunking(session, store, one.chunking_strategy)
     made = []
     now = time.time()
-    for record, said in zip(records, attributes, strict=True):
+    for record, said, chunking in zip(records, attributes, cut, strict=True):
         file = StoreFile(
             file_id=record.id, store=store.id, tenant=identity.tenant, created=now, filename=record.filename,
             attributes=said, bytes=record.bytes, batch=batch, updated=now,
+            chunking=chunking,
         )  # fmt: skip
         if not await door.book.add(file):
             replaced = await door.book.change_file(file, lambda held, file=file: _renewed(held, file))  # type: ignore[misc]
@@ -74,23 +74,12 @@ def _field(pair: tuple[str, Attribute]) -> Field:
     return Field(name=f"attributes.{key}", type=kind)
 
 
-async def _see_to_chunking(session: Session, store: StoreRecord, said: ChunkingStrategy | None) -> None:
-    """Have a store cut texts as its first file wants them; for a later one nothing else is possible."""
-    chars = chunk_chars(said)
-    if chars is None:
-        return
-    identity, door = session
-    wanted = Chunking(max_chars=chars[0], overlap_chars=chars[1])
-    held = await door.manage(identity, verbs.GET, verbs.OneCollection(name=store.id), CollectionRecord)
-    if held.chunking == wanted:
-        return
-    if await door.book.files(identity.tenant, store.id):
-        raise InvalidRequest("a store's files are all cut alike, and it has some", param="chunking_strategy")
-    await door.manage(identity, verbs.CHANGE, verbs.ChangeCollection(name=store.id, chunking=wanted), CollectionRecord)
-
-
 def _renewed(held: StoreFile, file: StoreFile) -> StoreFile:
-    """What is in, or on its way, with the same attributes stays; all else begins anew."""
-    if held.status in (COMPLETED, IN_PROGRESS) and held.attributes == file.attributes:
+    """What is in, or on its way, with the same attributes and cut alike stays; all else begins anew."""
+    if held.status in (COMPLETED, IN_PROGRESS) and _same(held, file):
         return msgspec.structs.replace(held, batch=file.batch or held.batch)
     return msgspec.structs.replace(file, created=held.created)
+
+
+def _same(held: StoreFile, file: StoreFile) -> bool:
+    return (held.attributes, held.chunking) == (file.attributes, file.chunking)

@@ -62,7 +62,7 @@ def _build_files(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
     async def attach_file(request: AnyRequest, vector_store_id: FromPath[str]) -> StoreFileObject:
         async with open_vectors(deps, request) as session:
             new = await read_wanted(request, NewStoreFile)
-            store = await session.door.book.store(session.identity.tenant, vector_store_id)
+            store = await session.door.open_store(session.identity.tenant, vector_store_id, time.time())
             return describe_store_file((await attach_all(session, store, [new], ""))[0])
 
     @get(_FILES, summary="List the files of a vector store", operation_class=VectorOperation)
@@ -150,7 +150,7 @@ def _build_batches(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
     async def attach_files(request: AnyRequest, vector_store_id: FromPath[str]) -> FileBatchObject:
         async with open_vectors(deps, request) as session:
             new = await read_wanted(request, NewFileBatch)
-            store = await session.door.book.store(session.identity.tenant, vector_store_id)
+            store = await session.door.open_store(session.identity.tenant, vector_store_id, time.time())
             same = [
                 NewStoreFile(file_id=one, attributes=new.attributes, chunking_strategy=new.chunking_strategy)
                 for one in dict.fromkeys(new.file_ids)

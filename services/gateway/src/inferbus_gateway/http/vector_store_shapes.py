@@ -9,16 +9,20 @@ import msgspec
 from inferbus.contracts.vector_stores import (
     CANCELLED,
     COMPLETED,
+    DAY_S,
     FAILED,
     IN_PROGRESS,
     Attribute,
     StoreFile,
     StoreRecord,
+    is_expired,
 )
+from inferbus.contracts.vectors import Chunking
 from inferbus.errors import InvalidRequest
 
-DAY_S = 86_400
 EXPIRED = "expired"
+AUTO = Chunking(max_chars=600, overlap_chars=60)
+"""Fits models that read 256 tokens."""
 _CHARS_PER_TOKEN = 4
 _MIN_TOKENS, _MAX_TOKENS = 100, 4096
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
@@ -32,14 +36,14 @@ class ExpiresAfter(msgspec.Struct, kw_only=True):
 
 
 class StaticChunking(msgspec.Struct, kw_only=True):
-    """In tokens, taken as four characters each."""
+    """In tokens, taken as four characters each: 100 to 4096, overlapping by half of that at most."""
 
     max_chunk_size_tokens: int
     chunk_overlap_tokens: int
 
 
 class ChunkingStrategy(msgspec.Struct, kw_only=True):
-    """`auto`, or `static`. It is the store's: files that come later are cut like the first one."""
+    """`auto`, or `static`. A store's is for files that say nothing themselves; a file's own counts for it alone."""
 
     type: str = "auto"
     static: StaticChunking | None = None
@@ -154,6 +158,7 @@ class StoreFileObject(msgspec.Struct, kw_only=True):
     last_error: LastError | None
     usage_bytes: int
     attributes: dict[str, Attribute]
+    chunking_strategy: ChunkingStrategy | None = None
 
 
 class StoreFileList(msgspec.Struct, kw_only=True):
@@ -232,7 +237,18 @@ def describe_store_file(file: StoreFile) -> StoreFileObject:
     return StoreFileObject(
         id=file.file_id, created_at=int(file.created), vector_store_id=file.store, status=file.status, last_error=error,
         usage_bytes=file.bytes if file.status == COMPLETED else 0, attributes=file.attributes,
+        chunking_strategy=described_chunking(file.chunking),
     )  # fmt: skip
+
+
+def described_chunking(chunking: Chunking | None) -> ChunkingStrategy | None:
+    """Give the sizes a file said, in tokens again; None where it said nothing, or auto."""
+    if chunking is None or chunking == AUTO:
+        return None
+    most, overlap = chunking.max_chars // _CHARS_PER_TOKEN, chunking.overlap_chars // _CHARS_PER_TOKEN
+    return ChunkingStrategy(
+        type="static", static=StaticChunking(max_chunk_size_tokens=most, chunk_overlap_tokens=overlap)
+    )
 
 
 def describe_batch(batch: str, store: str, files: list[StoreFile]) -> FileBatchObject:
@@ -259,18 +275,16 @@ def is_open(file: StoreFile) -> bool:
     return file.status == IN_PROGRESS
 
 
-def is_expired(store: StoreRecord, now: float) -> bool:
-    return bool(store.expires_days) and now > store.active + store.expires_days * DAY_S
-
-
-def chunk_chars(strategy: ChunkingStrategy | None) -> tuple[int, int] | None:
-    """Give how long chunks are to be and by how much they overlap, in characters; None where nothing is said.
+def chunking_of(strategy: ChunkingStrategy | None) -> Chunking | None:
+    """Give how texts are to be cut, in characters; None where nothing is said.
 
     Raises:
         InvalidRequest: it is impossible; `param` names the field.
     """
-    if strategy is None or strategy.type == "auto":
+    if strategy is None:
         return None
+    if strategy.type == "auto":
+        return AUTO
     if strategy.type != "static" or strategy.static is None:
         raise InvalidRequest("chunking_strategy is auto, or static with its sizes", param="chunking_strategy")
     most, overlap = strategy.static.max_chunk_size_tokens, strategy.static.chunk_overlap_tokens
@@ -284,7 +298,7 @@ def chunk_chars(strategy: ChunkingStrategy | None) -> tuple[int, int] | None:
             "chunk_overlap_tokens is at most half of max_chunk_size_tokens",
             param="chunking_strategy.static.chunk_overlap_tokens",
         )
-    return most * _CHARS_PER_TOKEN, overlap * _CHARS_PER_TOKEN
+    return Chunking(max_chars=most * _CHARS_PER_TOKEN, overlap_chars=overlap * _CHARS_PER_TOKEN)
 
 
 def checked_pairs(pairs: dict[str, str] | dict[str, Attribute] | None, param: str) -> dict[str, Any]:

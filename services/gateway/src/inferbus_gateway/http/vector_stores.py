@@ -18,7 +18,7 @@ from inferbus.admission.identity import Identity
 from inferbus.contracts import vector_manage as verbs
 from inferbus.contracts.vector_search import COMPOUNDS, Filter, Hit, SearchRequest
 from inferbus.contracts.vector_stores import StoreRecord
-from inferbus.contracts.vectors import Chunking, CollectionRecord, Field
+from inferbus.contracts.vectors import CollectionRecord, Field
 from inferbus.errors import InvalidRequest, NotFound
 from inferbus_gateway.http.admin_request import read_wanted
 from inferbus_gateway.http.inference import HttpDeps
@@ -28,6 +28,7 @@ from inferbus_gateway.http.vector_store_attaching import attach_all
 from inferbus_gateway.http.vector_store_files import STORE, STORES, build_store_files
 from inferbus_gateway.http.vector_store_pages import page_of
 from inferbus_gateway.http.vector_store_shapes import (
+    AUTO,
     AttributeFilter,
     ExpiresAfter,
     NewStore,
@@ -41,16 +42,13 @@ from inferbus_gateway.http.vector_store_shapes import (
     StoreSearch,
     TextContent,
     checked_pairs,
-    chunk_chars,
+    chunking_of,
     describe_store,
-    is_expired,
 )
 from inferbus_gateway.ports import ModelLister
 
 T = TypeVar("T")
 _MAX_RESULTS, _MAX_DAYS = 50, 365
-_CHUNKING = Chunking(max_chars=600, overlap_chars=60)
-"""Fits models that read 256 tokens."""
 _NOTED_S = 60.0
 """How exactly it is known when a store was last used."""
 
@@ -93,6 +91,7 @@ def _build_stores(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
     async def change_store(request: AnyRequest, vector_store_id: FromPath[str]) -> StoreObject:
         async with open_vectors(deps, request) as session:
             changes = _changes_of(await read_wanted(request, StoreChange))
+            await session.door.open_store(session.identity.tenant, vector_store_id, time.time())
             store = await session.door.book.change_store(
                 session.identity.tenant, vector_store_id, lambda now: msgspec.structs.replace(now, **changes)
             )
@@ -124,10 +123,8 @@ def _build_search(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
             wanted = await read_wanted(request, StoreSearch)
             queries = [wanted.query] if isinstance(wanted.query, str) else wanted.query
             _check(wanted, queries)
-            store = await door.book.store(identity.tenant, vector_store_id)
             now = time.time()
-            if is_expired(store, now):
-                raise NotFound(f"the vector store '{store.id}' has expired", param="vector_store_id")
+            store = await door.open_store(identity.tenant, vector_store_id, now)
             if now - store.active > _NOTED_S:
                 await door.book.change_store(
                     identity.tenant, store.id, lambda held: msgspec.structs.replace(held, active=now)
@@ -190,14 +187,13 @@ def _hit(hit: Hit, payload: _Payload) -> StoreHit:
 
 async def _create(session: Session, models: ModelLister, new: NewStore) -> StoreRecord:
     identity, door = session
-    now, chars = time.time(), chunk_chars(new.chunking_strategy)
+    now, chunking = time.time(), chunking_of(new.chunking_strategy) or AUTO
     store = StoreRecord(
         id=f"vs_{secrets.token_hex(12)}", tenant=identity.tenant, model=new.model or embedding_model(identity, models),
         created=now, name=new.name or "", description=new.description or "",
         metadata=checked_pairs(new.metadata, "metadata"), expires_days=_days(new.expires_after), active=now,
         key_id=identity.key_id,
     )  # fmt: skip
-    chunking = _CHUNKING if chars is None else Chunking(max_chars=chars[0], overlap_chars=chars[1])
     wanted = verbs.CreateCollection(name=store.id, model=store.model, fields=[Field(name="file_id")], chunking=chunking)
     await door.manage(identity, verbs.CREATE, wanted, CollectionRecord)
     await door.book.add(store)

@@ -11,15 +11,17 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, QueryParameter
 
 from inferbus.contracts import vector_manage as verbs
-from inferbus.contracts.vector_manage import Backup, Collections, CollectionStats, Done, Erased
+from inferbus.contracts.vector_manage import Backup, Backups, Collections, CollectionStats, Done, Erased
 from inferbus.contracts.vectors import AliasRecord, CollectionRecord
 from inferbus.errors import InvalidRequest
+from inferbus.vectors.door import checked_name
 from inferbus_gateway.http.admin_request import read_wanted
 from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.http.kserve import AnyRequest
 from inferbus_gateway.http.vector_operations import VectorOperation, open_vectors, vector_operation
 from inferbus_gateway.http.vector_shapes import (
     AliasObject,
+    BackupList,
     BackupObject,
     CollectionChange,
     CollectionDeleted,
@@ -33,16 +35,16 @@ from inferbus_gateway.http.vector_shapes import (
     StatsObject,
     TenantErasure,
     describe_backup,
+    describe_backups,
     describe_collection,
     describe_stats,
 )
-from inferbus_gateway.vectors_door import checked_name
 
 ROOT = "/v1/vectors"
 _ALL = f"{ROOT}/collections"
 _ONE = f"{_ALL}/{{name:str}}"
 _PAGE, _MAX_PAGE = 100, 1000
-RESERVED = ("collections", "aliases", "watchlists", "erase")
+RESERVED = ("collections", "aliases", "watchlists", "erase", "backups")
 """Names that would be hidden by paths."""
 
 
@@ -155,6 +157,17 @@ def _build_care(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
             wanted = verbs.MakeBackup(name=checked_name(name))
             return describe_backup(await door.manage(identity, verbs.BACKUP, wanted, Backup))
 
+    @get(f"{ROOT}/backups", summary="Backups that are there, the newest first", operation_class=VectorOperation)
+    async def list_backups(
+        request: AnyRequest,
+        collection: Annotated[str, QueryParameter(description="Only those of a collection of this name.")] = "",
+        after: Annotated[str, QueryParameter(description="Go on after this file's id.")] = "",
+        limit: Annotated[int, QueryParameter(description="At most so many: 1 to 1000.")] = _PAGE,
+    ) -> BackupList:
+        async with open_vectors(deps, request) as (identity, door):
+            wanted = verbs.ListBackups(name=collection, after=after, limit=limit)
+            return describe_backups(await door.manage(identity, verbs.BACKUPS, wanted, Backups))
+
     @post(
         f"{ROOT}/collections/restore", status_code=200, summary="Make a new collection of a backup",
         operation_class=vector_operation(Restore),
@@ -172,6 +185,8 @@ def _build_care(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
     async def erase_tenant(request: AnyRequest) -> ErasedObject:
         async with open_vectors(deps, request) as (identity, door):
             wanted = verbs.EraseTenant(confirm=(await read_wanted(request, TenantErasure)).confirm)
-            return ErasedObject(chunks=(await door.manage(identity, verbs.ERASE_TENANT, wanted, Erased)).chunks)
+            erased = await door.manage(identity, verbs.ERASE_TENANT, wanted, Erased)
+            await door.forget_stores(identity.tenant)
+            return ErasedObject(chunks=erased.chunks)
 
-    return collection_stats, reindex_collection, end_reindexing, back_up, restore, erase_tenant
+    return collection_stats, reindex_collection, end_reindexing, back_up, list_backups, restore, erase_tenant

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from inferbus.contracts.watchlists import DUPLICATES, ITEMS, VectorLetter, WatchHit, Watchlist
-from inferbus_gateway.http.vector_shapes import NewDocument
+from inferbus.vectors.bodies import NewDocument
 
 
 class NewWatchlist(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -15,6 +15,7 @@ from inferbus.contracts import watchlists as verbs
 from inferbus.contracts.vectors import CollectionRecord
 from inferbus.contracts.watchlists import Redriven, VectorLetters, WatchHits, Watchlist, Watchlists
 from inferbus.errors import InvalidRequest, NotFound
+from inferbus.vectors.door import checked_name
 from inferbus_gateway.http.admin_request import read_wanted
 from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.http.kserve import AnyRequest
@@ -34,7 +35,6 @@ from inferbus_gateway.http.watchlist_shapes import (
     describe_letter,
     describe_watchlist,
 )
-from inferbus_gateway.vectors_door import checked_name
 
 _ALL = f"{ROOT}/watchlists"
 _ONE = f"{_ALL}/{{name:str}}"
@@ -89,7 +89,7 @@ def _build_hits(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
     async def match_documents(request: AnyRequest, name: FromPath[str]) -> HitList:
         async with open_vectors(deps, request) as (identity, door):
             said = await read_wanted(request, MatchWanted)
-            wanted = verbs.Match(name=name, documents=[one.document() for one in said.documents], record=said.record)
+            wanted = verbs.Match(name=name, documents=list(said.documents), record=said.record)
             found = await door.watch(identity, verbs.MATCH, wanted, WatchHits)
             return HitList(data=[describe_hit(hit) for hit in found.hits], tokens=found.tokens)
 
@@ -122,7 +122,7 @@ def _build_letters(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
             said = await read_wanted(request, LettersWanted)
             wanted = verbs.RedriveLetters(
                 collection=checked_name(collection), places=said.places,
-                documents=[one.document() for one in said.documents],
+                documents=list(said.documents),
             )  # fmt: skip
             done = await door.watch(identity, verbs.REDRIVE, wanted, Redriven)
             return RedrivenObject(letters=done.letters, left=done.left)

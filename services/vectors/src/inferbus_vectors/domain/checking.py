@@ -8,7 +8,7 @@ import binascii
 import msgspec
 import numpy as np
 
-from inferbus.contracts.vectors import COSINE, MAX_VERSION, CollectionRecord, Document, Placement
+from inferbus.contracts.vectors import COSINE, MAX_VERSION, Chunking, CollectionRecord, Document, Placement
 from inferbus.errors import InvalidRequest, TooLarge
 from inferbus_vectors.domain.facets import facets_of
 
@@ -53,6 +53,8 @@ def check(n: int, document: Document, record: CollectionRecord, limits: Document
     version = document.version or place
     if document.delete:
         return Checked(n=n, document=document, id=document.id, version=version)
+    if document.chunking is not None:
+        check_chunking(document.chunking)
     payload = bytes(document.payload)
     if len(payload) > limits.payload_bytes:
         raise TooLarge(
@@ -68,6 +70,12 @@ def check(n: int, document: Document, record: CollectionRecord, limits: Document
         n=n, document=document, id=document.id, version=version, text=text, vector=vector, payload=payload,
         facets=facets_of(payload, record.fields), expires_at=document.expires_at,
     )  # fmt: skip
+
+
+def check_chunking(chunking: Chunking) -> None:
+    """Raises InvalidRequest where no text can be cut like that."""
+    if chunking.max_chars < 0 or not 0 <= chunking.overlap_chars <= max(0, chunking.max_chars - 1):
+        raise InvalidRequest("chunking: max_chars is not negative, and overlap_chars less than it", param="chunking")
 
 
 def _check_text(document: Document, text: str, place: Placement) -> None:

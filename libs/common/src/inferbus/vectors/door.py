@@ -1,4 +1,4 @@
-"""VectorsDoor: what the HTTP doors ask of the vector service, over the bus: searches, collections, documents.
+"""VectorsDoor: what gateways and batches ask of the vector service, over the bus: searches, collections, documents.
 
 Tenant and key go in subject and header; nothing of a body says whose data it is. Searches and management are answered by
 one of the service's processes; documents are accepted durably, also while none runs.
@@ -54,8 +54,36 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     report: IndexReport | None = None
 
 
+class Put:
+    """Messages that were accepted: their `places` in the stream, and who waits for what becomes of each. `forget` it."""
+
+    def __init__(self, messages: list[Packed]) -> None:
+        self.messages = messages
+        self.places: list[int] = []
+        self.reports: list[asyncio.Future[IndexReport]] = []
+
+    @property
+    def documents(self) -> int:
+        return sum(message.count for message in self.messages)
+
+    async def report(self, wait_s: float) -> IndexReport | None:
+        """Add up what became of them; None where not all of it is known in time."""
+        _, late = await asyncio.wait(self.reports, timeout=wait_s)
+        parts = zip(self.messages, self.reports, strict=True)
+        return None if late else summed([(message, future.result()) for message, future in parts])
+
+    @property
+    def untold(self) -> list[int]:
+        """The places of messages of which nothing is known yet."""
+        return [place for place, future in zip(self.places, self.reports, strict=True) if not future.done()]
+
+    def forget(self) -> None:
+        for future in self.reports:
+            future.cancel()
+
+
 class VectorsDoor:
-    """One per gateway."""
+    """One per process that asks for tenants: a gateway, a batch service."""
 
     def __init__(self, bus: Bus, quota: Quota) -> None:
         self._bus = bus
@@ -119,21 +147,32 @@ class VectorsDoor:
             TooLarge: one of them is; nothing was accepted. Forbidden: the batch lane, on which they are embedded, is not
                 open to this key. Overloaded, DependencyDown: the queue is full, or the bus away.
         """
+        put = await self.put(identity, name, documents, told=wait_s > 0)
+        try:
+            report = await put.report(wait_s) if wait_s else None
+        finally:
+            put.forget()
+        return Accepted(documents=put.documents, messages=len(put.messages), report=report)
+
+    async def put(self, identity: Identity, name: str, documents: Iterable[Document], *, told: bool) -> Put:
+        """Accept documents durably, in their order; `told`: what becomes of them can be waited for. Raises as `index`."""
         if routes.BATCH not in identity.lanes:
             raise Forbidden("the batch lane is not open to this key", param="lane")
         subject = routes.vectors_index(identity.tenant, checked_name(name))
-        reports: list[tuple[Packed, asyncio.Future[IndexReport]]] = []
-        messages = packed(documents)
-        for message in messages:
-            headers = {KEY_ID: identity.key_id} if identity.key_id else {}
-            token = secrets.token_hex(8)
-            if wait_s:
-                reports.append((message, self._expect(token)))
-                headers[REPORT_TO] = f"{self._inbox}.{token}"
-            await self._bus.accept(subject, message.data, headers, msg_id=f"{identity.tenant}:{token}")
-        report = await self._reported(reports, wait_s) if reports else None
-        count = sum(message.count for message in messages)
-        return Accepted(documents=count, messages=len(messages), report=report)
+        put = Put(packed(documents))
+        try:
+            for message in put.messages:
+                headers = {KEY_ID: identity.key_id} if identity.key_id else {}
+                token = secrets.token_hex(8)
+                if told:
+                    put.reports.append(self._expect(token))
+                    headers[REPORT_TO] = f"{self._inbox}.{token}"
+                sequence = await self._bus.accept(subject, message.data, headers, msg_id=f"{identity.tenant}:{token}")
+                put.places.append(sequence)
+        except BaseException:
+            put.forget()
+            raise
+        return put
 
     async def _ask(
         self, subject: str, data: bytes, identity: Identity, timeout_s: float, said: dict[str, str] | None = None
@@ -162,15 +201,6 @@ class VectorsDoor:
         future = self._waiting.get(message.subject.rpartition(".")[2])
         if future is not None and not future.done():
             future.set_result(from_json(message.data, IndexReport, what="report"))
-
-    async def _reported(
-        self, reports: list[tuple[Packed, asyncio.Future[IndexReport]]], wait_s: float
-    ) -> IndexReport | None:
-        """Add up what became of a request's messages; None where not all of it is known in time."""
-        _, late = await asyncio.wait([future for _, future in reports], timeout=wait_s)
-        for future in late:
-            future.cancel()
-        return None if late else summed([(message, future.result()) for message, future in reports])
 
 
 def _checked(message: Msg, union: Any, type_: type[A]) -> A:

@@ -217,7 +217,7 @@ async def _start_pool(place: Place, latency_s: float | None) -> None:
     python = sys.executable
     if latency_s is None:
         python = str(ROOT / ".venv-llm/bin/python")
-        settings |= {"model": minilm(), "runtime": "embed", "embed": "true"}
+        settings |= {"model": minilm(), "embed": "true"}
     else:
         settings |= {
             "engine": "simulator", "simulator_dimension": TEXT_DIMENSION, "simulator_ttft_s": latency_s,

@@ -89,6 +89,7 @@ async def timed(
     before, began = cpu(), time.monotonic()
     await work()
     seconds, after = time.monotonic() - began, cpu()
+    print(f"  {what}: {count} in {seconds:.1f} s", file=sys.stderr)
     used = {name: 1e6 * (after[name] - before.get(name, 0.0)) / count for name in after}
     return Rate(what, count, seconds, {name: us for name, us in used.items() if us >= 1})
 
@@ -216,7 +217,7 @@ async def _start_pool(place: Place, latency_s: float | None) -> None:
     python = sys.executable
     if latency_s is None:
         python = str(ROOT / ".venv-llm/bin/python")
-        settings |= {"model": minilm(), "runtime": "embed", "embed": "true"}
+        settings |= {"model": minilm(), "embed": "true"}
     else:
         settings |= {
             "engine": "simulator", "simulator_dimension": TEXT_DIMENSION, "simulator_ttft_s": latency_s,

@@ -8,8 +8,8 @@ import pytest
 from inferbus.codec import to_json
 from inferbus.contracts.vector_search import Hit, SearchAnswer, VectorsRefused
 from inferbus.errors import NotFound
+from inferbus.vectors.bodies import SearchResults, describe_results
 from inferbus_gateway.http.vector_search import results, searched
-from inferbus_gateway.http.vector_shapes import SearchResults, describe_results
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 import httpx
 import msgspec
 
+from inferbus.batch.letters import DeadLetter, DeadLetterList
 from inferbus.errors import DependencyDown, InferbusError, InvalidRequest, error_from
 
 T = TypeVar("T")
@@ -85,29 +86,12 @@ class ApiBatch(msgspec.Struct, frozen=True):
         return self.status in ("completed", "failed", "expired", "cancelled")
 
 
-class ApiDeadLetter(msgspec.Struct, frozen=True):
-    line: int
-    custom_id: str | None
-    request_id: str
-    code: str
-    message: str
-    attempts: int
-    status: int
-    body: Any
-    original: str
-
-
 class _File(msgspec.Struct):
     id: str
 
 
 class _Batches(msgspec.Struct):
     data: list[ApiBatch]
-    has_more: bool = False
-
-
-class _Letters(msgspec.Struct):
-    data: list[ApiDeadLetter]
     has_more: bool = False
 
 
@@ -186,20 +170,20 @@ class BatchApi:
                 return
             after, limit = page.data[-1].id, limit - len(page.data)
 
-    async def dead_letters(self, batch_id: str) -> AsyncIterator[ApiDeadLetter]:
+    async def dead_letters(self, batch_id: str) -> AsyncIterator[DeadLetter]:
         """Give a batch's dead letters in the order of their lines."""
         after = 0
         while True:
             params = {"limit": "1000", "after": str(after)}
-            page = _read(await self._ask("GET", f"{_one(batch_id)}/dead-letters", params=params), _Letters)
+            page = _read(await self._ask("GET", f"{_one(batch_id)}/dead-letters", params=params), DeadLetterList)
             for one in page.data:
                 yield one
             if not page.has_more:
                 return
             after = page.data[-1].line
 
-    async def dead_letter(self, batch_id: str, line: int) -> ApiDeadLetter:
-        return _read(await self._ask("GET", f"{_one(batch_id)}/dead-letters/{line}"), ApiDeadLetter)
+    async def dead_letter(self, batch_id: str, line: int) -> DeadLetter:
+        return _read(await self._ask("GET", f"{_one(batch_id)}/dead-letters/{line}"), DeadLetter)
 
     async def download(self, file_id: str, path: Path) -> int:
         """Write a file's content to `path`, which is there when it is complete; gives its size.

@@ -11,7 +11,8 @@ import msgspec
 import typer
 from rich.console import Console
 
-from inferbus.batch.http_api import ApiBatch, ApiDeadLetter, BatchApi
+from inferbus.batch.http_api import ApiBatch, BatchApi
+from inferbus.batch.letters import DeadLetter
 from inferbus.cli.administration import at, say_json, say_table
 from inferbus.cli.batch_progress import state_of
 from inferbus.cli.batch_run import begin, check_input, check_output, close, come_back, fetch_results, follow
@@ -121,7 +122,7 @@ def retry_failed(batch_id: Id, url: Url = "", key: Key = "") -> None:
 def list_letters(batch_id: Id, url: Url = "", key: Key = "", *, json: Json = False) -> None:
     """Show the lines that could not be done, and why; `--json`: one object to a line, with the original."""
 
-    async def work(api: BatchApi) -> list[ApiDeadLetter]:
+    async def work(api: BatchApi) -> list[DeadLetter]:
         return [letter async for letter in api.dead_letters(batch_id)]
 
     found = _with_api(url, key, work)

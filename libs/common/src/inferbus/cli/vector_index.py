@@ -14,7 +14,8 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from inferbus.errors import InvalidRequest
 from inferbus.pipeline.formats import UnreadableRow, files_of, format_of, read_rows
-from inferbus.vectors.http_api import ApiAccepted, VectorsApi
+from inferbus.vectors.bodies import AcceptedObject
+from inferbus.vectors.http_api import VectorsApi
 
 SOME_FAILED = 3
 _SHOWN_FAULTS = 20
@@ -38,7 +39,7 @@ class _Tally:
         self.read = self.indexed = self.stale = self.failed = self.chunks = self.tokens = self.unknown = 0
         self.faults: list[str] = []
 
-    def add(self, rows: list[int], told: ApiAccepted) -> None:
+    def add(self, rows: list[int], told: AcceptedObject) -> None:
         if told.indexed is None:
             self.unknown += told.accepted
             return

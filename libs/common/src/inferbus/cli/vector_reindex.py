@@ -7,12 +7,13 @@ import asyncio
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from inferbus.vectors.http_api import ApiCollection, VectorsApi
+from inferbus.vectors.http_api import VectorsApi
+from inferbus.vectors.shapes import CollectionObject
 
 _POLL_S = 0.5
 
 
-async def follow_reindexing(api: VectorsApi, name: str, console: Console) -> ApiCollection:
+async def follow_reindexing(api: VectorsApi, name: str, console: Console) -> CollectionObject:
     """Show how far it is, until it is over."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:

@@ -15,7 +15,8 @@ from inferbus.cli.vector_index import SOME_FAILED, Reading, index_files
 from inferbus.cli.vector_options import Json, Key, Name, Url, with_api
 from inferbus.cli.vector_reindex import follow_reindexing
 from inferbus.errors import InvalidRequest
-from inferbus.vectors.http_api import ApiCollection, VectorsApi
+from inferbus.vectors.http_api import VectorsApi
+from inferbus.vectors.shapes import BackupFileObject, CollectionObject
 
 app = typer.Typer(
     no_args_is_help=True, help="Search over documents: create, index, search, reindex, stats, list, delete, watch."
@@ -130,7 +131,7 @@ def reindex(
 ) -> None:
     """Move a collection to another model while it is used. Ctrl-C leaves it going on."""
 
-    async def work(api: VectorsApi) -> ApiCollection:
+    async def work(api: VectorsApi) -> CollectionObject:
         begun = await api.reindex(name, model, dimension)
         return begun if detach else await follow_reindexing(api, name, Console())
 
@@ -165,7 +166,7 @@ def stats(name: Name, url: Url = "", key: Key = "", *, json: Json = False) -> No
 def list_(url: Url = "", key: Key = "", *, json: Json = False) -> None:
     """Show your organisation's collections and aliases."""
 
-    async def work(api: VectorsApi) -> tuple[list[ApiCollection], dict[str, str]]:
+    async def work(api: VectorsApi) -> tuple[list[CollectionObject], dict[str, str]]:
         return [one async for one in api.collections()], await api.aliases()
 
     found, aliases = with_api(url, key, work)
@@ -237,14 +238,14 @@ def backups(
 ) -> None:
     """List backups, the newest first."""
 
-    async def work(api: VectorsApi) -> list[dict[str, Any]]:
+    async def work(api: VectorsApi) -> list[BackupFileObject]:
         return [one async for one in api.backups(name)]
 
     found = with_api(url, key, work)
     if json:
         say_json(found)
         return
-    rows = [(one["file_id"], one["collection"], at(one["created_at"]), str(one["bytes"])) for one in found]
+    rows = [(one.file_id, one.collection, at(one.created_at), str(one.bytes)) for one in found]
     say_table(("backup", "of", "made", "bytes"), rows)
 
 

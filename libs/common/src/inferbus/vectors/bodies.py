@@ -5,11 +5,9 @@ What is asked has the fields of the message on the bus, and an unknown one is re
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from inferbus.contracts.vector_search import SearchAnswer, SearchRequest
+from inferbus.contracts.vector_search import Hit, SearchAnswer, SearchRequest
 from inferbus.contracts.vectors import Document, DocumentFault, IndexReport
 from inferbus.errors import error_from
 
@@ -54,7 +52,7 @@ class SearchResults(msgspec.Struct, kw_only=True):
 
     object: str = "vector.results"
     collection: str
-    data: list[Any]
+    data: list[Hit]
     model: str
     tokens: int
     took_ms: float
@@ -62,7 +60,7 @@ class SearchResults(msgspec.Struct, kw_only=True):
 
 def describe_results(answer: SearchAnswer) -> SearchResults:
     return SearchResults(
-        collection=answer.collection, data=list(answer.hits), model=answer.model, tokens=answer.tokens,
+        collection=answer.collection, data=answer.hits, model=answer.model, tokens=answer.tokens,
         took_ms=round(answer.took_s * 1000, 3),
     )  # fmt: skip
 

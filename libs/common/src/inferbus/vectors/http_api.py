@@ -8,6 +8,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from inferbus.batch.http_api import BatchApi
+from inferbus.vectors.bodies import AcceptedObject, SearchResults
+from inferbus.vectors.shapes import (
+    BackupFileObject,
+    BackupList,
+    CollectionList,
+    CollectionObject,
+    ErasedObject,
+    StatsObject,
+)
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -15,98 +24,19 @@ _ROOT = "/v1/vectors"
 _WAIT_S = 55.0
 
 
-class ApiFault(msgspec.Struct, frozen=True):
-    """Why a document was not indexed; `n` counts from 0 in what was sent."""
-
-    n: int
-    id: str
-    code: str
-    message: str
-    param: str = ""
-
-
-class ApiAccepted(msgspec.Struct, frozen=True):
-    """`indexed` is None where it is not known yet what became of them."""
-
-    accepted: int
-    indexed: int | None = None
-    deleted: int | None = None
-    stale: int | None = None
-    chunks: int | None = None
-    tokens: int | None = None
-    faults: list[ApiFault] = []
-
-
-class ApiReindexing(msgspec.Struct, frozen=True):
-    model: str
-    state: str
-    done: int = 0
-    total: int = 0
-    failed: int = 0
-    error: str = ""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it is known which model serves. What the other one has is kept a moment longer, and goes by itself."""
-        return self.state in ("swapped", "dropping", "done", "failed", "cancelled")
-
-
-class ApiCollection(msgspec.Struct, frozen=True):
-    name: str
-    model: str
-    dimension: int
-    distance: str
-    generation: int
-    hybrid: bool
-    fields: list[Json]
-    chunking: Json
-    retention_s: float
-    metadata: dict[str, str]
-    state: str
-    created_at: int
-    reindexing: ApiReindexing | None = None
-
-
-class ApiStats(msgspec.Struct, frozen=True):
-    collection: ApiCollection
-    documents: int
-    chunks: int
-    waiting: int
-    shard: str
-    shard_points: int
-    shard_indexed: int
-    bytes: int
-
-
-class ApiHit(msgspec.Struct, frozen=True):
-    id: str
-    score: float
-    chunk: int = 0
-    text: str = ""
-    payload: Json = {}
-
-
-class ApiResults(msgspec.Struct, frozen=True):
-    collection: str
-    data: list[ApiHit]
-    model: str = ""
-    tokens: int = 0
-    took_ms: float = 0.0
-
-
 class VectorsApi(BatchApi):
     """Use as an async context manager."""
 
-    async def create_collection(self, fields: Json) -> ApiCollection:
-        return await self._get("POST", "/collections", ApiCollection, json=fields)
+    async def create_collection(self, fields: Json) -> CollectionObject:
+        return await self._get("POST", "/collections", CollectionObject, json=fields)
 
-    async def collection(self, name: str) -> ApiCollection:
-        return await self._get("GET", f"/collections/{name}", ApiCollection)
+    async def collection(self, name: str) -> CollectionObject:
+        return await self._get("GET", f"/collections/{name}", CollectionObject)
 
-    async def collections(self) -> AsyncIterator[ApiCollection]:
+    async def collections(self) -> AsyncIterator[CollectionObject]:
         after = ""
         while True:
-            page = await self._get("GET", "/collections", _Collections, params={"after": after, "limit": "1000"})
+            page = await self._get("GET", "/collections", CollectionList, params={"after": after, "limit": "1000"})
             for one in page.data:
                 yield one
             if not page.has_more:
@@ -114,7 +44,7 @@ class VectorsApi(BatchApi):
             after = page.data[-1].name
 
     async def aliases(self) -> dict[str, str]:
-        page = await self._get("GET", "/collections", _Collections, params={"limit": "1000"})
+        page = await self._get("GET", "/collections", CollectionList, params={"limit": "1000"})
         return page.aliases
 
     async def delete_collection(self, name: str) -> None:
@@ -123,42 +53,42 @@ class VectorsApi(BatchApi):
     async def set_alias(self, alias: str, collection: str) -> None:
         await self._get("PUT", f"/aliases/{alias}", _Anything, json={"collection": collection})
 
-    async def stats(self, name: str) -> ApiStats:
-        return await self._get("GET", f"/collections/{name}/stats", ApiStats)
+    async def stats(self, name: str) -> StatsObject:
+        return await self._get("GET", f"/collections/{name}/stats", StatsObject)
 
-    async def reindex(self, name: str, model: str, dimension: int) -> ApiCollection:
+    async def reindex(self, name: str, model: str, dimension: int) -> CollectionObject:
         wanted = {"model": model, "dimension": dimension}
-        return await self._get("POST", f"/collections/{name}/reindex", ApiCollection, json=wanted)
+        return await self._get("POST", f"/collections/{name}/reindex", CollectionObject, json=wanted)
 
-    async def index(self, name: str, documents: Sequence[Mapping[str, Any]], *, wait: bool = True) -> ApiAccepted:
+    async def index(self, name: str, documents: Sequence[Mapping[str, Any]], *, wait: bool = True) -> AcceptedObject:
         """Index documents; asked again after a failure they come to the same."""
         wanted = {"documents": list(documents), "wait_s": _WAIT_S if wait else 0.0}
-        return await self._get("POST", f"/{name}/documents", ApiAccepted, json=wanted)
+        return await self._get("POST", f"/{name}/documents", AcceptedObject, json=wanted)
 
     async def erase(self, name: str, wanted: Json) -> int:
-        return (await self._get("POST", f"/{name}/erase", _Erased, json=wanted)).chunks
+        return (await self._get("POST", f"/{name}/erase", ErasedObject, json=wanted)).chunks
 
-    async def search(self, name: str, wanted: Json) -> ApiResults:
-        return await self._get("POST", f"/{name}/search", ApiResults, json=wanted)
+    async def search(self, name: str, wanted: Json) -> SearchResults:
+        return await self._get("POST", f"/{name}/search", SearchResults, json=wanted)
 
     async def backup(self, name: str) -> Json:
         return await self._get("POST", f"/collections/{name}/backup", Json)
 
-    async def backups(self, collection: str) -> AsyncIterator[Json]:
+    async def backups(self, collection: str) -> AsyncIterator[BackupFileObject]:
         """Give backups, the newest first; `collection` empty: of all."""
         after = ""
         while True:
             wanted = {"collection": collection, "after": after, "limit": "1000"}
-            page = await self._get("GET", "/backups", Json, params=wanted)
-            for one in page["data"]:
+            page = await self._get("GET", "/backups", BackupList, params=wanted)
+            for one in page.data:
                 yield one
-            if not page["has_more"]:
+            if not page.has_more:
                 return
-            after = page["data"][-1]["file_id"]
+            after = page.data[-1].file_id
 
-    async def restore(self, name: str, file_id: str) -> ApiCollection:
+    async def restore(self, name: str, file_id: str) -> CollectionObject:
         wanted = {"name": name, "file_id": file_id}
-        return await self._get("POST", "/collections/restore", ApiCollection, json=wanted)
+        return await self._get("POST", "/collections/restore", CollectionObject, json=wanted)
 
     async def letters(self, name: str) -> AsyncIterator[Json]:
         """Give a collection's dead letters, in the order they came."""
@@ -198,16 +128,6 @@ class VectorsApi(BatchApi):
     async def _get(self, method: str, path: str, type_: type[T], **options: Any) -> T:
         answer = await self._ask(method, _ROOT + path, **options)
         return msgspec.json.decode(answer.content, type=type_)
-
-
-class _Collections(msgspec.Struct):
-    data: list[ApiCollection]
-    aliases: dict[str, str] = {}
-    has_more: bool = False
-
-
-class _Erased(msgspec.Struct):
-    chunks: int
 
 
 class _Anything(msgspec.Struct):

@@ -22,6 +22,15 @@ from inferbus.admission.wanted import (
 from inferbus.contracts.limits import LimitSet
 from inferbus.errors import InferbusError
 from inferbus.vectors.bodies import NewDocuments, SearchResults, VectorSearch
+from inferbus.vectors.shapes import (
+    CollectionChange,
+    NewAlias,
+    NewCollection,
+    NewModel,
+    Restore,
+    TenantErasure,
+    WantedDocuments,
+)
 from inferbus_gateway.http.admin_keys import build_keys
 from inferbus_gateway.http.admin_limits import build_audit, build_limits
 from inferbus_gateway.http.admin_members import build_organisations, build_teams_and_users
@@ -51,15 +60,6 @@ from inferbus_gateway.http.requests import RECORD, build_requests
 from inferbus_gateway.http.usage import build_usage
 from inferbus_gateway.http.vector_documents import build_vector_documents
 from inferbus_gateway.http.vector_search import VectorSearchEndpoint, build_vector_search, searched
-from inferbus_gateway.http.vector_shapes import (
-    CollectionChange,
-    NewAlias,
-    NewCollection,
-    NewModel,
-    Restore,
-    TenantErasure,
-    WantedDocuments,
-)
 from inferbus_gateway.http.vector_store_shapes import (
     NewFileBatch,
     NewStore,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from inferbus.contracts.batch import (
@@ -14,7 +12,6 @@ from inferbus.contracts.batch import (
     FAILED,
     FINALIZING,
     IN_PROGRESS,
-    DeadRow,
     JobRecord,
 )
 
@@ -127,29 +124,6 @@ class BatchList(msgspec.Struct, kw_only=True):
     has_more: bool = False
 
 
-class DeadLetter(msgspec.Struct, kw_only=True):
-    """A line that could not be done: why, how often an engine was asked, what it answered last (`status` 0: nobody was
-    asked), and the line as it was (empty where it is too long to be kept)."""
-
-    line: int
-    custom_id: str | None
-    request_id: str
-    code: str
-    message: str
-    attempts: int
-    status: int
-    body: Any
-    original: str
-
-
-class DeadLetterList(msgspec.Struct, kw_only=True):
-    """Dead letters in the order of their lines; go on with `after` the last line."""
-
-    object: str = "list"
-    data: list[DeadLetter]
-    has_more: bool = False
-
-
 class EditedLine(msgspec.Struct, kw_only=True):
     """What to ask instead: a whole line, as in an input file."""
 
@@ -199,10 +173,3 @@ def describe_batch(job: JobRecord) -> BatchObject:
 def _made(job: JobRecord, file_id: str) -> str | None:
     """A file is named in the record before it is there; clients hear of it when it is."""
     return file_id or None if job.state in (COMPLETED, FAILED, EXPIRED, CANCELLED) else None
-
-
-def describe_dead(row: DeadRow) -> DeadLetter:
-    return DeadLetter(
-        line=row.line, custom_id=row.custom_id, request_id=row.request_id, code=row.code, message=row.message,
-        attempts=row.attempts, status=row.status, body=row.body, original=row.original,
-    )  # fmt: skip

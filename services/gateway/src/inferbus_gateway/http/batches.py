@@ -15,6 +15,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, QueryParameter
 
 from inferbus.admission.identity import Identity
+from inferbus.batch.letters import DeadLetter, DeadLetterList, describe_dead
 from inferbus.batch.states import cancelled, is_over, paused, resumed
 from inferbus.contracts.batch import BY_USER, JobRecord, Pause
 from inferbus.contracts.files import BATCH_INPUT
@@ -28,12 +29,9 @@ from inferbus_gateway.http.batch_operations import BatchOperation, batch_operati
 from inferbus_gateway.http.batch_shapes import (
     BatchList,
     BatchObject,
-    DeadLetter,
-    DeadLetterList,
     NewBatch,
     Redrive,
     describe_batch,
-    describe_dead,
 )
 from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.http.kserve import AnyRequest

@@ -1,4 +1,4 @@
-"""/v1/vectors/{collection}: documents in, documents out, search."""
+"""/v1/vectors/{collection}: documents in, documents out. `vector_search` searches them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from inferbus.vectors.bodies import (
     describe_report,
 )
 from inferbus.vectors.door import Accepted, checked_name
-from inferbus_gateway.http.admin_request import read_wanted
-from inferbus_gateway.http.inference import HttpDeps
-from inferbus_gateway.http.kserve import AnyRequest
-from inferbus_gateway.http.vector_operations import VectorOperation, open_vectors, vector_operation
-from inferbus_gateway.http.vector_shapes import (
+from inferbus.vectors.shapes import (
     ErasedObject,
     StoredDocuments,
     WantedDocuments,
     describe_page,
 )
+from inferbus_gateway.http.admin_request import read_wanted
+from inferbus_gateway.http.inference import HttpDeps
+from inferbus_gateway.http.kserve import AnyRequest
+from inferbus_gateway.http.vector_operations import VectorOperation, open_vectors, vector_operation
 
 _OF = "/v1/vectors/{collection:str}"
 _MAX_WAIT_S, _MAX_PAGE = 60.0, 1000

@@ -15,11 +15,7 @@ from inferbus.contracts.vector_manage import Backup, Backups, Collections, Colle
 from inferbus.contracts.vectors import AliasRecord, CollectionRecord
 from inferbus.errors import InvalidRequest
 from inferbus.vectors.door import checked_name
-from inferbus_gateway.http.admin_request import read_wanted
-from inferbus_gateway.http.inference import HttpDeps
-from inferbus_gateway.http.kserve import AnyRequest
-from inferbus_gateway.http.vector_operations import VectorOperation, open_vectors, vector_operation
-from inferbus_gateway.http.vector_shapes import (
+from inferbus.vectors.shapes import (
     AliasObject,
     BackupList,
     BackupObject,
@@ -39,6 +35,10 @@ from inferbus_gateway.http.vector_shapes import (
     describe_collection,
     describe_stats,
 )
+from inferbus_gateway.http.admin_request import read_wanted
+from inferbus_gateway.http.inference import HttpDeps
+from inferbus_gateway.http.kserve import AnyRequest
+from inferbus_gateway.http.vector_operations import VectorOperation, open_vectors, vector_operation
 
 ROOT = "/v1/vectors"
 _ALL = f"{ROOT}/collections"
@@ -60,8 +60,7 @@ def _build_collections(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
             if new.name in RESERVED or new.name.startswith("vs_"):
                 raise InvalidRequest(f"name {new.name!r} is taken by a path or a vector store", param="name")
             checked_name(new.name)
-            wanted = verbs.CreateCollection(**msgspec.structs.asdict(new))
-            return describe_collection(await door.manage(identity, verbs.CREATE, wanted, CollectionRecord))
+            return describe_collection(await door.manage(identity, verbs.CREATE, new, CollectionRecord))
 
     @get(_ALL, summary="List your organisation's collections, by name", operation_class=VectorOperation)
     async def list_collections(
@@ -175,8 +174,8 @@ def _build_care(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
     async def restore(request: AnyRequest) -> CollectionObject:
         async with open_vectors(deps, request) as (identity, door):
             new = await read_wanted(request, Restore)
-            wanted = verbs.RestoreBackup(name=checked_name(new.name), file_id=new.file_id)
-            return describe_collection(await door.manage(identity, verbs.RESTORE, wanted, CollectionRecord))
+            checked_name(new.name)
+            return describe_collection(await door.manage(identity, verbs.RESTORE, new, CollectionRecord))
 
     @post(
         f"{ROOT}/erase", status_code=200, summary="Erase everything of your organisation's",
@@ -184,7 +183,7 @@ def _build_care(deps: HttpDeps) -> Sequence[HTTPRouteHandler]:
     )  # fmt: skip
     async def erase_tenant(request: AnyRequest) -> ErasedObject:
         async with open_vectors(deps, request) as (identity, door):
-            wanted = verbs.EraseTenant(confirm=(await read_wanted(request, TenantErasure)).confirm)
+            wanted = await read_wanted(request, TenantErasure)
             erased = await door.manage(identity, verbs.ERASE_TENANT, wanted, Erased)
             await door.forget_stores(identity.tenant)
             return ErasedObject(chunks=erased.chunks)

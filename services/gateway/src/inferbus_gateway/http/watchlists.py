@@ -16,11 +16,11 @@ from inferbus.contracts.vectors import CollectionRecord
 from inferbus.contracts.watchlists import Redriven, VectorLetters, WatchHits, Watchlist, Watchlists
 from inferbus.errors import InvalidRequest, NotFound
 from inferbus.vectors.door import checked_name
+from inferbus.vectors.shapes import CollectionDeleted
 from inferbus_gateway.http.admin_request import read_wanted
 from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.http.kserve import AnyRequest
 from inferbus_gateway.http.vector_operations import Session, VectorOperation, open_vectors, vector_operation
-from inferbus_gateway.http.vector_shapes import CollectionDeleted
 from inferbus_gateway.http.vectors import RESERVED, ROOT
 from inferbus_gateway.http.watchlist_shapes import (
     HitList,

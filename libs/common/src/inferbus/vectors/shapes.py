@@ -3,28 +3,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from inferbus.contracts.vector_manage import Backup, Backups, CollectionStats, StoredChunk
+from inferbus.contracts.vector_manage import (
+    Backup,
+    Backups,
+    CollectionStats,
+    CreateCollection,
+    EraseTenant,
+    RestoreBackup,
+    StoredChunk,
+)
 from inferbus.contracts.vector_search import Filter
-from inferbus.contracts.vectors import COSINE, Chunking, CollectionRecord, Field
+from inferbus.contracts.vectors import Chunking, CollectionRecord, Field
 
 
-class NewCollection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class NewCollection(CreateCollection, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A collection to be made. `model` embeds its texts; without one documents come with vectors of `dimension`. `fields`
     of the payload may be filtered by; `hybrid` keeps texts for BM25 as well."""
-
-    name: str
-    model: str = ""
-    dimension: int = 0
-    distance: str = COSINE
-    hybrid: bool = False
-    fields: list[Field] = []
-    chunking: Chunking = Chunking()
-    retention_s: float = 0.0
-    metadata: dict[str, str] = {}
 
 
 class CollectionChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -56,17 +52,12 @@ class WantedDocuments(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     with_vector: bool = False
 
 
-class Restore(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class Restore(RestoreBackup, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which backup to make a new collection of."""
 
-    name: str
-    file_id: str
 
-
-class TenantErasure(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class TenantErasure(EraseTenant, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`confirm` is your organisation's name: everything of it goes."""
-
-    confirm: str
 
 
 class ReindexingObject(msgspec.Struct, kw_only=True):
@@ -80,6 +71,11 @@ class ReindexingObject(msgspec.Struct, kw_only=True):
     failed: int
     started_at: int
     error: str
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is known which model serves. What the other one has is kept a moment longer, and goes by itself."""
+        return self.state in ("swapped", "dropping", "done", "failed", "cancelled")
 
 
 class CollectionObject(msgspec.Struct, kw_only=True):
@@ -132,7 +128,7 @@ class StoredDocuments(msgspec.Struct, kw_only=True):
     """Chunks as they are stored; go on with `after` the `next` of the page before."""
 
     object: str = "list"
-    data: list[Any]
+    data: list[StoredChunk]
     next: str = ""
 
 
@@ -197,7 +193,7 @@ def describe_stats(stats: CollectionStats) -> StatsObject:
 
 
 def describe_page(chunks: list[StoredChunk], next_: str) -> StoredDocuments:
-    return StoredDocuments(data=list(chunks), next=next_)
+    return StoredDocuments(data=chunks, next=next_)
 
 
 def describe_backup(backup: Backup) -> BackupObject:

@@ -13,16 +13,13 @@ from inferbus.contracts.vector_stores import COMPLETED, FAILED, IN_PROGRESS, Sto
 from inferbus.contracts.vectors import Chunking
 from inferbus.errors import Forbidden, InvalidRequest
 from inferbus.vectors.door import check_may_use
+from inferbus_gateway.http.vector_store_chunking import AUTO, ChunkingStrategy, StaticChunking, chunking_of
 from inferbus_gateway.http.vector_store_pages import page_of
 from inferbus_gateway.http.vector_store_shapes import (
-    AUTO,
     DAY_S,
     EXPIRED,
     AttributeFilter,
-    ChunkingStrategy,
-    StaticChunking,
     checked_pairs,
-    chunking_of,
     describe_store,
 )
 from inferbus_gateway.http.vector_stores import filter_of, hits_of

@@ -12,7 +12,8 @@ from inferbus.contracts.vector_stores import COMPLETED, IN_PROGRESS, Attribute, 
 from inferbus.contracts.vectors import BOOLEAN, FLOAT, KEYWORD, CollectionRecord, Field
 from inferbus.errors import InvalidRequest
 from inferbus_gateway.http.vector_operations import Session
-from inferbus_gateway.http.vector_store_shapes import NewStoreFile, checked_pairs, chunking_of
+from inferbus_gateway.http.vector_store_chunking import chunking_of
+from inferbus_gateway.http.vector_store_shapes import NewStoreFile, checked_pairs
 
 _ATTRIBUTE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

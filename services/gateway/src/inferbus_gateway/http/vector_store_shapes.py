@@ -17,14 +17,10 @@ from inferbus.contracts.vector_stores import (
     StoreRecord,
     is_expired,
 )
-from inferbus.contracts.vectors import Chunking
 from inferbus.errors import InvalidRequest
+from inferbus_gateway.http.vector_store_chunking import ChunkingStrategy, described_chunking
 
 EXPIRED = "expired"
-AUTO = Chunking(max_chars=600, overlap_chars=60)
-"""Fits models that read 256 tokens."""
-_CHARS_PER_TOKEN = 4
-_MIN_TOKENS, _MAX_TOKENS = 100, 4096
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 
 
@@ -33,20 +29,6 @@ class ExpiresAfter(msgspec.Struct, kw_only=True):
 
     anchor: str = "last_active_at"
     days: int = 0
-
-
-class StaticChunking(msgspec.Struct, kw_only=True):
-    """In tokens, taken as four characters each: 100 to 4096, overlapping by half of that at most."""
-
-    max_chunk_size_tokens: int
-    chunk_overlap_tokens: int
-
-
-class ChunkingStrategy(msgspec.Struct, kw_only=True):
-    """`auto`, or `static`. A store's is for files that say nothing themselves; a file's own counts for it alone."""
-
-    type: str = "auto"
-    static: StaticChunking | None = None
 
 
 class NewStore(msgspec.Struct, kw_only=True):
@@ -241,16 +223,6 @@ def describe_store_file(file: StoreFile) -> StoreFileObject:
     )  # fmt: skip
 
 
-def described_chunking(chunking: Chunking | None) -> ChunkingStrategy | None:
-    """Give the sizes a file said, in tokens again; None where it said nothing, or auto."""
-    if chunking is None or chunking == AUTO:
-        return None
-    most, overlap = chunking.max_chars // _CHARS_PER_TOKEN, chunking.overlap_chars // _CHARS_PER_TOKEN
-    return ChunkingStrategy(
-        type="static", static=StaticChunking(max_chunk_size_tokens=most, chunk_overlap_tokens=overlap)
-    )
-
-
 def describe_batch(batch: str, store: str, files: list[StoreFile]) -> FileBatchObject:
     """Describe those that were put in together; there is one at least."""
     counts = counted(files)
@@ -273,32 +245,6 @@ def counted(files: list[StoreFile]) -> FileCounts:
 
 def is_open(file: StoreFile) -> bool:
     return file.status == IN_PROGRESS
-
-
-def chunking_of(strategy: ChunkingStrategy | None) -> Chunking | None:
-    """Give how texts are to be cut, in characters; None where nothing is said.
-
-    Raises:
-        InvalidRequest: it is impossible; `param` names the field.
-    """
-    if strategy is None:
-        return None
-    if strategy.type == "auto":
-        return AUTO
-    if strategy.type != "static" or strategy.static is None:
-        raise InvalidRequest("chunking_strategy is auto, or static with its sizes", param="chunking_strategy")
-    most, overlap = strategy.static.max_chunk_size_tokens, strategy.static.chunk_overlap_tokens
-    if not _MIN_TOKENS <= most <= _MAX_TOKENS:
-        raise InvalidRequest(
-            f"max_chunk_size_tokens is from {_MIN_TOKENS} to {_MAX_TOKENS}",
-            param="chunking_strategy.static.max_chunk_size_tokens",
-        )
-    if not 0 <= overlap <= most // 2:
-        raise InvalidRequest(
-            "chunk_overlap_tokens is at most half of max_chunk_size_tokens",
-            param="chunking_strategy.static.chunk_overlap_tokens",
-        )
-    return Chunking(max_chars=most * _CHARS_PER_TOKEN, overlap_chars=overlap * _CHARS_PER_TOKEN)
 
 
 def checked_pairs(pairs: dict[str, str] | dict[str, Attribute] | None, param: str) -> dict[str, Any]:

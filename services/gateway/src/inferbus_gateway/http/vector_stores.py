@@ -25,10 +25,10 @@ from inferbus_gateway.http.inference import HttpDeps
 from inferbus_gateway.http.kserve import AnyRequest
 from inferbus_gateway.http.vector_operations import Session, VectorOperation, open_vectors, vector_operation
 from inferbus_gateway.http.vector_store_attaching import attach_all
+from inferbus_gateway.http.vector_store_chunking import AUTO, chunking_of
 from inferbus_gateway.http.vector_store_files import STORE, STORES, build_store_files
 from inferbus_gateway.http.vector_store_pages import page_of
 from inferbus_gateway.http.vector_store_shapes import (
-    AUTO,
     AttributeFilter,
     ExpiresAfter,
     NewStore,
@@ -42,7 +42,6 @@ from inferbus_gateway.http.vector_store_shapes import (
     StoreSearch,
     TextContent,
     checked_pairs,
-    chunking_of,
     describe_store,
 )
 from inferbus_gateway.ports import ModelLister

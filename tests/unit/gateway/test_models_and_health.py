@@ -81,7 +81,6 @@ async def test_the_documentation_is_served(door: Door) -> None:
         "/v1/vector_stores/{vector_store_id}/search",
         "/v1/vectors/backups",
         "/v1/vectors/aliases/{alias}",
-        "/v1/vectors/backups",
         "/v1/vectors/collections",
         "/v1/vectors/collections/restore",
         "/v1/vectors/collections/{name}",

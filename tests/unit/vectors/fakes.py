@@ -49,8 +49,12 @@ class MemoryIndex:
     async def ensure(self, shard: ShardSpec) -> None:
         self.points.setdefault(shard.name, {})
 
-    async def drop(self, shard: str) -> None:
+    async def drop(self, shard: str, *, only_if_empty: bool = False) -> bool:
+        self.before("drop", shard)
+        if only_if_empty and self.points.get(shard):
+            return False
         self.points.pop(shard, None)
+        return True
 
     async def shards(self) -> list[str]:
         return sorted(self.points)

@@ -50,5 +50,20 @@ async def test_one_with_a_collection_or_a_point_stays() -> None:
     assert not await dropped(write=Write(scope=Scope("dev", "c2"), id="gone", version=1))
 
 
+async def test_what_came_since_the_collections_were_read_keeps_it() -> None:
+    index = MemoryIndex()
+    await index.ensure(shard_of(OLD))
+    point = Write(scope=Scope("dev", "c3"), id="d", version=1, chunks=[Chunk(vector=vector_of("text", 4), text="text")])
+
+    class LateBook(Book):
+        async def of_all(self) -> list[Named]:
+            found = await super().of_all()
+            await index.write(SHARD, [point])
+            return found
+
+    assert not await drop_if_unused(index, cast("CollectionBook", LateBook()), SHARD)
+    assert SHARD in await index.shards()
+
+
 async def test_one_that_is_gone_is_nobody_s_concern() -> None:
     assert not await drop_if_unused(MemoryIndex(), cast("CollectionBook", Book()), SHARD)

@@ -260,3 +260,13 @@ async def test_a_shard_that_is_dropped_is_gone_and_may_come_again(index: VectorI
     assert await index.shards() == []
     await index.ensure(SHARD)
     assert await ids(index) == []
+
+
+async def test_a_shard_with_a_point_in_it_stays_if_only_an_empty_one_is_to_go(index: VectorIndex) -> None:
+    await index.write(SHARD.name, [write("a", 1)])
+    assert not await index.drop(SHARD.name, only_if_empty=True)
+    assert await ids(index) == ["a"]
+    await index.erase(SHARD.name, Where(scope=DOCS))
+    assert await index.drop(SHARD.name, only_if_empty=True)
+    assert await index.shards() == []
+    assert await index.drop(SHARD.name, only_if_empty=True), "it is not there"

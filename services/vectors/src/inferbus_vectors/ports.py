@@ -22,8 +22,9 @@ class VectorIndex(Protocol):
         """Make a shard, with the indexes every search needs; one that is there stays as it is."""
         ...
 
-    async def drop(self, shard: str) -> None:
-        """Remove a shard and all that is in it; one that is not there stays so."""
+    async def drop(self, shard: str, *, only_if_empty: bool = False) -> bool:
+        """Remove a shard and all that is in it, or `only_if_empty` one without a point (a gravestone is one); one that is
+        not there stays so. Says whether it is gone; nothing is written between the look and the removal."""
         ...
 
     async def shards(self) -> list[str]:

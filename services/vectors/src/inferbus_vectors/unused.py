@@ -17,8 +17,8 @@ log = structlog.get_logger()
 async def drop_if_unused(index: VectorIndex, book: CollectionBook, shard: str) -> bool:
     """Drop a shard unless it has a point (a gravestone is one), or a collection lies in it or moves there; says whether.
 
-    The collections are read last: one that is made after that reaches the engine after the drop, finds no shard, and makes
-    it anew.
+    A collection that is made after the collections were read finds no shard, and makes it anew; what was indexed into it
+    before the shard goes keeps it, since the engine looks again.
 
     Raises:
         DependencyDown, EngineDead: it stays for now.
@@ -30,9 +30,10 @@ async def drop_if_unused(index: VectorIndex, book: CollectionBook, shard: str) -
         return False
     if shard in await _used(book):
         return False
-    await index.drop(shard)
-    log.info("empty_shard_dropped", shard=shard)
-    return True
+    gone = await index.drop(shard, only_if_empty=True)
+    if gone:
+        log.info("empty_shard_dropped", shard=shard)
+    return gone
 
 
 async def _used(book: CollectionBook) -> set[str]:

@@ -82,8 +82,8 @@ class EdgeIndex:
     async def ensure(self, shard: ShardSpec) -> None:
         await self._ask(wire.ENSURE, shard.name, shard)
 
-    async def drop(self, shard: str) -> None:
-        await self._ask(wire.DROP, shard, None)
+    async def drop(self, shard: str, *, only_if_empty: bool = False) -> bool:
+        return bool(await self._ask(wire.DROP, shard, only_if_empty))
 
     async def shards(self) -> list[str]:
         return list(await self._ask(wire.SHARDS, "", None))

@@ -26,7 +26,7 @@ class Operations:
         self._bodies = {op: msgspec.msgpack.Decoder(body) for op, (body, _) in wire.TYPES.items()}
         self._plain: dict[str, Callable[[str, Any], object]] = {
             wire.ENSURE: lambda _, spec: folder.ensure(spec),
-            wire.DROP: lambda shard, _: self._drop(shard),
+            wire.DROP: self._drop,
             wire.SHARDS: lambda _, __: folder.names(),
             wire.OPTIMISE: lambda shard, _: self._begin(shard),
             wire.STATS: lambda shard, _: self._stats(shard),
@@ -98,10 +98,13 @@ class Operations:
         """Leave the old generation as it is; the copy goes when the folder is opened next, or the next one is begun."""
         self._optimising.pop(shard).stop()
 
-    def _drop(self, shard: str) -> None:
+    def _drop(self, shard: str, only_if_empty: bool) -> bool:
+        if only_if_empty and shard in self._folder.names() and self._stats(shard).points:
+            return False
         if shard in self._optimising:
             self._give_up(shard)
         self._folder.drop(shard)
+        return True
 
     def _stats(self, shard: str) -> ShardStats:
         points, indexed, segments = self._folder.get(shard).info()

@@ -56,7 +56,7 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
 
 TYPES: dict[str, tuple[Any, Any]] = {
     ENSURE: (ShardSpec, None),
-    DROP: (None, None),
+    DROP: (bool, bool),
     SHARDS: (None, list[str]),
     INDEX_FIELDS: (list[Field], None),
     WRITE: (list[Write], list[str]),

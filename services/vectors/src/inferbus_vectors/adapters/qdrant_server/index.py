@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ from qdrant_client import AsyncQdrantClient
 from qdrant_client import models as m
 
 from inferbus.contracts.vectors import COSINE, DOT, EUCLID, Field
-from inferbus.errors import InferbusError
+from inferbus.errors import InferbusError, NotFound
 from inferbus_vectors.adapters.qdrant_server.filters import filter_of, matches, scope_condition
 from inferbus_vectors.adapters.qdrant_server.points import dense_of, found_of, point_of, sparse_of
 from inferbus_vectors.adapters.qdrant_server.retrying import ask
@@ -108,8 +109,16 @@ class ServerIndex:
         for key, kind in kinds.items():
             await self._index(name, key, kind)
 
-    async def drop(self, shard: str) -> None:
-        await self._ask(lambda: self._client.delete_collection(self._name(shard)))
+    async def drop(self, shard: str, *, only_if_empty: bool = False) -> bool:
+        """As the port says; of several processes only this one's writes wait between the look and the removal."""
+        name = self._name(shard)
+        async with self._locks[shard]:
+            if only_if_empty:
+                with suppress(NotFound):
+                    if (await self._ask(lambda: self._client.count(name, exact=True))).count:
+                        return False
+            await self._ask(lambda: self._client.delete_collection(name))
+        return True
 
     async def shards(self) -> list[str]:
         found = await self._ask(self._client.get_collections)

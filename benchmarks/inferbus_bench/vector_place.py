@@ -27,6 +27,7 @@ from inferbus_bench.places import ROOT
 
 EMBED = ModelEntry(name="simulator-embed", pool="embed", tasks=("embeddings",))
 _START_S, _TOLD_CHARS = 120.0, 4000
+_LOOK_EVERY_S = 0.1
 
 
 class Place:
@@ -109,10 +110,14 @@ class Place:
         return int(msgspec.json.decode(answer.data)["state"]["messages"])
 
     async def indexed(self, within_s: float) -> None:
-        async def none_left() -> bool:
-            return await self.waiting() == 0
+        """Wait until nothing waits to be indexed. It is asked seldom: each answer costs the bus as much as a message.
 
-        await eventually(none_left, within_s=within_s)
+        Raises:
+            TimeoutError: something still does.
+        """
+        async with asyncio.timeout(within_s):
+            while await self.waiting():
+                await asyncio.sleep(_LOOK_EVERY_S)
 
 
 @asynccontextmanager

@@ -123,7 +123,7 @@ class Exchange:
         self._closers = [on_close]
         self._closed = False
         self._loop = asyncio.get_running_loop()
-        self._patience = Patience(self._loop, self._on_patience_over)
+        self._patience: Patience | None = None
         self._timer = self._loop.call_later(deadline_s, self._on_deadline)
 
     # --- the reader's side ----------------------------------------------------------------------------------------
@@ -170,8 +170,11 @@ class Exchange:
         if not self._closed:
             self._closed = True
             self._timer.cancel()
-            self._patience.end()
-            for closer in self._closers:
+            if self._patience is not None:
+                self._patience.end()
+                self._patience = None
+            closers, self._closers = self._closers, []  # they know this exchange: without them it goes when it is let go
+            for closer in closers:
                 closer(self)
 
     def on_closed(self, callback: Callable[[], None]) -> None:
@@ -300,7 +303,11 @@ class Exchange:
         """Wait for something to happen; False when `timeout_s` was over first."""
         waiter: asyncio.Future[bool] = self._loop.create_future()
         self._waiter = waiter
-        self._patience.begin(timeout_s)
+        if self._patience is not None:
+            self._patience.begin(timeout_s)
+        elif timeout_s is not None:  # whoever waits for the end only needs none
+            self._patience = Patience(self._loop, self._on_patience_over)
+            self._patience.begin(timeout_s)
         try:
             return await waiter
         finally:

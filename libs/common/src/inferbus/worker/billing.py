@@ -23,7 +23,7 @@ from inferbus.ledger.usage_log import Record, UsageLog
 from inferbus.queue.delivery import Delivery
 from inferbus.routes import BATCH, STREAM_RESULTS, InferSubject, parse_infer, results
 from inferbus.topology.configs import USAGE_WINDOW_S
-from inferbus.worker.engine_sink import EngineSink
+from inferbus.worker.engine_sink import EngineSink, unheard
 from inferbus.worker.tasks import task_of
 
 _WINDOW_SLACK_S = 60.0
@@ -135,6 +135,7 @@ class Bill:
             await self._billing.log.settle(self._record, amend=amend)
 
     def close(self) -> None:
+        self._sink.on_finished = unheard  # the sink and this know each other: not for the garbage collector
         if self._record is not None:
             self._billing.log.forget(self._record)
 

@@ -39,7 +39,7 @@ class EngineSink:
         self.status = 0
         self.first_delta = 0.0
         self.expired = False
-        self.on_finished: Callable[[int, Usage], None] = _unheard
+        self.on_finished: Callable[[int, Usage], None] = unheard
         """Called before the end of an answer leaves this process, with its status and what it took."""
         self.done: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
 
@@ -86,5 +86,5 @@ class EngineSink:
             self.done.set_result(error)
 
 
-def _unheard(_status: int, _usage: Usage) -> None:
+def unheard(_status: int, _usage: Usage) -> None:
     """Nobody asked to be told."""

@@ -38,10 +38,12 @@ class OpenCall:
 
     def finish(self, status: int, usage: Usage, data: bytes, content_type: str) -> None:
         if self._end():
+            self._let_go()
             self._sink.finished(status, usage, data, content_type)
 
     def fail(self, error: BaseException) -> None:
         if self._end():
+            self._let_go()
             self._sink.failed(error)
 
     def abort(self, why: str) -> None:
@@ -50,7 +52,12 @@ class OpenCall:
             spent = self._spent() if self._spent is not None else None
             if self._stop is not None:
                 self._stop()
+            self._let_go()
             self._sink.failed(Cancelled(why), spent)
+
+    def _let_go(self) -> None:
+        """Forget whose request this was: both know each other, and would wait for the garbage collector together."""
+        self._spent = self._stop = None
 
     def _end(self) -> bool:
         if self.ended:

@@ -173,7 +173,7 @@ class Exchange:
             if self._patience is not None:
                 self._patience.end()
                 self._patience = None
-            closers, self._closers = self._closers, []  # they know this exchange: without them it goes when it is let go
+            closers, self._closers = self._closers, []  # they know this exchange, and are not for the garbage collector
             for closer in closers:
                 closer(self)
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -73,20 +73,21 @@ async def features_of(bus: Bus, user: int) -> dict[str, Any]:
 async def test_events_become_features_and_jobs_survive_kills(server: NatsServer, tmp_path: Path) -> None:
     from inferbus_features.adapters.feast.repository import FeastRepositories  # noqa: PLC0415 - takes seconds
 
-    admin, dev = await server.connect("admin"), await server.connect("dev")
-    (tmp_path / "state").mkdir()
-    await publish_definitions(admin, FeastRepositories().compile_repository(str(REPOSITORY)))
-    with service(server, tmp_path / "state") as process:
-        await eventually(lambda: answers(dev), within_s=120)
-        await windows_follow_events(dev, process)
-        await a_killed_job_goes_on(admin, dev, process, tmp_path)
-        await windows_are_told_to_be_followed(admin)
-        await all_windows_become_files(admin, tmp_path)
-        fresh = {one["view"]: one for one in await manage(admin, "freshness")}
-        assert fresh["user_now"]["newest_age_s"] < 120
-        await eventually(lambda: is_used(admin), within_s=20)
-    await dev.close()
-    await admin.close()
+    async with AsyncExitStack() as stack:  # a connection that stays open without its server keeps the loop from ending
+        admin, dev = await server.connect("admin"), await server.connect("dev")
+        stack.push_async_callback(admin.close)
+        stack.push_async_callback(dev.close)
+        (tmp_path / "state").mkdir()
+        await publish_definitions(admin, FeastRepositories().compile_repository(str(REPOSITORY)))
+        with service(server, tmp_path / "state") as process:
+            await eventually(lambda: answers(dev), within_s=120)
+            await windows_follow_events(dev, process)
+            await a_killed_job_goes_on(admin, dev, process, tmp_path)
+            await windows_are_told_to_be_followed(admin)
+            await all_windows_become_files(admin, tmp_path)
+            fresh = {one["view"]: one for one in await manage(admin, "freshness")}
+            assert fresh["user_now"]["newest_age_s"] < 120
+            await eventually(lambda: is_used(admin), within_s=20)
 
 
 async def windows_are_told_to_be_followed(admin: Bus) -> None:

@@ -14,6 +14,8 @@ PYTHON_FEATURES ?= $(PYTHON)
 # CPU builds of torch; asked only where the default index lacks the wheel.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export TORCH_INDEX
+# Where it is set, every process compiles all its modules anew when it starts: a quarter of a second each.
+unexport PYTHONDONTWRITEBYTECODE
 
 PORT ?= 8080
 BUS_PORT ?= 4222

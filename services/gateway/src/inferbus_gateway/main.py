@@ -145,7 +145,7 @@ async def main(process: runtime.Runtime) -> None:
             vectors=vectors,
             features=FeaturesDoor(bus, quota),
         )  # fmt: skip
-        server = HttpServer(build_app(deps), settings)
+        server = HttpServer(build_app(deps).warm(), settings)
         fetch_door = FetchDoor(bus, durable, max_open=_DOOR_SLOTS)
 
         def describe() -> Presence:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import msgspec
 from litestar import Litestar
@@ -47,7 +48,7 @@ from inferbus_gateway.http.features import PREFIX as FEATURES
 from inferbus_gateway.http.file_shapes import FileObject
 from inferbus_gateway.http.files import build_files
 from inferbus_gateway.http.health import build_health
-from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint
+from inferbus_gateway.http.inference import HttpDeps, InferenceEndpoint, InferenceRoute
 from inferbus_gateway.http.kserve import build_kserve
 from inferbus_gateway.http.kserve_infer import KServeEndpoint, inference_path
 from inferbus_gateway.http.kserve_operations import SHAPES
@@ -98,19 +99,29 @@ class HttpDoor:
 
     def __init__(
         self,
-        site: Litestar,
+        make_site: Callable[[], Litestar],
         endpoints: Sequence[InferenceEndpoint],
         kserve: KServeEndpoint,
         observer: Observer,
         features: FeaturesEndpoint,
         search: VectorSearchEndpoint,
     ) -> None:
-        self.site = site
+        self._make_site = make_site
         self._features = features
         self._search = search
         self._endpoints = {endpoint.path: endpoint for endpoint in endpoints}
         self._kserve = kserve
         self._observer = observer
+
+    @cached_property
+    def site(self) -> Litestar:
+        """Everything but inference. It takes 0.2 s to make: `warm` it before requests come."""
+        return self._make_site()
+
+    def warm(self) -> HttpDoor:
+        """Have all of it ready before the first request."""
+        _ = self.site
+        return self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         method = scope.get("method")  # only HTTP scopes have one
@@ -157,6 +168,20 @@ def build_app(deps: HttpDeps) -> HttpDoor:
     kserve = KServeEndpoint(deps)
     features, search = FeaturesEndpoint(deps), VectorSearchEndpoint(deps)
     inference = [build_chat(deps), build_completions(deps), build_embeddings(deps)]
+
+    def make_site() -> Litestar:
+        return _site(deps, inference, kserve, features, search)
+
+    return HttpDoor(make_site, [route.endpoint for route in inference], kserve, deps.observer, features, search)
+
+
+def _site(
+    deps: HttpDeps,
+    inference: Sequence[InferenceRoute],
+    kserve: KServeEndpoint,
+    features: FeaturesEndpoint,
+    search: VectorSearchEndpoint,
+) -> Litestar:
     site = Litestar(
         route_handlers=[
             *(route.handler for route in inference),
@@ -191,4 +216,4 @@ def build_app(deps: HttpDeps) -> HttpDoor:
         logging_config=None,
     )
     add_schemas(site, _TYPES)
-    return HttpDoor(site, [route.endpoint for route in inference], kserve, deps.observer, features, search)
+    return site

@@ -29,6 +29,7 @@ class AsgiCall:
 
     A response that is an event stream becomes deltas, one per engine output; any other becomes one body at the end.
     With a `plan` the stream goes on where another engine stopped: bytes of outputs that were delivered are dropped.
+    `cancels`: the application listens for no disconnect, and is cancelled when the request is to stop.
     """
 
     def __init__(
@@ -40,8 +41,11 @@ class AsgiCall:
         stats: StepStats,
         engine_dead: Callable[[], bool],
         plan: ResumePlan | None = None,
+        *,
+        cancels: bool = False,
     ) -> None:
         self._app = app
+        self._cancels = cancels
         self._work = work
         self._body = body
         self._call = call
@@ -103,7 +107,11 @@ class AsgiCall:
         """Be the client that hangs up: vLLM then stops the generation, streamed or not."""
         self._gone.set()
         task = self._task
-        if task is not None and not task.done():
+        if task is None or task.done():
+            return
+        if self._cancels:
+            task.cancel()
+        else:
             asyncio.get_running_loop().call_later(_DISCONNECT_GRACE_S, task.cancel)
 
     async def _receive(self) -> Message:

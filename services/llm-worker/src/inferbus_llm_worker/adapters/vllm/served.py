@@ -1,4 +1,4 @@
-"""Everything that exists while one engine runs, and the two ways a request can take through it."""
+"""Everything that exists while one engine runs, and the three ways a request can take through it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from inferbus_llm_worker.adapters.vllm.resume_gate import ResumeGate
 from inferbus_llm_worker.adapters.vllm.spent import spent_on
 from inferbus_llm_worker.adapters.vllm.stats import StepStats
 from inferbus_llm_worker.adapters.vllm.tap import install
+from inferbus_llm_worker.adapters.vllm.whole_chat import WholeChat
 
 
 class Served:
@@ -30,6 +31,7 @@ class Served:
         self._booted = booted
         self._app: Any = None
         self._direct: DirectChat | None = None
+        self._whole: WholeChat | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_priorities = booted.engine.scheduler_config.policy == "priority"
         self.stats: StepStats = booted.stats
@@ -42,11 +44,13 @@ class Served:
         return cls(boot(argv))
 
     async def open(self) -> None:
-        """Build the application and the direct path."""
+        """Build the application, and the ways past it."""
         install(self._engine)
         self._app = await open_app(self._booted)
         chat = getattr(self._app.state, "openai_serving_chat", None)  # an embedding model has none
-        self._direct = None if chat is None else DirectChat(self._booted, chat)
+        if chat is not None:
+            self._direct = DirectChat(self._booted, chat)
+            self._whole = WholeChat(self._booted, self._app, chat)
         # vLLM and torch are 670,000 objects that stay: a full collection would stop every stream for 0.36 s.
         gc.collect()
         gc.freeze()
@@ -82,7 +86,10 @@ class Served:
             return
         if call.ended:
             return
-        asgi = AsgiCall(self._app, work, data, call, self.stats, self.is_dead, plan)
+        whole = self._whole
+        takes = whole is not None and plan is None and whole.takes(work.path, body)
+        app = whole.of(body) if whole is not None and takes else self._app
+        asgi = AsgiCall(app, work, data, call, self.stats, self.is_dead, plan, cancels=takes)
         call.on_spent(lambda: spent_on(self._engine.output_processor, asgi.tap.request_ids))
         task = asgi.start()
         self._tasks.add(task)

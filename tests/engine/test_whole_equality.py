@@ -12,6 +12,7 @@ from tests.engine.test_requests import FORMAT, WEATHER
 from tests.recording_sink import Finish, submit
 
 from inferbus_llm_worker.adapters.vllm.engine import VllmEngine
+from inferbus_llm_worker.adapters.vllm.tap import CURRENT
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.slow]
 
@@ -97,3 +98,23 @@ async def test_streams_and_other_endpoints_are_not_its_own(engine: VllmEngine) -
     whole = engine._served._whole
     assert not whole.takes("/v1/chat/completions", chat(stream=True))
     assert not whole.takes("/v1/completions", {"prompt": "x"})
+
+
+@pytest.mark.parametrize("error", [ValueError, NotImplementedError, RuntimeError, KeyError])
+async def test_what_fails_within_the_engine_is_told_alike(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    asked = []
+
+    async def fails(*_: Any) -> None:
+        tap = CURRENT.get()
+        assert tap is not None
+        tap.reached_engine = True
+        asked.append(tap)
+        raise error("broken in there")
+
+    monkeypatch.setattr(engine._served._whole._serving, "create_chat_completion", fails)
+    theirs, ours = await through(engine, chat(), whole=False), await through(engine, chat(), whole=True)
+    assert theirs.status >= 400
+    assert (ours.status, json.loads(ours.data)) == (theirs.status, json.loads(theirs.data))
+    assert len(asked) == 2, "what has reached the engine is not asked a second time"

@@ -1,6 +1,6 @@
 """Searches measured: over HTTP, over the bus and at the bare adapter, one search each in turn, at the same documents; and
-their recall. In turn, since who searches alone, again and again, has the processor's caches to itself: the same engine call
-takes half as long then (10,000 vectors and a filter).
+their recall. In turn, since for who searches alone, again and again, the same engine call takes half as long (10,000 vectors
+and a filter); most likely the processor's caches are its own then.
 
 The documents are indexed once, over the bus; the bare adapter has a copy of the service's folder.
 """

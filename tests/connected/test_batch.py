@@ -49,7 +49,9 @@ async def test_a_job_comes_to_one_result_for_each_line(tmp_path: Path) -> None:
             assert {answer["response"]["status_code"] for answer in answers} == {200}
             assert answers[-1]["response"]["request_id"] == f"{job.id}-302"
             bus = await path.nats.connect("batch")
-            kept = await last_stored(bus, routes.STREAM_RESULTS, routes.results("dev", routes.line_request(job.id, 1)))
+            kept = await last_stored(
+                bus, routes.STREAM_RESULTS, routes.results("dev", routes.group_request(job.id, 0, 1, 0))
+            )
             await bus.close()
             assert kept is not None
             assert kept.headers["Nats-TTL"] == str(ROW_KEPT_S), "or batches push other kept answers out"

@@ -7,7 +7,7 @@ what is there, waits for what is on its way, and begins the rest.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -59,17 +59,22 @@ class Asking:
         self._vectors = vectors
         self._attempts = attempts
 
-    async def end_of(self, given: Given, row: Row) -> RowEnd | None:
-        """Ask a row, or take up what was asked, until it has an end; None where its chunk's gate was shut before.
+    async def end_of(
+        self, given: Given, row: Row, first: Outcome | None = None, *, taken: bool = False
+    ) -> RowEnd | None:
+        """Ask a row, or take up what was asked, until it has an end; None where its chunk's gate was shut before. `first` is
+        what came of it the first time, where that is known; `taken`: an earlier worker of the chunk had asked.
 
         Raises:
             Forbidden, Unauthenticated: the submitter may ask nothing any more.
         """
-        attempt, wasted, taken = 1, 0, False
+        attempt, wasted = 1, 0
         while True:
             request_id = routes.line_request(given.job.id, row.line, attempt)
-            outcome = await self._found(given, request_id)
-            taken = taken or outcome is not None
+            outcome, first = first, None
+            if outcome is None:
+                outcome = await self.found(given, request_id)
+                taken = taken or outcome is not None
             if outcome is None:
                 outcome = await self._begin(given, row, request_id)
             if outcome is None:
@@ -81,10 +86,26 @@ class Asking:
                 return None
             attempt += 1
 
+    async def begun(self, given: Given, lines: Sequence[int]) -> frozenset[int]:
+        """Give those lines that earlier workers of the chunk asked by themselves.
+
+        Raises:
+            DependencyDown: the bus is away, and nothing is begun any more.
+        """
+        if given.queued is None:
+            return frozenset()
+        names = [routes.line_request(given.job.id, line) for line in lines]
+        ended = await asyncio.gather(*(self.outcome(given, name) for name in names))
+        return frozenset(
+            line
+            for line, name, outcome in zip(lines, names, ended, strict=True)
+            if outcome is not None or name in given.queued
+        )
+
     async def left_by(self, given: Given, line: int) -> RowEnd | None:
         """Give the end an earlier worker's request came to, and stop what it left running: nothing more is asked."""
         request_id = routes.line_request(given.job.id, line)
-        outcome = await self._outcome(given, request_id, patient=False)
+        outcome = await self.outcome(given, request_id, patient=False)
         if outcome is not None:
             return RowEnd(request_id=request_id, outcome=outcome, taken=True)
         stored = (given.queued or {}).get(request_id)
@@ -95,21 +116,26 @@ class Asking:
 
     # --- what an earlier worker left --------------------------------------------------------------------------------
 
-    async def _found(self, given: Given, request_id: str) -> Outcome | None:
+    async def found(self, given: Given, request_id: str) -> Outcome | None:
         """Give the outcome of a request that was begun; None where none was, or its message is gone without one."""
         if given.queued is None:
             return None
         stored = given.queued.get(request_id)
         while True:
-            outcome = await self._outcome(given, request_id)
+            outcome = await self.outcome(given, request_id)
             if outcome is not None or stored is None or given.gate.is_shut:
                 return outcome
             if not await given.gate.sleep(_AGAIN_S):
                 return None
             if not await is_stored(self._bus, stored.stream, stored.sequence):
-                return await self._outcome(given, request_id)  # it left the queue after its outcome was stored
+                return await self.outcome(given, request_id)  # it left the queue after its outcome was stored
 
-    async def _outcome(self, given: Given, request_id: str, *, patient: bool = True) -> Outcome | None:
+    async def outcome(self, given: Given, request_id: str, *, patient: bool = True) -> Outcome | None:
+        """Read how a request ended, however long the bus is away; None if it has not.
+
+        Raises:
+            DependencyDown: it is away, and nothing is begun any more, or it is not `patient`.
+        """
         while True:
             try:
                 return await load_outcome(self._bus, given.job.tenant, request_id)
@@ -122,11 +148,7 @@ class Asking:
     # --- asking -----------------------------------------------------------------------------------------------------
 
     async def _begin(self, given: Given, row: Row, request_id: str) -> Outcome | None:
-        ask = Ask(
-            model=row.model, task=row.task, path=row.path, body=row.body, lane=routes.BATCH, delivery=RESULTS,
-            deadline_s=given.deadline_s, request_id=request_id, traceparent=given.traceparent,
-        )  # fmt: skip
-        waits = 0
+        ask, waits = ask_of(given, row, request_id), 0
         while not given.gate.is_shut:
             identity = given.identity()
             try:
@@ -144,7 +166,7 @@ class Asking:
             except Permanent as error:
                 return failed_outcome(error)
             else:
-                return await self._wait(given, exchange, request_id)
+                return await self.wait(given, exchange, request_id)
             waits += 1
             await given.gate.sleep(max(wait_s, backoff_s(min(waits, 4))))
         return None
@@ -166,7 +188,7 @@ class Asking:
             given.gate.leave(doing)
         return await self._kept(given, request_id, outcome)
 
-    async def _wait(self, given: Given, exchange: Exchange, request_id: str) -> Outcome | None:
+    async def wait(self, given: Given, exchange: Exchange, request_id: str) -> Outcome | None:
         """Wait for the end of what was begun. A request is not cancelled because its waiting is."""
         gate = given.gate
         gate.enter(exchange)
@@ -188,14 +210,14 @@ class Asking:
                 event = await exchange.next(_LOOK_S)
             except Cancelled as error:
                 if given.gate.ending:
-                    return await self._outcome(given, request_id, patient=False)
+                    return await self.outcome(given, request_id, patient=False)
                 return await self._ended_in(given, exchange, request_id, error)
             except InferbusError as error:
                 return await self._ended_in(given, exchange, request_id, error)
             if isinstance(event, Ended) and event.data:  # what was stored, and first
                 return Outcome(status=event.status, usage=event.usage, content_type=event.content_type, body=event.data)
             if event is None or isinstance(event, Ended):
-                outcome = await self._outcome(given, request_id)
+                outcome = await self.outcome(given, request_id)
                 if outcome is not None:
                     return outcome
 
@@ -214,4 +236,12 @@ class Asking:
                 continue
             except InferbusError as exc:
                 log.error("outcome_not_stored", request_id=request_id, code=exc.code, error=exc.message)
-            return await self._outcome(given, request_id) or outcome
+            return await self.outcome(given, request_id) or outcome
+
+
+def ask_of(given: Given, row: Row, request_id: str) -> Ask:
+    """Say what admission is asked for a row."""
+    return Ask(
+        model=row.model, task=row.task, path=row.path, body=row.body, lane=routes.BATCH, delivery=RESULTS,
+        deadline_s=given.deadline_s, request_id=request_id, traceparent=given.traceparent,
+    )  # fmt: skip

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 from opentelemetry.trace import SpanKind
 
+from inferbus import routes
 from inferbus.admission.identity import Identity
 from inferbus.batch.lines import Row
 from inferbus.batch.part_book import PartBook
@@ -30,10 +31,12 @@ from inferbus_batch.adapters.work_queue import queued_requests
 from inferbus_batch.asking import Asking, Given
 from inferbus_batch.chunk_input import ChunkLines, InputChanged, read_chunk, unreadable
 from inferbus_batch.chunk_output import remove_part, results_of, write_part
+from inferbus_batch.chunk_rows import ChunkRows
 from inferbus_batch.domain.prefix_order import by_prefix
 from inferbus_batch.domain.row_end import RowEnd
 from inferbus_batch.fail_points import CHUNK_BEGUN, PART_COMMITTED, PART_WRITTEN, ROWS_ENDED, FailPoints
 from inferbus_batch.gate import Gate
+from inferbus_batch.groups import Groups, Left
 from inferbus_batch.metrics import BatchMetrics
 
 _AGAIN_S = 1.0
@@ -43,18 +46,21 @@ log = structlog.get_logger()
 
 
 class ChunkDeps(msgspec.Struct, frozen=True, kw_only=True):
-    """What every chunk needs. `rows_at_once` are the rows of one chunk in flight, `worker` is this process."""
+    """What every chunk needs. `rows_at_once` are the rows of one chunk in flight, `group_rows` those of one message at most,
+    `worker` is this process."""
 
     bus: Bus
     storage: Storage
     parts: PartBook
     models: ModelRegistry
     asking: Asking
+    groups: Groups
     identity_of: Callable[[JobRecord], Identity]
     metrics: BatchMetrics
     tracing: Tracing
     fail_points: FailPoints
     rows_at_once: int
+    group_rows: int
     row_deadline_s: float
     worker: str
 
@@ -68,6 +74,7 @@ class ChunkRun:
         self._delivery = delivery
         self._gate = gate
         self._ends: dict[int, RowEnd] = {}
+        self._left = Left()
         self.spec = from_json(delivery.data, ChunkSpec, what="chunk")
 
     async def run(self) -> str:
@@ -119,7 +126,7 @@ class ChunkRun:
         given = await self._given(lines, traceparent)
         self._deps.fail_points.reach(CHUNK_BEGUN, self.spec.n)
         if not self._gate.ending:
-            await self._ask(given, self._ordered(list(lines.rows.values())))
+            await self._rows(given).ask(self._ordered(list(lines.rows.values())), self._left)
         if self._gate.held:
             return HELD
         if self._gate.ending:
@@ -130,16 +137,25 @@ class ChunkRun:
 
     async def _given(self, lines: ChunkLines, traceparent: str) -> Given:
         """Say what is the same for all rows, and what earlier deliveries left in the queue."""
+        deps, attempt = self._deps, self._delivery.attempt
         queued = None
-        if self._delivery.attempt > 1:
-            entries = [self._deps.models.resolve(row.model) for row in lines.rows.values()]
-            queued = await queued_requests(
-                self._deps.bus, self._job.tenant, (one for one in entries if one is not None)
-            )
+        if attempt > 1:
+            entries = [deps.models.resolve(row.model) for row in lines.rows.values()]
+            queued = await queued_requests(deps.bus, self._job.tenant, (one for one in entries if one is not None))
         left_s = max(1.0, self._job.expires_at - time.time())
-        return Given(
-            self._job, self._gate, lambda: self._deps.identity_of(self._job), min(self._deps.row_deadline_s, left_s),
-            queued, traceparent,
+        given = Given(
+            self._job, self._gate, lambda: deps.identity_of(self._job), min(deps.row_deadline_s, left_s),
+            queued.requests if queued is not None else None, traceparent,
+        )  # fmt: skip
+        if queued is not None:
+            self._left = await deps.groups.left_by(given, self.spec.n, attempt, queued.groups, lines.rows)
+        return given
+
+    def _rows(self, given: Given) -> ChunkRows:
+        deps = self._deps
+        return ChunkRows(
+            deps.asking, deps.groups, deps.metrics, given, self._ends, chunk=self.spec.n, attempt=self._delivery.attempt,
+            at_once=deps.rows_at_once, group_rows=deps.group_rows,
         )  # fmt: skip
 
     async def _lines(self) -> ChunkLines:
@@ -158,48 +174,15 @@ class ChunkRun:
         }  # fmt: skip
         return by_prefix(row for row in rows if row.model in cached) + [row for row in rows if row.model not in cached]
 
-    # --- rows -------------------------------------------------------------------------------------------------------
-
-    async def _ask(self, given: Given, rows: list[Row]) -> None:
-        """Ask the rows, so many at once, until all have an end or the gate is shut."""
-        room, running = asyncio.Semaphore(self._deps.rows_at_once), set[asyncio.Task[None]]()
-        failures: list[BaseException] = []
-
-        async def ask(row: Row) -> None:
-            self._deps.metrics.in_flight.inc()
-            try:
-                end = await self._deps.asking.end_of(given, row)
-                if end is not None:
-                    self._ends[row.line] = end
-            except Exception as error:
-                failures.append(error)
-                self._gate.hold("failed")
-            finally:
-                self._deps.metrics.in_flight.dec()
-                room.release()
-
-        try:
-            for row in rows:
-                await room.acquire()
-                if self._gate.is_shut:
-                    break
-                task = asyncio.create_task(ask(row))
-                running.add(task)
-                task.add_done_callback(running.discard)
-            while running:
-                await asyncio.wait(running)
-        except asyncio.CancelledError:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-            raise
-        if failures:
-            raise failures[0]
-
     async def _take_what_is_left(self, given: Given, lines: ChunkLines) -> None:
         """Nothing is asked any more: take the ends that are there."""
         if given.queued is None:
             return
+        for line, outcome in self._left.outcomes.items():
+            request_id = routes.line_request(self._job.id, line)
+            self._ends.setdefault(line, RowEnd(request_id=request_id, outcome=outcome, taken=True))
+        for group_id in self._left.queued:
+            await self._deps.groups.stop(given, group_id, given.queued[group_id])
         for line in lines.rows:
             if line not in self._ends and (end := await self._deps.asking.left_by(given, line)) is not None:
                 self._ends[line] = end

@@ -38,6 +38,8 @@ from inferbus_batch.turns import Turns
 _DRY_S = 2.0
 _FAILED_S = 2.0
 _LOOK_S = 2.0
+_LEASED_S = ACK_WAIT_S * 0.8
+"""So long after a renewal nobody else has a chunk, whatever clocks and the bus do."""
 log = structlog.get_logger()
 
 
@@ -137,6 +139,7 @@ class ChunkWorkers:
             self._resting[job.id] = now + _DRY_S
             return True
         gate = Gate()
+        gate.leased(_LEASED_S)
         task = asyncio.create_task(self._work(job, delivery, gate), name=f"chunk-{job.id}")
         self._running[task] = (job.id, gate, delivery)
         task.add_done_callback(self._on_done)
@@ -150,7 +153,9 @@ class ChunkWorkers:
     async def _renew_leases(self) -> None:
         while True:
             await asyncio.sleep(ACK_WAIT_S / 3)
-            for _, _, delivery in list(self._running.values()):
+            for _, gate, delivery in list(self._running.values()):
+                if gate.is_ours and self._deps.bus.connected:
+                    gate.leased(_LEASED_S)
                 delivery.progress()
 
     # --- working ----------------------------------------------------------------------------------------------------

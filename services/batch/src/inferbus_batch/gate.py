@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import Protocol
 
 
@@ -21,12 +22,22 @@ class Gate:
         self.ending = ""
         self.held = ""
         self.again_s = 0.0
+        self._ours_until = float("inf")
         self._shut = asyncio.Event()
         self._open: set[Running] = set()
 
     @property
     def is_shut(self) -> bool:
         return self._shut.is_set()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether nobody else can have the chunk yet."""
+        return time.monotonic() < self._ours_until
+
+    def leased(self, seconds: float) -> None:
+        """The chunk is this process's for so long."""
+        self._ours_until = time.monotonic() + seconds
 
     def end(self, ending: str) -> None:
         """The job ends early: cancel what runs."""

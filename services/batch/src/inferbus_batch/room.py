@@ -44,6 +44,7 @@ from inferbus_batch.domain.cutting import CutLimits
 from inferbus_batch.domain.quiet_hours import quiet_hours_from
 from inferbus_batch.fail_points import FailPoints
 from inferbus_batch.finalizing import Finalizer
+from inferbus_batch.groups import Groups
 from inferbus_batch.job_care import CareDeps
 from inferbus_batch.jobs_view import JobsView
 from inferbus_batch.metrics import BatchMetrics
@@ -224,9 +225,10 @@ def _workers(
     deps: RoomDeps, bus: Bus, known: _Known, queue: ChunkQueue, parts: PartBook, book: JobBook
 ) -> ChunkWorkers:
     settings = deps.settings
+    asking = Asking(bus, known.admission, VectorRows(bus, known.vectors), attempts=settings.row_attempts)
     chunks = ChunkDeps(
         bus=bus, storage=deps.storage, parts=parts, models=known.models, identity_of=known.submitters.identity_of,
-        asking=Asking(bus, known.admission, VectorRows(bus, known.vectors), attempts=settings.row_attempts), metrics=deps.metrics, tracing=deps.tracing,
+        asking=asking, groups=Groups(bus, known.admission, asking), group_rows=settings.group_rows, metrics=deps.metrics, tracing=deps.tracing,
         fail_points=deps.fail_points, rows_at_once=max(1, settings.in_flight // settings.chunk_slots),
         row_deadline_s=settings.row_deadline_s, worker=settings.process,
     )  # fmt: skip

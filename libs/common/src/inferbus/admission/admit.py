@@ -57,6 +57,16 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """A length of the answer that was written into the body, which named none."""
     json_bytes: int = 0
     """The length of the JSON in front of binary tensors; 0: all of the body."""
+    rows: int = 0
+    """So many rows of a batch are in the body (`contracts.groups`); 0: it is one request."""
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """What is to be asked instead of what a door wanted, of which model, and what it has reserved."""
+
+    ask: Ask
+    entry: ModelEntry
+    reservation: Reservation
 
 
 class Admission:
@@ -101,16 +111,34 @@ class Admission:
             NotFound, Unsupported, Forbidden, InvalidRequest, TooLarge: nothing was accepted, and trying again is
                 pointless. RateLimited, TenantOverloaded, Overloaded, DependencyDown: nothing was accepted, later it may be.
         """
+        checked = await self.check(identity, ask)
+        reservation = checked.reservation
+        return await self.accept(identity, checked.ask, checked.entry, reservation.close, reservation.head)
+
+    async def check(self, identity: Identity, ask: Ask) -> Checked:
+        """Check one request, and reserve what it may cost; `accept` it, or refund the reservation. Raises as `admit`."""
         entry = self._resolve(ask)
         ask = check_entitled(identity, ask, entry)
         self._check(ask, entry)
         reservation = await self._reserve(identity, ask, entry)
         if implied := reservation.implied_bound:  # what was reserved must be the most it can cost
             ask = msgspec.structs.replace(ask, body=bounded_as_reserved(ask.task, ask.body, implied), bound=implied)
+        return Checked(ask, entry, reservation)
+
+    async def accept(
+        self,
+        identity: Identity,
+        ask: Ask,
+        entry: ModelEntry,
+        close: Callable[[Exchange | None], None],
+        head: bytes = b"",
+    ) -> Exchange:
+        """Make what was checked durable. `close` settles what was reserved, by how it ended; or it is refunded, where nothing
+        was accepted. `head`: see `Reservation`. Raises as `admit`."""
         try:
             self.bounds.take(entry.pool, identity.tenant, entry.limits, self._presence.backlog(entry.pool))
         except BaseException:
-            reservation.refund()
+            close(None)
             raise
         deadline_s = min(ask.deadline_s or entry.limits.deadline_s(ask.lane), _MAX_DEADLINE_S)
         if ask.deadline_s is None and goes_directly(entry, lane=ask.lane, streamed=ask.streamed, delivery=ask.delivery):
@@ -122,9 +150,9 @@ class Admission:
         )  # fmt: skip
         exchange.durable = ask.delivery == RESULTS
         exchange.estimated_tokens = len(ask.body) // _BYTES_PER_TOKEN
-        exchange.rate_head = reservation.head
+        exchange.rate_head = head
         exchange.load = lambda ticket: load_answer(self._payload_bus, identity.tenant, ticket)
-        exchange.on_closed(lambda: self._on_closed(exchange, reservation))
+        exchange.on_closed(lambda: self._on_closed(exchange, close))
         try:
             await self._publish(identity, ask, entry, exchange, deadline_s)
         except BaseException:
@@ -140,8 +168,8 @@ class Admission:
             identity, entry.name, lambda: estimator.estimate(ask.task, ask.body, ask.json_bytes)
         )
 
-    def _on_closed(self, exchange: Exchange, reservation: Reservation) -> None:
-        reservation.close(exchange)
+    def _on_closed(self, exchange: Exchange, close: Callable[[Exchange | None], None]) -> None:
+        close(exchange)
         self.bounds.give(exchange.pool, exchange.tenant, drained=exchange.finished)
         if self._withdrawals is not None:
             self._withdrawals.look_at(exchange)
@@ -198,6 +226,7 @@ class Admission:
                 priority=identity.priority,
                 bound=ask.bound,
                 json_bytes=ask.json_bytes,
+                rows=ask.rows,
             )
             if goes_directly(entry, lane=ask.lane, streamed=ask.streamed, delivery=ask.delivery):
                 direct = routes.direct(

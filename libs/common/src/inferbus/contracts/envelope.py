@@ -27,7 +27,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"
     `priority` is served sooner by engines that have priorities, within its lane.
     `bound` is a length of the answer that the platform wrote into the body, since the client named none: an engine that has
     less room takes what it has. `json_bytes`: so long is the JSON in front of a body's binary tensors (KServe v2); 0: all
-    of the body.
+    of the body. `rows`: the body has so many rows of a batch, each a request (`contracts.groups`); 0: it is one request.
     """
 
     request_id: str
@@ -49,6 +49,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag="work.envelope.v1"
     priority: int = 0
     bound: int = 0
     json_bytes: int = 0
+    rows: int = 0
 
 
 HEADERS = {
@@ -71,6 +72,7 @@ HEADERS = {
     "Ib-Priority": "priority",
     "Ib-Bound": "bound",
     "Ib-Json-Bytes": "json_bytes",
+    "Ib-Rows": "rows",
 }
 _DEFAULTS: dict[str, str | int] = {
     "Ib-Content-Type": "application/json",
@@ -78,6 +80,7 @@ _DEFAULTS: dict[str, str | int] = {
     "Ib-Priority": 0,
     "Ib-Bound": 0,
     "Ib-Json-Bytes": 0,
+    "Ib-Rows": 0,
 }
 
 
@@ -129,6 +132,7 @@ def envelope_from(headers: Mapping[str, str] | None) -> Envelope:
             priority=int(headers.get("Ib-Priority", "0")),
             bound=int(headers.get("Ib-Bound", "0")),
             json_bytes=int(headers.get("Ib-Json-Bytes", "0")),
+            rows=int(headers.get("Ib-Rows", "0")),
         )
     except KeyError as exc:
         raise InvalidRequest(f"work message without header {exc.args[0]}") from exc

@@ -1,4 +1,7 @@
-"""Usage: one event per request on `usage.<tenant>.<pool>`, kept in the stream USAGE; and the totals made of them."""
+"""Usage: one event per request on `usage.<tenant>.<pool>`, kept in the stream USAGE; and the totals made of them.
+
+A message has one event, or those of a group's rows as an array.
+"""
 
 from __future__ import annotations
 
@@ -60,6 +63,19 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, tag="usage.event.v1"
     @property
     def figures(self) -> Figures:
         return Figures(**{name: getattr(self, name) for name in FIGURES})
+
+
+_decode_one = msgspec.json.Decoder(UsageEvent).decode
+_decode_many = msgspec.json.Decoder(list[UsageEvent]).decode
+
+
+def events_in(data: bytes) -> list[UsageEvent]:
+    """Read a message of the ledger's stream: an event, or an array of those of a group's rows.
+
+    Raises:
+        msgspec.DecodeError: it is neither.
+    """
+    return _decode_many(data) if data.startswith(b"[") else [_decode_one(data)]
 
 
 FIGURES = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens", "wasted_tokens", "cost")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,10 @@ class DurableAttempt(Attempt):
         self._writer = DeltaWriter(self._bus, self.tenant, envelope.request_id, author, lambda: self.stop(STALE))
         self._ending: asyncio.Task[None] | None = None
         self._has_outcome = self._is_first = False
+        self.early_outcome: Callable[[], Outcome] | None = None
+        """Gives what a group had come to, where it ends before its rows do."""
+        self.on_stored: Callable[[], Awaitable[None]] | None = None
+        """What is done between the outcome and the acknowledgement."""
 
     @property
     def durable_name(self) -> tuple[str, str]:
@@ -72,6 +76,11 @@ class DurableAttempt(Attempt):
     @property
     def has_outcome(self) -> bool:
         return self._has_outcome
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the outcome that is stored is this attempt's."""
+        return self._is_first
 
     async def begin(self, fingerprint: str) -> Place:
         """Take the answer over from whoever wrote it, and learn where it stands.
@@ -144,6 +153,8 @@ class DurableAttempt(Attempt):
         if error is not None and self._ending is None:
             with suppress(Fenced):
                 await self._store(lambda: self._failure(error))
+        if self._has_outcome and self.on_stored is not None:
+            await self.on_stored()
         if self._has_outcome and self.is_row:
             self.delivery.ack()  # lost, it comes back and is found to be over
         elif self._has_outcome:
@@ -211,6 +222,8 @@ class DurableAttempt(Attempt):
 
     def _failure(self, error: InferbusError) -> Outcome:
         """Make the outcome of an error; what it cost is known as far as tokens came back."""
+        if self.early_outcome is not None:
+            return self.early_outcome()
         usage = Usage(0, sum(len(ids) for delta in self._writer.deltas for _, ids in delta.ids))
         if not self._writer.deltas:
             return failed_outcome(error, usage)

@@ -21,7 +21,7 @@ from inferbus.bus.pub_ack import EXPECTED, WrongSequence
 from inferbus.bus.server_clock import ServerClock, server_time
 from inferbus.bus.stored import read_since, read_stored
 from inferbus.contracts.outstanding import Outstanding
-from inferbus.contracts.usage import UsageEvent
+from inferbus.contracts.usage import events_in
 from inferbus.errors import InferbusError
 from inferbus.ledger.unspent import Unspent
 
@@ -113,7 +113,8 @@ class Reclaiming:
             async for page in read_since(self._bus, routes.STREAM_USAGE, routes.usage_filter(tenant), since):
                 for stored in page:
                     if unspent.concerns(stored.headers.get("Nats-Msg-Id", "")):
-                        unspent.count(msgspec.json.decode(stored.data, type=UsageEvent))
+                        for event in events_in(stored.data):
+                            unspent.count(event)
                 await asyncio.sleep(_PAUSE_S)
         return unspent
 

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from inferbus.bus.stored import Stored
-from inferbus.contracts.usage import FIGURES, Figures, Total, UsageEvent
+from inferbus.contracts.usage import FIGURES, Figures, Total, UsageEvent, events_in
 from inferbus.routes import token_safe
 
 _NONE = "="
@@ -48,12 +48,12 @@ def add(row: Total, events: Sequence[tuple[int, UsageEvent]]) -> Total:
 
 
 def events_of(stored: Iterable[Stored]) -> list[tuple[int, UsageEvent]]:
-    """Read events. What cannot be read is no event of ours: it is named in the log and left out."""
+    """Read events; those of one message have its sequence. What cannot be read is no event of ours: it is named in the log
+    and left out."""
     found: list[tuple[int, UsageEvent]] = []
-    decode = msgspec.json.Decoder(UsageEvent).decode
     for one in stored:
         try:
-            found.append((one.seq, decode(one.data)))
+            found += [(one.seq, event) for event in events_in(one.data)]
         except msgspec.DecodeError as exc:
             log.error("usage_event_unreadable", seq=one.seq, error=str(exc))
     return found

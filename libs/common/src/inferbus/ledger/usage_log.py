@@ -37,12 +37,16 @@ _MOST_LATER = 10_000
 log = structlog.get_logger()
 
 
+Events = UsageEvent | list[UsageEvent]
+"""A request's, or those of a group's rows, which are one message."""
+
+
 class Record:
-    """One event on its way. `name` is the request's, the same whoever writes it."""
+    """One message on its way. `name` is the request's or the group's, the same whoever writes it."""
 
     __slots__ = ("answer", "event", "name", "token")
 
-    def __init__(self, name: str, event: UsageEvent, token: str, answer: asyncio.Future[PubAck]) -> None:
+    def __init__(self, name: str, event: Events, token: str, answer: asyncio.Future[PubAck]) -> None:
         self.name = name
         self.event = event
         self.token = token
@@ -75,15 +79,14 @@ class UsageLog:
         await self._bus.listen(f"{self._inbox}.*", self._on_answer)
         self._bus.on_disconnect(self._on_disconnect)
 
-    def begin(self, name: str, event: UsageEvent, *, soon: bool = False) -> Record:
-        """Send an event, before whatever is sent after it; `soon`: with that, or after 5 ms. `settle` or `forget` the record."""
+    def begin(self, name: str, event: Events, *, soon: bool = False) -> Record:
+        """Send an event (or several of one subject), before whatever is sent after it; `soon`: with that, or after 5 ms. `settle` or `forget` the record."""
         token = str(next(self._tokens))
         record = Record(name, event, token, asyncio.get_running_loop().create_future())
         self._open[token] = record
         headers = f"NATS/1.0\r\n{_MSG_ID}: {name}\r\n\r\n".encode()
-        subject = routes.usage(event.tenant, event.pool)
         try:
-            self._bus.nc.send_named(subject, to_json(event), f"{self._inbox}.{token}", headers, soon=soon)
+            self._bus.nc.send_named(_subject_of(event), to_json(event), f"{self._inbox}.{token}", headers, soon=soon)
         except nats.errors.Error as exc:  # it is sent again by `settle`
             record.answer.set_exception(DependencyDown(f"the bus takes nothing now: {exc!r}"))
         return record
@@ -100,7 +103,8 @@ class UsageLog:
         return not is_stored and len(self._open) < _MANY
 
     async def settle(self, record: Record, *, amend: bool) -> None:
-        """Wait until the event is stored. If one of the request was, and `amend`, store how this one differs from it.
+        """Wait until the event is stored. If one of the request was, and `amend`, store how this one differs from it. (Those
+        of a group are made of what is stored of it, and do not differ.)
 
         Where it cannot be stored in time it is written to the log, whole, and counted; and tried on beside.
         """
@@ -128,8 +132,8 @@ class UsageLog:
             self._written.inc()
             return
         self._again.inc()
-        if amend:
-            await self._amend(record, ack.seq, hold_s, full_s)
+        if amend and isinstance(record.event, UsageEvent):
+            await self._amend(record.name, record.event, ack.seq, hold_s, full_s)
 
     def _try_on(self, record: Record, *, amend: bool) -> None:
         if len(self._later) >= _MOST_LATER:
@@ -153,7 +157,7 @@ class UsageLog:
 
     def _lose(self, record: Record) -> None:
         self._lost.inc()
-        log.error("usage_not_stored", name=record.name, request_id=record.event.request_id)
+        log.error("usage_not_stored", name=record.name)
 
     async def _stored(self, record: Record, hold_s: float, full_s: float) -> PubAck:
         try:
@@ -164,9 +168,9 @@ class UsageLog:
         except (TimeoutError, InferbusError):
             return await self._accept(record.event, record.name, hold_s, full_s)
 
-    async def _accept(self, event: UsageEvent, name: str, hold_s: float, full_s: float) -> PubAck:
+    async def _accept(self, event: Events, name: str, hold_s: float, full_s: float) -> PubAck:
         """Store an event, however long the bus is away or full, up to the bounds."""
-        subject, data, begun = routes.usage(event.tenant, event.pool), to_json(event), time.monotonic()
+        subject, data, begun = _subject_of(event), to_json(event), time.monotonic()
         while True:
             try:
                 await self._bus.wait_connected(max(0.01, begun + hold_s - time.monotonic()))
@@ -177,19 +181,19 @@ class UsageLog:
                     raise
                 await asyncio.sleep(_AGAIN_S)
 
-    async def _amend(self, record: Record, seq: int, hold_s: float, full_s: float) -> None:
+    async def _amend(self, name: str, event: UsageEvent, seq: int, hold_s: float, full_s: float) -> None:
         """An earlier attempt's event stands: add what is missing from it, so that the sum is this one's."""
         first = await self._read(seq)
         recorded = first.figures
         for n in itertools.count(1):
-            missing = record.event.figures - recorded
+            missing = event.figures - recorded
             if not missing:
                 return
             figures = msgspec.structs.asdict(missing)
-            event = msgspec.structs.replace(record.event, outcome=AMENDED, at=first.at, **figures)
-            ack = await self._accept(event, f"{record.name}:{n}", hold_s, full_s)
+            amended = msgspec.structs.replace(event, outcome=AMENDED, at=first.at, **figures)
+            ack = await self._accept(amended, f"{name}:{n}", hold_s, full_s)
             if not ack.duplicate:
-                log.info("usage_amended", name=record.name, request_id=event.request_id, **figures)
+                log.info("usage_amended", name=name, request_id=event.request_id, **figures)
                 return
             recorded += (await self._read(ack.seq)).figures
 
@@ -213,3 +217,8 @@ class UsageLog:
         for record in self._open.values():
             if not record.answer.done():
                 record.answer.set_exception(DependencyDown("the bus connection was lost"))
+
+
+def _subject_of(event: Events) -> str:
+    one = event if isinstance(event, UsageEvent) else event[0]
+    return routes.usage(one.tenant, one.pool)

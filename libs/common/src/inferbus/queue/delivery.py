@@ -15,7 +15,9 @@ from nats.aio.msg import Msg
 from inferbus import routes
 from inferbus.bus import Bus
 from inferbus.contracts import dead_letter
+from inferbus.contracts.groups import ROWS_HEADER
 from inferbus.errors import DependencyDown, InferbusError, Permanent
+from inferbus.queue.slots import Slots
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _MAX_DLQ_SUBJECT_BYTES = 900  # below the bus's limit; the whole subject is in a header
@@ -36,7 +38,9 @@ class Delivery:
         "headers",
         "pending",
         "reply",
+        "rows",
         "seq",
+        "slots",
         "stored_s",
         "stream",
         "subject",
@@ -58,6 +62,11 @@ class Delivery:
         self.pending = int(tokens[8 + offset])
         self.age_s = 0.0
         self.abandoned = False
+        rows = self.headers.get(ROWS_HEADER)
+        self.rows = int(rows) if rows is not None and rows.isdecimal() else 1
+        """How many rows it still has to end, each of which takes a slot; 1 where it is a request itself."""
+        self.slots: Slots | None = None
+        """Where its rows get their slots."""
         self.free_slot: Callable[[], None] = _holds_none
         """Give its slot to another, though this one is not at its end: what is left to do needs no engine. Idempotent."""
 

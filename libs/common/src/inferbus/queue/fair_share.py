@@ -82,14 +82,14 @@ class FairShare:
         room = free - sum(share.on_order for share in waiting)
         return orders + _by_turns(shares, room)
 
-    def charge(self, shares: Sequence[Share], share: Share) -> None:
-        """Count one delivery; call it while `pending` is what it was before. A bucket that did not wait begins where
+    def charge(self, shares: Sequence[Share], share: Share, cost: int = 1) -> None:
+        """Count one delivery, of `cost` requests; call it while `pending` is what it was before. A bucket that did not wait begins where
         the others are: having been away is no credit."""
         if share.pending <= 0:
             others = (other.clock for other in shares if other.pending > 0 and other is not share)
             share.clock = max(share.clock, min(others, default=self._clock))
         self._clock = max(self._clock, share.clock)
-        share.clock += 1 / share.weight
+        share.clock += cost / share.weight
 
 
 def _bound_leads(shares: Sequence[Share], least: float) -> None:

@@ -80,6 +80,8 @@ class Intake:
         self._paused = True
         self._stopped = False
         self._came = False
+        self.rows_each = 1
+        """Rows of the last message: what one that is pulled may need."""
         self._running: dict[Delivery, asyncio.Task[None]] = {}
         self._attempts: dict[int, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -140,6 +142,11 @@ class Intake:
     @property
     def running(self) -> int:
         return len(self._running)
+
+    @property
+    def held(self) -> int:
+        """Slots that what runs holds here, or waits for."""
+        return sum(delivery.rows for delivery in self._running)
 
     @property
     def pending(self) -> int:
@@ -231,7 +238,8 @@ class Intake:
         window = self._slots.window
         if self._settings.lane == routes.BATCH:  # standing it waits for one; what is known to wait comes in handfuls
             window = max(1, min(self._slots.handful, self.share.pending))
-        want = min(self._slots.free_for(self._settings.lane, routes.BATCH), window) - self.share.on_order
+        free = -(-self._slots.free_for(self._settings.lane, routes.BATCH) // self.rows_each)
+        want = min(free, window) - self.share.on_order
         if want <= 0 or (self.share.on_order and want < window // 2):
             return
         self.share.on_order += want
@@ -249,8 +257,9 @@ class Intake:
         if generation == self._generation and self.share.on_order:
             self.share.on_order -= 1
         if self._turns is not None:
-            self._turns.charge(self.share)
+            self._turns.charge(self.share, delivery.rows)
         self.share.pending = delivery.pending
+        self.rows_each = delivery.rows
         if self._is_running(delivery):
             return
         if self._paused:
@@ -258,7 +267,7 @@ class Intake:
             return
         self._came = True
         self._slots.take()
-        delivery.free_slot = once(self._slots.give)
+        delivery.free_slot, delivery.slots = once(self._slots.give), self._slots
         self._running[delivery] = asyncio.create_task(self._run(delivery))
         self._attempts[delivery.seq] = delivery.attempt
         self._kick.set()

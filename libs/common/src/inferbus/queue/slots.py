@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Callable
 
 
@@ -15,6 +17,9 @@ class Slots:
     while a queue is empty). One intake alone never runs more than `total`; where several share the slots, they may
     together overshoot by what the others' pulls bring: an interactive intake's by at most `window`, a batch one's by 1,
     or, while it knows of more that waits, by a `handful`, for as long as a pull takes.
+
+    A message of the batch lane may bring several rows, which take their slots here (`want`), in the order they came: what
+    lies here goes before what is still to be pulled.
     """
 
     def __init__(self, total: int, *, reserve: int | None = None) -> None:
@@ -25,6 +30,8 @@ class Slots:
         self.busy = 0
         self._wakers: list[Callable[[], None]] = []
         self._turn = 0
+        self._rows: deque[asyncio.Future[bool]] = deque()
+        self._is_open = True
 
     @property
     def free(self) -> int:
@@ -42,7 +49,7 @@ class Slots:
 
     def free_for(self, lane: str, batch_lane: str) -> int:
         """Give the slots a lane may fill now."""
-        return max(0, self.free - self.reserve) if lane == batch_lane else self.free
+        return max(0, self.free - self.reserve - len(self._rows)) if lane == batch_lane else self.free
 
     def register(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Have `wake` called whenever a slot came free; call what is returned to end that."""
@@ -55,10 +62,41 @@ class Slots:
     def give(self) -> None:
         """Return a slot and let the next intake in turn pull first."""
         self.busy -= 1
+        self._serve_rows()
         count = len(self._wakers)
         self._turn += 1
         for i in range(count):
             self._wakers[(self._turn + i) % count]()
+
+    # --- rows that lie here -------------------------------------------------------------------------------------------
+
+    def want(self) -> asyncio.Future[bool]:
+        """Ask for a slot of the batch lane: True once it is taken, False where nothing is begun any more."""
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if self._is_open:
+            self._rows.append(turn)
+            self._serve_rows()
+        else:
+            turn.set_result(False)
+        return turn
+
+    def turn_away(self) -> None:
+        """Begin no row that waits here, nor any to come until `reopen`."""
+        self._is_open = False
+        rows, self._rows = self._rows, deque()
+        for turn in rows:
+            if not turn.done():
+                turn.set_result(False)
+
+    def reopen(self) -> None:
+        self._is_open = True
+
+    def _serve_rows(self) -> None:
+        while self._rows and self.free > self.reserve:
+            turn = self._rows.popleft()
+            if not turn.done():  # whoever wanted it may be gone
+                self.take()
+                turn.set_result(True)
 
 
 def once(give: Callable[[], None]) -> Callable[[], None]:

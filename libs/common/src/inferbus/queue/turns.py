@@ -19,12 +19,16 @@ class Bucket(Protocol):
     """What takes turns: an intake."""
 
     share: Share
+    rows_each: int
+    """Rows that a message of it had last: what one that is pulled may need."""
 
     @property
     def can_order(self) -> bool: ...
 
     @property
-    def running(self) -> int: ...
+    def held(self) -> int:
+        """Slots that what runs of it holds, or waits for."""
+        ...
 
     def order(self, count: int, *, standing: bool) -> None:
         """Send a pull for `count` messages; raises DependencyDown where the bus is away."""
@@ -59,9 +63,9 @@ class Turns:
         for number, share in enumerate(self._shares):
             share.weight = weights[number] if number < len(weights) else 1
 
-    def charge(self, share: Share) -> None:
-        """Count a delivery, before its share is told what is left behind it."""
-        self._fair.charge(self._shares, share)
+    def charge(self, share: Share, rows: int = 1) -> None:
+        """Count a delivery of so many rows, before its share is told what is left behind it."""
+        self._fair.charge(self._shares, share, rows)
 
     def wake(self) -> None:
         if not self._is_dealing:
@@ -80,8 +84,9 @@ class Turns:
         if free <= 0:
             return
         able = [bucket for bucket in self._buckets if bucket.can_order]
+        free = -(-free // max((bucket.rows_each for bucket in able if bucket.share.pending), default=1))
         for bucket in able:
-            bucket.share.running = bucket.running
+            bucket.share.running = bucket.held
         try:
             for order in self._fair.deal([bucket.share for bucket in able], free, self.window):
                 able[order.index].order(order.count, standing=order.standing)

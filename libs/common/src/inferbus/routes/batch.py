@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "KV_JOBS", "STREAM_BATCH_CHUNKS", "STREAM_BATCH_PARTS", "SUBJECTS_BATCH_CHUNKS", "SUBJECTS_BATCH_PARTS",
-    "batch_chunk", "batch_chunks_of", "batch_part", "batch_parts_of", "durable_chunks", "line_request",
+    "batch_chunk", "batch_chunks_of", "batch_part", "batch_parts_of", "durable_chunks", "group_request", "line_request",
 ]  # fmt: skip
 
 STREAM_BATCH_CHUNKS, STREAM_BATCH_PARTS = "BATCH_CHUNKS", "BATCH_PARTS"
@@ -37,3 +37,8 @@ def batch_parts_of(tenant: str, job: str) -> str:
 def line_request(job: str, line: int, attempt: int = 1) -> str:
     """The request id of a line: of the first time it is asked, or of another that a stored failure made necessary."""
     return f"{job}-{line}" if attempt == 1 else f"{job}-{line}-r{attempt}"
+
+
+def group_request(job: str, chunk: int, attempt: int, n: int) -> str:
+    """The request id of a group of rows: the n-th of one delivery of a chunk."""
+    return f"{job}-c{chunk}-{attempt}-{n}"

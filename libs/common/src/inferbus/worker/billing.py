@@ -5,6 +5,7 @@ how it is written once `inferbus.ledger.usage_log`'s.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from inferbus.answers.attempts import ASKER_GONE, Attempt
 from inferbus.bus import Bus
@@ -13,9 +14,11 @@ from inferbus.contracts.control import CANCEL, CONFIRM, DROP, EXPIRE, STALE
 from inferbus.contracts.durable import Outcome, outcome_from
 from inferbus.contracts.envelope import Envelope
 from inferbus.contracts.facts import QUEUED
+from inferbus.contracts.groups import ABORTED, ANSWERED, ROWS_TYPE, RowAnswer, answers_from
 from inferbus.contracts.prices import cost
 from inferbus.contracts.step import Usage
 from inferbus.contracts.usage import ABANDONED, CANCELLED, CHARGED, DEADLINE, FINISHED, REJECTED, UsageEvent
+from inferbus.durable.outcomes import whole_outcome
 from inferbus.errors import Cancelled
 from inferbus.ledger.names import usage_name
 from inferbus.ledger.prices import PriceBook
@@ -47,16 +50,17 @@ class Billing:
         return bill
 
     def event(
-        self, envelope: Envelope, delivery: Delivery, subject: InferSubject, *, outcome: str, usage: Usage, begun: float
-    ) -> UsageEvent:
-        """Make the event of a request that ended just now; `begun` is the monotonic time of its receipt."""
+        self, envelope: Envelope, delivery: Delivery, subject: InferSubject, *, outcome: str, usage: Usage,
+        engine_s: float, waited_s: float = 0.0, request_id: str = "",
+    ) -> UsageEvent:  # fmt: skip
+        """Make the event of a request, or of one of a group's rows: `request_id` is the row's. Times count from its receipt;
+        it was with the engine for `engine_s` after it had waited here for `waited_s`."""
         model = envelope.model or self._model
-        engine_s = time.monotonic() - begun
         price = self._prices.price_of(model, envelope.price_version)
         charged = outcome in CHARGED
         counted = usage if charged else Usage()
         return UsageEvent(
-            request_id=envelope.request_id,
+            request_id=request_id or envelope.request_id,
             tenant=subject.tenant,
             key_id=envelope.key_id,
             team=envelope.team,
@@ -69,13 +73,13 @@ class Billing:
             prompt_tokens=counted.prompt_tokens,
             completion_tokens=counted.completion_tokens,
             cached_tokens=counted.cached_tokens,
-            queue_s=round(delivery.age_s, 6),
+            queue_s=round(delivery.age_s + waited_s, 6),
             engine_s=round(engine_s, 6),
             cost=cost(price, counted) if price is not None else 0,
             price_version=price.version if price is not None else "",
             outcome=outcome,
             trace_id=_trace_of(envelope.traceparent),
-            at=round(delivery.stored_s + delivery.age_s + engine_s, 3),
+            at=round(delivery.stored_s + delivery.age_s + waited_s + engine_s, 3),
             wasted_tokens=0 if charged else usage.prompt_tokens + usage.completion_tokens,
         )
 
@@ -93,11 +97,32 @@ class Billing:
         stored = await last_stored(bus, STREAM_RESULTS, results(subject.tenant, envelope.request_id))
         if stored is None:
             return
-        kept = outcome_from(stored.headers, b"")
+        kept = outcome_from(stored.headers, stored.data)
+        if kept.content_type == ROWS_TYPE:
+            answers = answers_from((await whole_outcome(bus, subject.tenant, kept)).body)
+            await self.settle_rows(envelope, delivery, subject, answers)
+            return
         event = self.event(
-            envelope, delivery, subject, outcome=_of_kept(kept), usage=kept.usage, begun=time.monotonic()
+            envelope, delivery, subject, outcome=_of_kept(kept), usage=kept.usage, engine_s=0.0
         )  # fmt: skip
-        await self.log.settle(self.log.begin(_name_of(envelope), event), amend=False)
+        await self.log.settle(self.log.begin(name_of(envelope), event), amend=False)
+
+    async def settle_rows(
+        self, envelope: Envelope, delivery: Delivery, subject: InferSubject, answers: Iterable[RowAnswer], *,
+        aborted: str = CANCELLED,
+    ) -> None:  # fmt: skip
+        """Have what a group's rows took in the ledger: an event each, in one message of the group's name. `aborted` says
+        what those had that were aborted."""
+        events = [
+            self.event(
+                envelope, delivery, subject, outcome=_of_answer(answer, aborted), usage=answer.usage,
+                engine_s=answer.engine_s, waited_s=answer.waited_s, request_id=answer.request_id,
+            )
+            for answer in answers
+            if answer.how in (ANSWERED, ABORTED)
+        ]  # fmt: skip
+        if events:
+            await self.log.settle(self.log.begin(name_of(envelope), events, soon=True), amend=False)
 
 
 class Bill:
@@ -143,10 +168,11 @@ class Bill:
         attempt = self._attempt
         envelope = attempt.envelope
         event = self._billing.event(
-            envelope, attempt.delivery, self._subject, outcome=outcome, usage=usage, begun=self._begun
-        )
+            envelope, attempt.delivery, self._subject, outcome=outcome, usage=usage,
+            engine_s=time.monotonic() - self._begun,
+        )  # fmt: skip
         soon = self._subject.lane == BATCH
-        self._record = self._billing.log.begin(_name_of(envelope), event, soon=soon)
+        self._record = self._billing.log.begin(name_of(envelope), event, soon=soon)
 
     def _usage(self) -> Usage:
         return self._sink.usage if self._sink.status else self._sink.spent().usage
@@ -163,8 +189,8 @@ class Bill:
         return getattr(error, "code", "internal")
 
 
-def _name_of(envelope: Envelope) -> str:
-    """Name a request for the stream, whoever works on it."""
+def name_of(envelope: Envelope) -> str:
+    """Name a request, or a group, for the stream, whoever works on it."""
     return usage_name(envelope.asker, envelope.tag_no)
 
 
@@ -173,6 +199,12 @@ def _of_kept(kept: Outcome) -> str:
         return REJECTED if kept.status >= 400 else FINISHED
     code = kept.failure.code
     return CANCELLED if code == Cancelled.code else DEADLINE if code.startswith(DEADLINE) else code
+
+
+def _of_answer(answer: RowAnswer, aborted: str) -> str:
+    if answer.how == ABORTED:
+        return aborted
+    return REJECTED if answer.status >= 400 else FINISHED
 
 
 def _trace_of(traceparent: str) -> str:

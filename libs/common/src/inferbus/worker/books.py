@@ -21,6 +21,8 @@ from inferbus.telemetry.tracing import Tracing, end_span
 from inferbus.worker.engine_sink import EngineSink, Spent
 from inferbus.worker.metrics import WorkerMetrics
 
+_NO_ROWS: dict[str, int] = {}
+
 
 class Entry:
     """One attempt in the books."""
@@ -58,7 +60,8 @@ class Books:
             phase, usage = spent.phase, spent.usage
             self._tell(entry, outcome, spent)
         duration_s = time.monotonic() - entry.begun
-        self._metrics.observe(outcome, usage, duration_s, entry.delivery.age_s)
+        rows = entry.envelope.rows
+        self._metrics.observe(outcome, usage, duration_s, entry.delivery.age_s, count=rows or 1)
         attributes: dict[str, str | int | float | bool] = {
             "gen_ai.usage.input_tokens": usage.prompt_tokens,
             "gen_ai.usage.output_tokens": usage.completion_tokens,
@@ -81,6 +84,7 @@ class Books:
             duration_ms=round(duration_s * 1000, 1),
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
+            **({"rows": rows} if rows else _NO_ROWS),
         )
 
     def _tell(self, entry: Entry, reason: str, spent: Spent) -> None:

@@ -46,11 +46,12 @@ class WorkerMetrics:
         )
         self._pool = pool
 
-    def observe(self, outcome: str, usage: Usage, duration_s: float, queued_s: float) -> None:
+    def observe(self, outcome: str, usage: Usage, duration_s: float, queued_s: float, *, count: int = 1) -> None:
+        """Count an attempt that ended, of so many requests: a group's rows are one attempt."""
         counter = self._by_outcome.get(outcome)
         if counter is None:
             counter = self._by_outcome[outcome] = self._finished.labels(self._pool, outcome)
-        counter.inc()
+        counter.inc(count)
         self._prompt.inc(usage.prompt_tokens)
         self._completion.inc(usage.completion_tokens)
         self._duration.observe(duration_s)

@@ -90,11 +90,14 @@ class Queues:
 
     async def pause(self) -> None:
         self._paused = True
+        self._begin_no_row()
         for door in self._doors:
             await door.pause()
 
     async def resume(self) -> None:
         self._paused = False
+        if self._slots is not None:
+            self._slots.reopen()
         for door in self._doors:
             await door.resume()
 
@@ -103,12 +106,18 @@ class Queues:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._begin_no_row()
         ended = await asyncio.gather(*(door.drain(grace_s) for door in self._doors))
         for door in self._doors:
             await door.stop()
         for turns in self._turns.values():
             turns.close()
         return all(ended)
+
+    def _begin_no_row(self) -> None:
+        """Have rows that lie here without a slot go back: others may have room for them."""
+        if self._slots is not None:
+            self._slots.turn_away()
 
     async def _follow(self, slots: Slots) -> None:
         seen, seen_weights = -1, _NO_WEIGHTS

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 from opentelemetry.trace import Span
@@ -19,6 +21,7 @@ from inferbus.bus.tickets import load_payload, ticket_from
 from inferbus.bus.waiting import NoResponders
 from inferbus.codec import pack, unpacker
 from inferbus.contracts.envelope import RESULTS, Envelope, UnknownVersion, envelope_from
+from inferbus.contracts.groups import rows_from
 from inferbus.contracts.step import CANCELLED, FRESH, GONE, Answer, Ask, Resume
 from inferbus.durable.attempt import DurableAttempt
 from inferbus.errors import (
@@ -26,6 +29,7 @@ from inferbus.errors import (
     DependencyDown,
     EngineDead,
     InferbusError,
+    InvalidRequest,
     Permanent,
     Poison,
     ResumeImpossible,
@@ -39,9 +43,11 @@ from inferbus.worker.books import Books
 from inferbus.worker.durable_start import answer_without_asker, is_over
 from inferbus.worker.engine_sink import EngineSink
 from inferbus.worker.exclusion import Exclusion
+from inferbus.worker.group_run import GroupRun
 from inferbus.worker.metrics import WorkerMetrics
 from inferbus.worker.poison import is_poison
 from inferbus.worker.ports import Engine, Work
+from inferbus.worker.rows_bill import RowsBill
 
 _ASK_TIMEOUT_S = 1.0
 _REQUEUE_S = 0.2
@@ -161,7 +167,7 @@ class Serving:
         subject = routes.parse_infer(delivery.subject)
         entry = self._books.open(envelope, delivery, subject)
         sink = EngineSink(attempt, streamed=envelope.streamed)
-        bill = self._billing.open(attempt, sink, subject) if self._billing is not None else None
+        bill = self._billing.open(attempt, sink, subject) if self._billing is not None and not envelope.rows else None
         error: BaseException | None = None
         try:
             error = await self._serve(envelope, subject, delivery, attempt, sink, answer, expires_at, entry.span)
@@ -227,11 +233,19 @@ class Serving:
         )
         if attempt.over.done():  # cancelled while its body was fetched
             return Cancelled("stopped before it began")
-        attempt.on_stop = lambda: self._engine.abort(work.key)
-        deadline = asyncio.get_running_loop().call_at(expires_at, self._expire, work.key, sink)
+        run: Callable[[Work, EngineSink], Awaitable[None]] = self._engine.submit
+        stop: Callable[[], None] = partial(self._engine.abort, work.key)
+        if envelope.rows:
+            try:
+                group = self._group(attempt, work, subject)
+            except InvalidRequest as exc:
+                return exc
+            run, stop = group.run, group.stop
+        attempt.on_stop = stop
+        deadline = asyncio.get_running_loop().call_at(expires_at, _expire, sink, stop)
         try:
             sink.begin(resume)
-            await self._engine.submit(work, sink)
+            await run(work, sink)
             return await sink.done
         except InferbusError as exc:
             return exc
@@ -263,9 +277,19 @@ class Serving:
         finally:
             self._ending_rows -= 1
 
-    def _expire(self, key: str, sink: EngineSink) -> None:
-        sink.expired = True
-        self._engine.abort(key)
+    def _group(self, attempt: Attempt, work: Work, subject: routes.InferSubject) -> GroupRun:
+        """Make the run of a group's rows.
+
+        Raises:
+            InvalidRequest: they cannot be read, or nobody would keep what they come to.
+        """
+        if not isinstance(attempt, DurableAttempt):
+            raise InvalidRequest("a group's outcome is kept, or it is none")
+        run = GroupRun(self._engine, rows_from(work.body), attempt.delivery)
+        attempt.early_outcome = run.outcome
+        if self._billing is not None:
+            attempt.on_stored = RowsBill(self._billing, self._bus, attempt, subject, run.answers).settle
+        return run
 
     async def _body(self, envelope: Envelope, tenant: str, delivery: Delivery) -> bytes:
         if not envelope.ticket:
@@ -320,6 +344,11 @@ class Serving:
             return
         attempt.failed(error.code, error.message, final=False)
         delivery.nak(_REQUEUE_S)
+
+
+def _expire(sink: EngineSink, stop: Callable[[], None]) -> None:
+    sink.expired = True
+    stop()
 
 
 async def _settle(bill: Bill | None, error: BaseException | None = None) -> None:

@@ -105,11 +105,11 @@ class Reservation:
                 self._let_out(amount, leases)
         self._aged = True
 
-    def close(self, exchange: Exchange) -> None:
-        """Settle by how the request ended."""
+    def close(self, exchange: Exchange | None) -> None:
+        """Settle by how the request ended; None: it was not accepted."""
         if self._done or self.estimate is None:
             return
-        usage = charge_of(exchange, self.estimate)
+        usage = charge_of(exchange, self.estimate) if exchange is not None else None
         if usage is None:
             self.refund()
         else:

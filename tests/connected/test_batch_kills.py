@@ -14,9 +14,8 @@ from tests.main_path import MainPath
 from inferbus import routes
 from inferbus.batch.part_book import PartBook
 from inferbus.bus.stored import read_stored
-from inferbus.codec import from_json
 from inferbus.contracts.batch import COMPLETED, Counts, JobRecord, PartRecord
-from inferbus.contracts.usage import UsageEvent
+from inferbus.contracts.usage import events_in
 from inferbus.testing import NatsServer
 from inferbus_batch.fail_points import (
     CHUNK_BEGUN,
@@ -54,7 +53,7 @@ async def check_bills(path: MainPath, job: JobRecord) -> None:
         found = await read_stored(bus, routes.STREAM_USAGE, routes.usage_filter("dev"))
     finally:
         await bus.close()
-    events = [from_json(one.data, UsageEvent, what="event") for one in found]
+    events = [event for one in found for event in events_in(one.data)]
     charged = [event.request_id for event in events if event.requests]
     assert sorted(charged) == sorted(f"{job.id}-{line}" for line in range(1, job.counts.total + 1))
     assert sum(event.completion_tokens for event in events) == job.spent.completion_tokens

@@ -20,7 +20,8 @@ class FakeBucket:
         self.share = Share()
         self.share.pending = pending
         self.can_order = True
-        self.running = 0
+        self.held = 0
+        self.rows_each = 1
         self.is_away = False
         self.orders: list[tuple[int, bool]] = []
 

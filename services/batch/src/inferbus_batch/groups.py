@@ -144,7 +144,9 @@ class Groups:
         await self._bus.publish(routes.cancel(given.job.tenant, group_id), b"")
         await self._bus.remove(stored.stream, stored.sequence)
 
-    async def _outcomes(self, given: Given, chunk: int, attempt: int, queued: Iterable[str]):
+    async def _outcomes(
+        self, given: Given, chunk: int, attempt: int, queued: Iterable[str]
+    ) -> AsyncIterator[tuple[str, Outcome]]:
         """Give the outcomes of the groups of one delivery. They are numbered, and one that was never accepted is a gap: a page
         of nothing but gaps is the end."""
         known, n = frozenset(queued), 0

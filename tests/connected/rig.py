@@ -218,10 +218,11 @@ class Rig:
         return gateway
 
     async def worker(
-        self, process: str = "worker-0", *, ack_wait_s: float = ACK_WAIT_S, old_message_s: float = 5.0
-    ) -> WorkerSide:
+        self, process: str = "worker-0", *, ack_wait_s: float = ACK_WAIT_S, old_message_s: float = 5.0,
+        lane: str = routes.INTERACTIVE,
+    ) -> WorkerSide:  # fmt: skip
         bus, proxy = await self._connect("worker", process)
-        worker = WorkerSide(bus, process, ack_wait_s=ack_wait_s, old_message_s=old_message_s)
+        worker = WorkerSide(bus, process, ack_wait_s=ack_wait_s, old_message_s=old_message_s, lane=lane)
         worker.proxy = proxy
         await worker.start()
         self._stack.push_async_callback(worker.stop)

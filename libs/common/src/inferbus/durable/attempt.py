@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -43,6 +43,19 @@ NOT_STORED = "not_stored"
 log = structlog.get_logger()
 
 
+class Group(Protocol):
+    """What an attempt at a group of rows knows of them."""
+
+    def outcome(self) -> Outcome:
+        """Give what it has come to, where it ends before its rows do."""
+
+    async def begin_bill(self, *, is_first: bool) -> None:
+        """The outcome is stored, `is_first`: this attempt's. Send the rows' events, before anybody hears of it."""
+
+    async def settle(self) -> None:
+        """Wait until they are stored: the message is about to be ended."""
+
+
 class DurableAttempt(Attempt):
     """One attempt at one durable request. `begin` it before anything else."""
 
@@ -64,10 +77,8 @@ class DurableAttempt(Attempt):
         self._writer = DeltaWriter(self._bus, self.tenant, envelope.request_id, author, lambda: self.stop(STALE))
         self._ending: asyncio.Task[None] | None = None
         self._has_outcome = self._is_first = False
-        self.early_outcome: Callable[[], Outcome] | None = None
-        """Gives what a group had come to, where it ends before its rows do."""
-        self.on_stored: Callable[[], Awaitable[None]] | None = None
-        """What is done between the outcome and the acknowledgement."""
+        self.group: Group | None = None
+        """What is to be said of its rows, where it is a group's."""
 
     @property
     def durable_name(self) -> tuple[str, str]:
@@ -76,11 +87,6 @@ class DurableAttempt(Attempt):
     @property
     def has_outcome(self) -> bool:
         return self._has_outcome
-
-    @property
-    def is_first(self) -> bool:
-        """Whether the outcome that is stored is this attempt's."""
-        return self._is_first
 
     async def begin(self, fingerprint: str) -> Place:
         """Take the answer over from whoever wrote it, and learn where it stands.
@@ -153,8 +159,8 @@ class DurableAttempt(Attempt):
         if error is not None and self._ending is None:
             with suppress(Fenced):
                 await self._store(lambda: self._failure(error))
-        if self._has_outcome and self.on_stored is not None:
-            await self.on_stored()
+        if self._has_outcome and self.group is not None:
+            await self.group.settle()
         if self._has_outcome and self.is_row:
             self.delivery.ack()  # lost, it comes back and is found to be over
         elif self._has_outcome:
@@ -206,6 +212,8 @@ class DurableAttempt(Attempt):
             log.error("outcome_not_stored", request_id=self.envelope.request_id, code=exc.code, error=exc.message)
             return None
         self._has_outcome = True
+        if self.group is not None:
+            await self.group.begin_bill(is_first=self._is_first)
         return outcome
 
     def _events(self, usage: Usage, content_type: str) -> Outcome:
@@ -222,8 +230,8 @@ class DurableAttempt(Attempt):
 
     def _failure(self, error: InferbusError) -> Outcome:
         """Make the outcome of an error; what it cost is known as far as tokens came back."""
-        if self.early_outcome is not None:
-            return self.early_outcome()
+        if self.group is not None:
+            return self.group.outcome()
         usage = Usage(0, sum(len(ids) for delta in self._writer.deltas for _, ids in delta.ids))
         if not self._writer.deltas:
             return failed_outcome(error, usage)

@@ -100,19 +100,26 @@ class Billing:
         kept = outcome_from(stored.headers, stored.data)
         if kept.content_type == ROWS_TYPE:
             answers = answers_from((await whole_outcome(bus, subject.tenant, kept)).body)
-            await self.settle_rows(envelope, delivery, subject, answers)
+            record = self.begin_rows(envelope, delivery, subject, answers)
+            if record is not None:
+                await self.log.settle(record, amend=False)
             return
         event = self.event(
             envelope, delivery, subject, outcome=_of_kept(kept), usage=kept.usage, engine_s=0.0
         )  # fmt: skip
-        await self.log.settle(self.log.begin(name_of(envelope), event), amend=False)
+        await self.log.settle(self.log.begin(_name_of(envelope), event), amend=False)
 
-    async def settle_rows(
-        self, envelope: Envelope, delivery: Delivery, subject: InferSubject, answers: Iterable[RowAnswer], *,
+    def begin_rows(
+        self,
+        envelope: Envelope,
+        delivery: Delivery,
+        subject: InferSubject,
+        answers: Iterable[RowAnswer],
+        *,
         aborted: str = CANCELLED,
-    ) -> None:  # fmt: skip
-        """Have what a group's rows took in the ledger: an event each, in one message of the group's name. `aborted` says
-        what those had that were aborted."""
+    ) -> Record | None:
+        """Send what a group's rows took: an event each, in one message of the group's name; None where there is nothing to
+        say. `aborted` is the outcome of those that were. `settle` the record."""
         events = [
             self.event(
                 envelope, delivery, subject, outcome=_of_answer(answer, aborted), usage=answer.usage,
@@ -121,8 +128,7 @@ class Billing:
             for answer in answers
             if answer.how in (ANSWERED, ABORTED)
         ]  # fmt: skip
-        if events:
-            await self.log.settle(self.log.begin(name_of(envelope), events, soon=True), amend=False)
+        return self.log.begin(_name_of(envelope), events, soon=True) if events else None
 
 
 class Bill:
@@ -172,7 +178,7 @@ class Bill:
             engine_s=time.monotonic() - self._begun,
         )  # fmt: skip
         soon = self._subject.lane == BATCH
-        self._record = self._billing.log.begin(name_of(envelope), event, soon=soon)
+        self._record = self._billing.log.begin(_name_of(envelope), event, soon=soon)
 
     def _usage(self) -> Usage:
         return self._sink.usage if self._sink.status else self._sink.spent().usage
@@ -189,7 +195,7 @@ class Bill:
         return getattr(error, "code", "internal")
 
 
-def name_of(envelope: Envelope) -> str:
+def _name_of(envelope: Envelope) -> str:
     """Name a request, or a group, for the stream, whoever works on it."""
     return usage_name(envelope.asker, envelope.tag_no)
 

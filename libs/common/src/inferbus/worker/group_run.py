@@ -67,9 +67,9 @@ class GroupRun:
         )
 
     def outcome(self) -> Outcome:
-        """Give the outcome of a group that ended early: what its rows had come to by then."""
+        """Give the outcome of a group that ended early: what its rows have come to by now."""
         ended = {answer.request_id for answer in self.answers}
-        rest = [RowAnswer(row.request_id, NOT_BEGUN) for row in self._rows if row.request_id not in ended]
+        rest = [RowAnswer(row.request_id, GIVEN_BACK) for row in self._rows if row.request_id not in ended]
         return Outcome(
             status=200, usage=self.usage, content_type=ROWS_TYPE, body=answers_to([*self.answers, *rest])
         )  # fmt: skip
@@ -84,7 +84,6 @@ class GroupRun:
         try:
             await asyncio.gather(*tasks)
         except BaseException:
-            self.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -114,6 +113,9 @@ class GroupRun:
             error = await sink.done
         except InferbusError as exc:
             error = exc
+        except asyncio.CancelledError:
+            self._engine.abort(key)
+            raise
         finally:
             self._running.discard(key)
         waited_s, engine_s = begun - self._received, time.monotonic() - begun

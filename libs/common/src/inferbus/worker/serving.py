@@ -286,9 +286,7 @@ class Serving:
         if not isinstance(attempt, DurableAttempt):
             raise InvalidRequest("a group's outcome is kept, or it is none")
         run = GroupRun(self._engine, rows_from(work.body), attempt.delivery)
-        attempt.early_outcome = run.outcome
-        if self._billing is not None:
-            attempt.on_stored = RowsBill(self._billing, self._bus, attempt, subject, run.answers).settle
+        attempt.group = RowsBill(self._billing, self._bus, attempt, subject, run)
         return run
 
     async def _body(self, envelope: Envelope, tenant: str, delivery: Delivery) -> bytes:

@@ -54,7 +54,7 @@ class Batch:
     def __init__(self, gateway: GatewaySide) -> None:
         self.gateway = gateway
         self.asking = Asking(gateway.bus, gateway.admission, cast("VectorRows", None), attempts=3)
-        self.groups = Groups(gateway.bus, gateway.admission, self.asking)
+        self.groups = Groups(gateway.bus, gateway.admission, self.asking, slots_of=gateway.presence.least_slots)
         self.gate = Gate()
         self.given = Given(JOB, self.gate, lambda: Identity(tenant="dev"), 60.0)
 

@@ -21,7 +21,7 @@ from inferbus.batch.part_book import PartBook
 from inferbus.bus import Bus
 from inferbus.codec import from_json
 from inferbus.contracts.batch import ChunkSpec, JobRecord, PartRecord
-from inferbus.contracts.models import LLM
+from inferbus.contracts.models import LLM, ModelEntry
 from inferbus.errors import DependencyDown, Overloaded
 from inferbus.files.ports import Storage
 from inferbus.models import ModelRegistry
@@ -126,7 +126,7 @@ class ChunkRun:
         given = await self._given(lines, traceparent)
         self._deps.fail_points.reach(CHUNK_BEGUN, self.spec.n)
         if not self._gate.ending:
-            await self._rows(given).ask(self._ordered(list(lines.rows.values())), self._left)
+            await self._rows(given, lines).ask(self._ordered(list(lines.rows.values())), self._left)
         if self._gate.held:
             return HELD
         if self._gate.ending:
@@ -140,8 +140,7 @@ class ChunkRun:
         deps, attempt = self._deps, self._delivery.attempt
         queued = None
         if attempt > 1:
-            entries = [deps.models.resolve(row.model) for row in lines.rows.values()]
-            queued = await queued_requests(deps.bus, self._job.tenant, (one for one in entries if one is not None))
+            queued = await queued_requests(deps.bus, self._job.tenant, self._entries(lines))
         left_s = max(1.0, self._job.expires_at - time.time())
         given = Given(
             self._job, self._gate, lambda: deps.identity_of(self._job), min(deps.row_deadline_s, left_s),
@@ -151,11 +150,17 @@ class ChunkRun:
             self._left = await deps.groups.left_by(given, self.spec.n, attempt, queued.groups, lines.rows)
         return given
 
-    def _rows(self, given: Given) -> ChunkRows:
+    def _entries(self, lines: ChunkLines) -> list[ModelEntry]:
+        """Give the models the rows name, as far as there are such."""
+        named = (self._deps.models.resolve(name) for name in {row.model for row in lines.rows.values()})
+        return [entry for entry in named if entry is not None]
+
+    def _rows(self, given: Given, lines: ChunkLines) -> ChunkRows:
         deps = self._deps
+        group_rows = deps.groups.size({entry.pool for entry in self._entries(lines)}, deps.group_rows)
         return ChunkRows(
             deps.asking, deps.groups, deps.metrics, given, self._ends, chunk=self.spec.n, attempt=self._delivery.attempt,
-            at_once=deps.rows_at_once, group_rows=deps.group_rows,
+            at_once=deps.rows_at_once, group_rows=group_rows,
         )  # fmt: skip
 
     async def _lines(self) -> ChunkLines:

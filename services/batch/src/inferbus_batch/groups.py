@@ -7,7 +7,7 @@ A group's one outcome says of each row how it ended. What did not come to an ord
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -74,10 +74,18 @@ def grouped(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 class Groups:
     """Asks groups; one for all chunks of a process."""
 
-    def __init__(self, bus: Bus, admission: Admission, asking: Asking) -> None:
+    def __init__(self, bus: Bus, admission: Admission, asking: Asking, *, slots_of: Callable[[str], int]) -> None:
+        """`slots_of` gives the slots of the smallest worker of a pool, 0 where there is none."""
         self._bus = bus
         self._admission = admission
         self._asking = asking
+        self._slots_of = slots_of
+
+    def size(self, pools: Iterable[str], most: int) -> int:
+        """Give the rows that a group may have: at most half of what a worker runs at once, or others stand idle while one has
+        rows that wait."""
+        slots = [slots for pool in pools if (slots := self._slots_of(pool))]
+        return max(1, min([most, *(one // 2 for one in slots)]))
 
     async def ends_of(self, given: Given, rows: Sequence[Row], group_id: str) -> Ends:
         """Ask rows as one message and wait for what they come to.
@@ -96,7 +104,7 @@ class Groups:
             answers = answers_of(outcome)
             group.settle(answers or [])
         lines = {routes.line_request(given.job.id, row.line): row.line for row in rows}
-        return _ends(outcome, answers, lines)
+        return ends_from(outcome, answers, lines)
 
     async def _begin(self, given: Given, rows: Sequence[Row], group_id: str) -> tuple[Exchange, RowGroup] | None:
         """Have rows accepted; None where they are to be asked by themselves, or nothing is begun any more."""
@@ -127,7 +135,7 @@ class Groups:
         for earlier in range(1, attempt):
             async for group_id, outcome in self._outcomes(given, chunk, earlier, ours.keys()):
                 ours.pop(group_id, None)
-                outcomes |= _ends(outcome, answers_of(outcome), names).outcomes
+                outcomes |= ends_from(outcome, answers_of(outcome), names).outcomes
         return Left(
             outcomes, {group: frozenset(names[row] for row in rows & names.keys()) for group, rows in ours.items()}
         )
@@ -137,7 +145,9 @@ class Groups:
         outcome = await self._asking.found(given, group_id)
         if outcome is None and given.gate.is_shut:
             return Ends(is_open=True)
-        return _ends(outcome, answers_of(outcome), {routes.line_request(given.job.id, line): line for line in lines})
+        return ends_from(
+            outcome, answers_of(outcome), {routes.line_request(given.job.id, line): line for line in lines}
+        )
 
     async def stop(self, given: Given, group_id: str, stored: Stored) -> None:
         """Stop a queued group of an earlier delivery: nothing more is asked."""
@@ -172,7 +182,7 @@ def answers_of(outcome: Outcome | None) -> list[RowAnswer] | None:
         return None
 
 
-def _ends(outcome: Outcome | None, answers: Sequence[RowAnswer] | None, lines: Mapping[str, int]) -> Ends:
+def ends_from(outcome: Outcome | None, answers: Sequence[RowAnswer] | None, lines: Mapping[str, int]) -> Ends:
     """Say of each row what a group's outcome means for it; `lines` are those of the rows, by their request ids."""
     if outcome is None:
         return Ends(is_open=True)

@@ -228,7 +228,7 @@ def _workers(
     asking = Asking(bus, known.admission, VectorRows(bus, known.vectors), attempts=settings.row_attempts)
     chunks = ChunkDeps(
         bus=bus, storage=deps.storage, parts=parts, models=known.models, identity_of=known.submitters.identity_of,
-        asking=asking, groups=Groups(bus, known.admission, asking), group_rows=settings.group_rows, metrics=deps.metrics, tracing=deps.tracing,
+        asking=asking, groups=Groups(bus, known.admission, asking, slots_of=known.presence.least_slots), group_rows=settings.group_rows, metrics=deps.metrics, tracing=deps.tracing,
         fail_points=deps.fail_points, rows_at_once=max(1, settings.in_flight // settings.chunk_slots),
         row_deadline_s=settings.row_deadline_s, worker=settings.process,
     )  # fmt: skip

@@ -107,6 +107,10 @@ class PresenceTable:
         """Give the workers of a pool that are ready."""
         return [beat for beat, _ in self._beats.values() if pool in beat.pools and beat.state == READY]
 
+    def least_slots(self, pool: str) -> int:
+        """Give the slots of the smallest worker of a pool; 0 where none has said."""
+        return min((beat.slots for beat in self.workers(pool) if beat.slots), default=0)
+
     def backlog(self, pool: str) -> int:
         """Give the pool's open requests as its workers last reported them (at most 0.5 s old; O(1))."""
         return self._backlog.get(pool, 0)

@@ -36,6 +36,7 @@ from inferbus.contracts.features import (
     ServiceRecord,
 )
 from inferbus.contracts.files import FileRecord
+from inferbus.contracts.groups import GroupRow, RowAnswer
 from inferbus.contracts.keys import KeyEntry
 from inferbus.contracts.limits import LimitSet
 from inferbus.contracts.models import Buckets, Limits, ModelEntry
@@ -47,7 +48,7 @@ from inferbus.contracts.slots import SlotShares
 from inferbus.contracts.step import Answer, Ask, Delta, Failed, Finished, Frame, Started, Usage
 from inferbus.contracts.triton import TritonAsk, TritonReply
 from inferbus.contracts.turns import ModelTurn
-from inferbus.contracts.usage import Figures, LedgerPlace, Total, UsageEvent
+from inferbus.contracts.usage import Figures, LedgerPlace, Total, UsageEvent, events_in
 from inferbus.contracts.vector_manage import BackupFile, Backups, Erased
 from inferbus.contracts.vector_search import Filter, Hit, SearchAnswer, SearchRequest, VectorsRefused
 from inferbus.contracts.vector_stores import StoreFile, StoreRecord
@@ -118,6 +119,18 @@ OTHERS: list[tuple[Any, str]] = [
     (
         Control("a1", [ControlItem(7, 2), ControlItem(8, 0, 5, RUN)]),
         "92 a2 6131 92 94 07 02 00 00 94 08 00 05 ce12345678",
+    ),
+    (GroupRow("batch_1-7", b"{}", 16), "93 a9 62617463685f312d37 c402 7b7d 10"),
+    (
+        RowAnswer("batch_1-7", "answered", 200, Usage(12, 16, 4), b"{}", "application/json", 0.5, 0.25),
+        (
+            "98 a9 62617463685f312d37 a8 616e737765726564 ccc8 93 0c 10 04 c402 7b7d b0 6170706c69636174696f6e2f6a736f6e"
+            "cb3fe0000000000000 cb3fd0000000000000"
+        ),
+    ),
+    (
+        RowAnswer("batch_1-7", "given_back"),
+        "98 a9 62617463685f312d37 aa 676976656e5f6261636b 00 93 00 00 00 c400 a0 cb0000000000000000 cb0000000000000000",
     ),
 ]
 JSON: list[tuple[Any, bytes]] = [
@@ -528,6 +541,7 @@ ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
             priority=-5,
             bound=4096,
             json_bytes=81,
+            rows=16,
         ),
         {
             "Ib-Version": "1",
@@ -550,6 +564,7 @@ ENVELOPES: list[tuple[Envelope, dict[str, str]]] = [
             "Ib-Priority": "-5",
             "Ib-Bound": "4096",
             "Ib-Json-Bytes": "81",
+            "Ib-Rows": "16",
         },
     ),
 ]
@@ -609,6 +624,12 @@ def test_msgpack(value: msgspec.Struct, type_: Any, golden: str) -> None:
     data = bytes.fromhex(golden)
     assert pack(value).hex(" ") == data.hex(" ")
     assert unpacker(type_).decode(data) == value
+
+
+def test_a_message_of_the_ledger_is_an_event_or_an_array_of_them() -> None:
+    value, golden = next((value, golden) for value, golden in JSON if isinstance(value, UsageEvent))
+    assert events_in(golden) == [value]
+    assert events_in(b"[" + golden + b"," + golden + b"]") == [value, value]
 
 
 def test_a_step_message_is_an_array_of_frames() -> None:

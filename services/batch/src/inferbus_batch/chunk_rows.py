@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from inferbus import routes
 from inferbus.batch.lines import Row
@@ -58,35 +59,35 @@ class ChunkRows:
     async def _take_up(self, left: Left, rows: Mapping[int, Row]) -> None:
         for line, outcome in left.outcomes.items():
             if line in rows:
-                await self._begin([rows[line]], self._one(rows[line], outcome, taken=True))
+                await self._begin([rows[line]], partial(self._one, rows[line], outcome, taken=True))
         for group_id, lines in left.queued.items():
             group = [rows[line] for line in sorted(lines & rows.keys())]
-            await self._begin(group, self._group(group, group_id))
+            await self._begin(group, partial(self._group, group, group_id))
 
     async def _ask_new(self, rows: Iterable[Row]) -> None:
         """Group what was never asked; what was asked by itself before is asked so again."""
         begun = await self._asking.begun(self._given, [row.line for row in rows])
         alone, fresh = [row for row in rows if row.line in begun], [row for row in rows if row.line not in begun]
         for group in itertools.chain(([row] for row in alone), grouped(fresh, self._group_rows)):
-            if self._gate.is_shut:
-                return
-            await self._begin(group, self._one(group[0]) if len(group) == 1 else self._group(group))
+            await self._begin(group, partial(self._one, group[0]) if len(group) == 1 else partial(self._group, group))
 
-    async def _begin(self, rows: Sequence[Row], work: object) -> None:
-        """Run something for rows as soon as they have room."""
-        for _ in range(min(len(rows), self._at_once)):
+    async def _begin(self, rows: Sequence[Row], work: Callable[[], Awaitable[None]]) -> None:
+        """Run something for rows as soon as they have room, unless the gate is shut by then."""
+        room = min(len(rows), self._at_once)
+        for _ in range(room):
             await self._room.acquire()
 
         async def run() -> None:
             self._metrics.in_flight.inc(len(rows))
             try:
-                await work  # type: ignore[misc]  # a coroutine
+                if not self._gate.is_shut:
+                    await work()
             except Exception as error:
                 self._failures.append(error)
                 self._gate.hold("failed")
             finally:
                 self._metrics.in_flight.dec(len(rows))
-                for _ in range(min(len(rows), self._at_once)):
+                for _ in range(room):
                     self._room.release()
 
         task = asyncio.create_task(run())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -68,9 +68,14 @@ def write_input(path: Path, rows: int, *, model: str = MODEL, tokens: int = TOKE
 
 
 @asynccontextmanager
-async def place(folder: Path, itl_s: float = 0.0, *, simulator: bool = True) -> AsyncIterator[Place]:
-    """Run the platform, with a simulated engine of this pace or with vLLM."""
-    env = {"INFERBUS_LLM_WORKER_SIMULATOR_SLOTS": str(SLOTS), "INFERBUS_LLM_WORKER_SIMULATOR_ITL_S": str(itl_s)}
+async def place(
+    folder: Path, itl_s: float = 0.0, *, simulator: bool = True, env: Mapping[str, str] | None = None
+) -> AsyncIterator[Place]:
+    """Run the platform, with a simulated engine of this pace or with vLLM; `env` is for its processes."""
+    env = dict(env or {}) | {
+        "INFERBUS_LLM_WORKER_SIMULATOR_SLOTS": str(SLOTS),
+        "INFERBUS_LLM_WORKER_SIMULATOR_ITL_S": str(itl_s),
+    }
     async with platform(folder, simulator=simulator, env=env) as target:
         layout = Layout(root=ROOT, home=home_in(folder))
         state = read_state(layout)

@@ -1,9 +1,14 @@
-"""The same lines through a batch of ours and through vLLM's own `run-batch`: one engine each, with the same flags."""
+"""The same lines through a batch of ours and through vLLM's own `run-batch`: one engine each, with the same flags.
+
+Ours runs as it is shipped, with slots that batches never hold, and as a pool is set up that has nothing but batches to do,
+which is what `run-batch` is.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -26,19 +31,26 @@ class Theirs(msgspec.Struct, frozen=True):
     tokens: int
 
 
-async def beside_run_batch(folder: Path, rows: int, tokens: int) -> tuple[Run, Theirs]:
-    """Run both, one after the other, the engine warmed up with other lines before each."""
+async def beside_run_batch(folder: Path, rows: int, tokens: int) -> tuple[Run, Run, Theirs]:
+    """Run ours without a reserve, ours with it, and theirs, one after the other, the engine warmed up with other lines before
+    each."""
     folder.mkdir(parents=True)
     warm, source = folder / "warm.jsonl", folder / "lines.jsonl"
     write_input(warm, WARM_ROWS, model=MODEL, tokens=tokens, words="warm")
     write_input(source, rows, model=MODEL, tokens=tokens)
+    lines = ((warm, WARM_ROWS), (source, rows))
+    alone = await _ours(folder / "alone", lines, {"INFERBUS_LLM_WORKER_BATCH_RESERVE": "0"})
     theirs = await _theirs(folder, warm, source)
-    async with place(folder / "platform", simulator=False) as at:
-        for path, count in ((warm, WARM_ROWS), (source, rows)):
+    return alone, await _ours(folder / "shared", lines, {}), theirs
+
+
+async def _ours(folder: Path, lines: Sequence[tuple[Path, int]], env: dict[str, str]) -> Run:
+    async with place(folder, simulator=False, env=env) as at:
+        for path, count in lines:
             job = Job(at, count)
             await job.create(path)
-            ours = await job.over()
-    return ours, theirs
+            run = await job.over()
+    return run
 
 
 async def _theirs(folder: Path, warm: Path, source: Path) -> Theirs:

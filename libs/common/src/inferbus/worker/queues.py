@@ -60,9 +60,9 @@ class Queues:
         self._slots: Slots | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self, slots: int) -> None:
-        """Begin to pull for `slots` requests at once."""
-        self._slots = Slots(slots)
+    async def start(self, slots: int, *, reserve: int | None = None) -> None:
+        """Begin to pull for `slots` requests at once; batches never hold the last `reserve` of them."""
+        self._slots = Slots(slots, reserve=reserve)
         await self._grow(self._slots, 1)
         self._task = asyncio.create_task(self._follow(self._slots), name="queues-follow")
 

@@ -49,7 +49,8 @@ class Worker:
             if not await _first_of(self._engine.start(), stop) or not await _first_of(self._loaded(), stop):
                 return
             freeze_heap()
-            await self._queues.start(self._engine.slots)
+            reserve = self._settings.batch_reserve
+            await self._queues.start(self._engine.slots, reserve=reserve if reserve >= 0 else None)
             self.state = READY
             log.info("worker_ready", engine=self._engine.name, pool=self._settings.pool, slots=self._engine.slots)
             while await _first_of(self._until_dead(), stop):

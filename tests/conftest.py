@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ structlog.configure(
 # Every httpx client, and so every look at a metric, reads all authorities there are: 40 ms of CPU. This folder has none.
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
+
+if importlib.util.find_spec("hypothesis") is not None:  # not in every environment
+    from hypothesis import settings
+
+    # How long an example takes says how busy the machine is.
+    settings.register_profile("inferbus", deadline=None)
+    settings.load_profile("inferbus")
 
 WHOLE = frozenset({"tests/connected/test_up.py"})
 """Files whose tests share something dear. (xdist's marker for that does nothing under pytest 9.2.)"""

@@ -13,8 +13,7 @@ import msgspec
 
 from inferbus import routes
 from inferbus.bus.stored import read_stored
-from inferbus.codec import from_json
-from inferbus.contracts.usage import UsageEvent
+from inferbus.contracts.usage import UsageEvent, events_in
 from inferbus.testing import eventually
 from inferbus_bench.batch_job import MODEL, SLOTS, TOKENS, Job, Place, place, write_input
 
@@ -94,7 +93,7 @@ async def _watch_engine(at: Place, shares: list[float]) -> None:
 
 async def _events(at: Place) -> list[UsageEvent]:
     found = await read_stored(at.bus, routes.STREAM_USAGE, routes.usage_filter("dev"))
-    return [from_json(one.data, UsageEvent, what="event") for one in found]
+    return [event for one in found for event in events_in(one.data)]
 
 
 async def _resumed(at: Place) -> float:

@@ -25,9 +25,8 @@ from tests.main_path import MODEL, MainPath
 from inferbus import routes
 from inferbus.batch.part_book import PartBook
 from inferbus.bus.stored import read_stored
-from inferbus.codec import from_json
 from inferbus.contracts.batch import PartRecord
-from inferbus.contracts.usage import Figures, UsageEvent
+from inferbus.contracts.usage import Figures, UsageEvent, events_in
 from inferbus.ledger.reading import verify
 from inferbus.telemetry import logs
 from inferbus.testing import eventually
@@ -199,7 +198,7 @@ async def ledger(show: Show, path: MainPath, calm: Run, run: Run, crew: Crew) ->
     verdict = await verify(bus)
     found = await read_stored(bus, routes.STREAM_USAGE, routes.usage_filter("dev"))
     await bus.close()
-    events = [from_json(one.data, UsageEvent, what="event") for one in found]
+    events = [event for one in found for event in events_in(one.data)]
     sums = {one.batch.id: summed(events, one.batch.id) for one in (calm, run)}
     charged = Counter(
         event.request_id for event in events if event.request_id.startswith(run.batch.id) and event.completion_tokens

@@ -27,12 +27,8 @@ from inferbus.durable.attempt import DurableAttempt
 from inferbus.errors import (
     Cancelled,
     DependencyDown,
-    EngineDead,
     InferbusError,
     InvalidRequest,
-    Permanent,
-    Poison,
-    ResumeImpossible,
     Transient,
 )
 from inferbus.facts import Facts
@@ -43,15 +39,13 @@ from inferbus.worker.books import Books
 from inferbus.worker.durable_start import answer_without_asker, is_over
 from inferbus.worker.engine_sink import EngineSink
 from inferbus.worker.exclusion import Exclusion
+from inferbus.worker.failing import ASKER_GONE_S, end_failed, settle
 from inferbus.worker.group_run import GroupRun
 from inferbus.worker.metrics import WorkerMetrics
-from inferbus.worker.poison import is_poison
 from inferbus.worker.ports import Engine, Work
 from inferbus.worker.rows_bill import RowsBill
 
 _ASK_TIMEOUT_S = 1.0
-_REQUEUE_S = 0.2
-_ASKER_GONE_S = 1.0
 _ASKER_LOST_S = 12.0
 _ASK_AGAIN_S = 1.0
 _MOST_ENDING_ROWS = 32
@@ -172,13 +166,13 @@ class Serving:
         try:
             error = await self._serve(envelope, subject, delivery, attempt, sink, answer, expires_at, entry.span)
             if error is not None:
-                await self._on_error(error, attempt, delivery, answer, bill)
+                await end_failed(error, attempt, delivery, answer, bill)
             elif isinstance(attempt, DurableAttempt) and attempt.is_row and self._ending_rows < _MOST_ENDING_ROWS:
                 await self._end_row(attempt, bill)
             else:
                 await attempt.over
-                await _settle(bill)
-                await attempt.let_go(_ASKER_GONE_S)
+                await settle(bill)
+                await attempt.let_go(ASKER_GONE_S)
         except asyncio.CancelledError as exc:  # the worker is stopping: the intake hands the message back
             error = exc
             # Before the engine's own word for it, which would count as the end.
@@ -272,8 +266,8 @@ class Serving:
         try:
             attempt.delivery.free_slot()
             await attempt.over
-            await _settle(bill)
-            await attempt.let_go(_ASKER_GONE_S)
+            await settle(bill)
+            await attempt.let_go(ASKER_GONE_S)
         finally:
             self._ending_rows -= 1
 
@@ -294,65 +288,10 @@ class Serving:
             return delivery.data
         return await load_payload(self._bus, tenant, ticket_from(envelope.ticket))
 
-    async def _on_error(
-        self, error: BaseException, attempt: Attempt, delivery: Delivery, answer: Answer, bill: Bill | None
-    ) -> None:
-        """Decide what an error of the engine means for the request and its message."""
-        if attempt.over.done():  # cancelled, stale or asker gone: we stopped it ourselves
-            await _settle(bill, error)
-            await attempt.let_go(_ASKER_GONE_S)
-            return
-        if isinstance(error, EngineDead):
-            await self._on_engine_death(error, attempt, delivery, answer, bill)
-            return
-        if isinstance(error, ResumeImpossible):  # nor could another worker: the client has to ask again
-            attempt.failed(error.code, error.message, final=True)
-            await _settle(bill, error)
-            await attempt.let_go(_ASKER_GONE_S)
-            return
-        if not isinstance(error, InferbusError):
-            log.error("engine_error", request_id=attempt.envelope.request_id, error=repr(error))
-            attempt.failed("internal", "the engine failed on this request", final=True)
-            await _settle(bill, error)
-            await delivery.bury("internal", repr(error))
-            await attempt.over  # a final frame is repeated until it is confirmed, or nobody waits for it
-            return
-        if isinstance(error, Transient):
-            attempt.failed(error.code, error.message, final=False)
-            delivery.nak(error.retry_after_s)
-            return
-        if isinstance(error, Permanent):  # its body cannot be had (an engine answers what it refuses)
-            attempt.failed(error.code, error.message, final=True)
-            await _settle(bill, error)
-            await delivery.bury(error.code, error.message)
-            await attempt.over
-            return
-        await _settle(bill, error)
-        await attempt.expire()  # our own deadline
-
-    async def _on_engine_death(
-        self, error: EngineDead, attempt: Attempt, delivery: Delivery, answer: Answer, bill: Bill | None
-    ) -> None:
-        if is_poison(answer.engine_deaths + 1, was_alone=answer.solo):
-            reason = f"killed the engine {answer.engine_deaths + 1} times, the last time alone: {error.message}"
-            attempt.failed(Poison.code, "this request " + reason, final=True)
-            await _settle(bill, Poison(reason))
-            await delivery.bury("poison", reason)
-            await attempt.over
-            return
-        attempt.failed(error.code, error.message, final=False)
-        delivery.nak(_REQUEUE_S)
-
 
 def _expire(sink: EngineSink, stop: Callable[[], None]) -> None:
     sink.expired = True
     stop()
-
-
-async def _settle(bill: Bill | None, error: BaseException | None = None) -> None:
-    """Have the request in the ledger before its message is ended."""
-    if bill is not None:
-        await bill.settle(error)
 
 
 def _engine_priority(lane: str, entitled: int) -> int:

@@ -67,13 +67,24 @@ def test_rows_of_a_collection_are_no_group() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slots", "size"), [({}, 16), ({"m": 32}, 16), ({"m": 8}, 4), ({"m": 64, "n": 6}, 3), ({"m": 1}, 1)]
+    ("slots", "alone", "shared"),
+    [
+        ({}, 32, 32),
+        ({"m": 64}, 32, 32),
+        ({"m": 32}, 32, 16),
+        ({"m": 8}, 8, 4),
+        ({"m": 64, "n": 6}, 6, 3),
+        ({"m": 1}, 1, 1),
+    ],
 )
-def test_a_group_is_half_of_what_the_smallest_worker_runs(slots: dict[str, int], size: int) -> None:
+def test_a_group_is_what_the_smallest_worker_runs_or_half_beside_others(
+    slots: dict[str, int], alone: int, shared: int
+) -> None:
     groups = Groups(
         cast("Bus", None), cast("Admission", None), cast("Asking", None), slots_of=lambda p: slots.get(p, 0)
     )
-    assert groups.size(["m", "n"], 16) == size
+    assert groups.size(["m", "n"], 32, is_shared=False) == alone
+    assert groups.size(["m", "n"], 32, is_shared=True) == shared
 
 
 # --- what an outcome means --------------------------------------------------------------------------------------------

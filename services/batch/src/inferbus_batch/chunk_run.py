@@ -68,8 +68,12 @@ class ChunkDeps(msgspec.Struct, frozen=True, kw_only=True):
 class ChunkRun:
     """`run` it once. What it raises is for whoever took the chunk: InputChanged, StorageDown, Forbidden, ..."""
 
-    def __init__(self, deps: ChunkDeps, job: JobRecord, delivery: Delivery, gate: Gate) -> None:
+    def __init__(
+        self, deps: ChunkDeps, job: JobRecord, delivery: Delivery, gate: Gate, *, is_shared: bool = False
+    ) -> None:
+        """`is_shared`: other tenants have batches too."""
         self._deps = deps
+        self._is_shared = is_shared
         self._job = job
         self._delivery = delivery
         self._gate = gate
@@ -157,7 +161,8 @@ class ChunkRun:
 
     def _rows(self, given: Given, lines: ChunkLines) -> ChunkRows:
         deps = self._deps
-        group_rows = deps.groups.size({entry.pool for entry in self._entries(lines)}, deps.group_rows)
+        pools = {entry.pool for entry in self._entries(lines)}
+        group_rows = deps.groups.size(pools, deps.group_rows, is_shared=self._is_shared)
         return ChunkRows(
             deps.asking, deps.groups, deps.metrics, given, self._ends, chunk=self.spec.n, attempt=self._delivery.attempt,
             at_once=deps.rows_at_once, group_rows=group_rows,

@@ -164,7 +164,8 @@ class ChunkWorkers:
         """Work on one chunk. This is the edge of every chunk: nothing it raises may stop the others."""
         run: ChunkRun | None = None
         try:
-            run = ChunkRun(self._deps, job, delivery, gate)
+            is_shared = any(other.tenant != job.tenant for other in self._jobs.open())
+            run = ChunkRun(self._deps, job, delivery, gate, is_shared=is_shared)
             self._shares.charge(job.tenant, run.spec.rows, self._weights().get(job.tenant, 1))
             outcome = await self._turn(run, job, delivery)
             self._deps.metrics.chunks.labels(outcome).inc()

@@ -81,11 +81,11 @@ class Groups:
         self._asking = asking
         self._slots_of = slots_of
 
-    def size(self, pools: Iterable[str], most: int) -> int:
-        """Give the rows that a group may have: at most half of what a worker runs at once, or others stand idle while one has
-        rows that wait."""
+    def size(self, pools: Iterable[str], most: int, *, is_shared: bool) -> int:
+        """Give the rows that a group may have: at most what a worker runs at once; half of it where others have batches too
+        (`is_shared`), so that their rows run beside these and not after them."""
         slots = [slots for pool in pools if (slots := self._slots_of(pool))]
-        return max(1, min([most, *(one // 2 for one in slots)]))
+        return max(1, min([most, *(one // 2 if is_shared else one for one in slots)]))
 
     async def ends_of(self, given: Given, rows: Sequence[Row], group_id: str) -> Ends:
         """Ask rows as one message and wait for what they come to.

@@ -19,7 +19,7 @@ class BatchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Chunks this process works on at once."""
     in_flight: int = 256
     """Rows this process has asked and waits for, of all its chunks together."""
-    group_rows: int = 16
+    group_rows: int = 32
     """Rows of one message of the queue at most; 1: every row is one."""
     row_attempts: int = 4
     """How often a row is asked whose failures are of the moment."""

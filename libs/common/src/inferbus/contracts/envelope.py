@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
+from msgspec.structs import astuple
 
 from inferbus.errors import InvalidRequest
 
@@ -73,24 +74,22 @@ HEADERS = {
     "Ib-Json-Bytes": "json_bytes",
 }
 _DEFAULTS: dict[str, str | int] = {
+    "Ib-Stream": False,
     "Ib-Content-Type": "application/json",
     "Ib-Delivery": REPLY,
     "Ib-Priority": 0,
     "Ib-Bound": 0,
     "Ib-Json-Bytes": 0,
 }
+_WRITTEN = [(name, _DEFAULTS.get(name, "")) for name in HEADERS]  # in the order of the fields
 
 
 def headers_of(envelope: Envelope) -> dict[str, str]:
     """Write an envelope as NATS headers; defaults are left out."""
     headers = {"Ib-Version": WIRE_VERSION}
-    for name, field in HEADERS.items():
-        value = getattr(envelope, field)
-        if field == "streamed":
-            if value:
-                headers[name] = "1"
-        elif value != "" and value != _DEFAULTS.get(name):
-            headers[name] = str(value)
+    for (name, default), value in zip(_WRITTEN, astuple(envelope), strict=True):
+        if value not in (default, ""):
+            headers[name] = value if type(value) is str else str(int(value))
     return headers
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferbus.contracts.envelope import WIRE_VERSION, Envelope, UnknownVersion, envelope_from, headers_of
+from inferbus.contracts.envelope import HEADERS, WIRE_VERSION, Envelope, UnknownVersion, envelope_from, headers_of
 from inferbus.errors import InvalidRequest
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zs", "Zl", "Zp", "Cs"]), max_size=30)
@@ -33,6 +34,14 @@ SMALLEST = Envelope(request_id="r", tag_no=7, asker="a", path="/v1/chat/completi
 )
 def test_round_trip(envelope: Envelope) -> None:
     assert envelope_from(headers_of(envelope)) == envelope
+
+
+def test_headers_are_named_in_the_order_of_the_fields_they_are_written_in() -> None:
+    assert tuple(HEADERS.values()) == Envelope.__struct_fields__
+
+
+def test_nothing_is_left_out_where_it_is_empty() -> None:
+    assert "Ib-Content-Type" not in headers_of(msgspec.structs.replace(SMALLEST, content_type=""))
 
 
 def test_defaults_are_left_out() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import cast
 
 import pytest
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from inferbus_gateway.joined_head import JoiningTransport
+from inferbus_gateway.joined_head import JoiningTransport, send_whole
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 
@@ -85,3 +88,59 @@ async def test_a_body_that_looks_like_a_status_line_is_not_held(wire: Wire) -> N
 
 async def test_everything_else_is_the_transports(wire: Wire) -> None:
     assert joining(wire).get_extra_info("peername") == "peername"
+
+
+def cycle_on(wire: Wire, ended: list[bool], *, method: str = "POST", keep_alive: bool = True) -> RequestResponseCycle:
+    transport = joining(wire)
+    transport.more_head = b"x-a: 1\r\n"
+    return RequestResponseCycle(
+        scope={"type": "http", "method": method},  # type: ignore[arg-type]  # all that is read of it
+        transport=cast("asyncio.Transport", transport),
+        flow=FlowControl(cast("asyncio.Transport", wire)),
+        logger=logging.getLogger("test"),
+        access_logger=logging.getLogger("test"),
+        access_log=False,
+        default_headers=[(b"date", b"today")],
+        message_event=asyncio.Event(),
+        expect_100_continue=False,
+        keep_alive=keep_alive,
+        on_response=lambda: ended.append(True),
+    )
+
+
+HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"6")]
+
+
+@pytest.mark.parametrize("status", [200, 404, 503])
+async def test_a_whole_response_is_what_two_steps_send(wire: Wire, status: int) -> None:
+    ended: list[bool] = []
+    body = b"{}\r\n\r\n"
+    cycle = cycle_on(wire, ended)
+    assert send_whole(cycle.send, status, HEADERS, body)
+    assert (ended, cycle.response_complete, cycle.message_event.is_set()) == ([True], True, True)
+    other = Wire()
+    steps = cycle_on(other, ended)
+    await steps.send({"type": "http.response.start", "status": status, "headers": HEADERS})
+    await steps.send({"type": "http.response.body", "body": body, "more_body": False})
+    assert wire.written == other.written
+    assert len(wire.written) == 1
+    assert not send_whole(cycle.send, status, HEADERS, body)  # once
+
+
+@pytest.mark.parametrize("reason", ["HEAD", "last", "begun", "gone", "slow", "large", "bad value", "other server"])
+async def test_what_is_not_plain_goes_in_steps(wire: Wire, reason: str) -> None:
+    ended: list[bool] = []
+    cycle = cycle_on(wire, ended, method="HEAD" if reason == "HEAD" else "POST", keep_alive=reason != "last")
+    cycle.response_started = reason == "begun"
+    cycle.disconnected = reason == "gone"
+    if reason == "slow":
+        cycle.flow.write_paused = True
+    headers = [*HEADERS, (b"x-b", b"1\r\nx-c: 2" if reason == "bad value" else b"1")]
+    body = bytes(65_537 if reason == "large" else 6)
+
+    async def send(_event: object) -> None:
+        """Another server's."""
+
+    assert not send_whole(send if reason == "other server" else cycle.send, 200, headers, body)
+    assert wire.written == []
+    assert ended == []

@@ -107,3 +107,18 @@ async def test_a_request_is_not_refused_by_what_was_known_of_another_version(mon
     monkeypatch.setattr("inferbus_triton_worker.catalog._FRESH_S", 0.0)
     await catalog.checked("double", "", request_of(("X", "FP32", [1, 3])))
     assert server.asked == 2
+
+
+async def test_a_form_that_fitted_is_compared_again_with_what_the_model_takes_now() -> None:
+    server = FakeTriton()
+    catalog = Catalog(server)
+    head = b'{"inputs":[{"name":"X","datatype":"FP32","shape":[1,2],"parameters":{"binary_data_size":8}}]}'
+    for _ in range(3):
+        request = parse(head + bytes(8), len(head))
+        await catalog.checked("double", "", request)
+    assert request.form is not None
+    assert server.asked == 1
+    server.signatures["double"] = msgspec.structs.replace(DOUBLE, inputs=(TensorSpec("X", "FP32", (3,)),))
+    catalog.forget("double")
+    with pytest.raises(InvalidRequest, match="expected shape"):
+        await catalog.checked("double", "", parse(head + bytes(8), len(head)))

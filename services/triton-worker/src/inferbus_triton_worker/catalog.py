@@ -6,13 +6,14 @@ import asyncio
 import time
 
 from inferbus.errors import InvalidRequest
-from inferbus.kserve.request import InferRequest
+from inferbus.kserve.request import Form, InferRequest
 from inferbus_triton_worker.domain.checking import check_request
 from inferbus_triton_worker.domain.signature import Signature
 from inferbus_triton_worker.ports import Busy, TimedOut, TritonServer
 
 _FRESH_S = 1.0
 """A request is not refused by what is known for longer: somebody else may have loaded the model anew."""
+_MAX_FITTING = 256
 
 
 class Catalog:
@@ -20,6 +21,8 @@ class Catalog:
         self._server = server
         self._known: dict[tuple[str, str], tuple[Signature, float]] = {}
         self._asking: dict[tuple[str, str], asyncio.Task[Signature]] = {}
+        self._fitting: dict[tuple[str, str], dict[Form, Signature]] = {}
+        """Forms of requests that fit a model, each with the signature it was compared with."""
 
     async def signature(self, model: str, version: str) -> Signature:
         """Give a model's signature.
@@ -37,6 +40,9 @@ class Catalog:
             InvalidRequest: it does not. ServerError: as above.
         """
         signature = await self.signature(model, version)
+        fitting = self._fitting.setdefault((model, version), {})
+        if request.form is not None and fitting.get(request.form) is signature:
+            return signature
         try:
             check_request(signature, request)
         except InvalidRequest:
@@ -45,6 +51,10 @@ class Catalog:
                 raise
             signature = await self._ask(model, version)
             check_request(signature, request)
+        if request.form is not None:
+            if len(fitting) >= _MAX_FITTING:
+                fitting.clear()
+            fitting[request.form] = signature
         return signature
 
     def forget(self, model: str = "") -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import struct
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -189,3 +191,61 @@ def test_what_outputs_are_wanted_as() -> None:
 )
 def test_rows_are_the_first_dimension_of_the_first_input(body: tuple[bytes, int], rows: int) -> None:
     assert rows_of(*body) == rows
+
+
+@given(st.lists(tensors(), min_size=1, max_size=3), st.booleans())
+def test_a_head_that_comes_again_means_the_same_with_other_bytes(given_: list[tuple[str, list[int], list[Any]]], all_binary: bool) -> None:  # fmt: skip
+    inputs, raws = [], []
+    for number, (datatype, shape, values) in enumerate(given_):
+        data = None if datatype == "BYTES" else values
+        raw = (
+            bytes_raw([v.encode() for v in values])
+            if data is None
+            else bytes(elements_of(shape) * ITEM_BYTES[datatype])
+        )
+        inputs.append({"name": f"x{number}", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(raw)}})  # fmt: skip
+        raws.append(raw)
+    outputs = [{"name": "y", "parameters": {"binary_data": True}}]
+    body, _ = _request(*inputs, outputs=outputs, parameters={"binary_data_output": all_binary}, raw=b"".join(raws))
+    json_bytes = len(body) - sum(map(len, raws))
+    first, again = parse(body, json_bytes), parse(bytes(bytearray(body)), json_bytes)
+    assert first.form is None or again.form is not None
+    assert msgspec.structs.replace(again, form=None) == msgspec.structs.replace(first, form=None)
+    assert [raw_of(tensor) for tensor in again.inputs] == raws
+
+
+def test_a_head_that_comes_again_is_no_excuse_for_wrong_bytes() -> None:
+    one = _one("BYTES", (1,), parameters={"binary_data_size": 6})
+    body, json_bytes = _request(one, raw=bytes_raw([b"ab"]))
+    parse(body, json_bytes)
+    assert parse(body, json_bytes).form is not None
+    with pytest.raises(InvalidRequest, match="element 0 is 3 bytes"):
+        parse(body[:json_bytes] + b"\x03\0\0\0ab", json_bytes)
+    for rest in (b"", bytes_raw([b"a"]), bytes_raw([b"abc"])):
+        with pytest.raises(InvalidRequest):
+            parse(body[:json_bytes] + rest, json_bytes)
+    with pytest.raises(InvalidRequest, match="Inference-Header-Content-Length"):
+        parse(body, len(body) + 1)
+
+
+def test_a_head_with_an_id_or_with_values_is_not_kept() -> None:
+    raw = struct.pack("<2f", 1, 2)
+    binary = _one(parameters={"binary_data_size": 8})
+    for head in ({"id": "7"}, {"parameters": {"user": 7}}):
+        body, json_bytes = _request(binary, raw=raw, **head)
+        assert [parse(body, json_bytes).form for _ in range(3)] == [None] * 3
+    values = _one(data=[1, 2]) | {"name": "z"}
+    body, json_bytes = _request(binary, values, raw=raw)
+    assert [parse(body, json_bytes).form for _ in range(3)] == [None] * 3
+
+
+def test_what_is_kept_of_a_head_does_not_keep_the_body() -> None:
+    body, json_bytes = _request(_one(parameters={"binary_data_size": 8}), raw=struct.pack("<2f", 1, 2))
+    kept = bytearray(body)
+    view = memoryview(kept).toreadonly()
+    parse(bytes(view), json_bytes)
+    form = parse(bytes(view), json_bytes).form
+    assert form is not None
+    referents = gc.get_referents(form._head, form._places)
+    assert not any(isinstance(part, memoryview) or part == body for part in referents)
+    assert form._head.inputs == []

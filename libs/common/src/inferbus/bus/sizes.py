@@ -23,7 +23,7 @@ def check_size(subject: str, data: bytes, headers: dict[str, str] | None) -> Non
         raise TooLarge(f"subject of {len(subject.encode())} bytes, the bus takes at most {MAX_SUBJECT_BYTES}")
     size = len(data)
     if headers:
-        size += sum(len(name) + len(value) for name, value in headers.items()) * 4  # at most; bytes are counted below
+        size += (sum(map(len, headers)) + sum(map(len, headers.values()))) * 4  # at most; bytes are counted below
     if size <= MAX_PAYLOAD_BYTES - _HEADER_FRAME_BYTES:
         return
     if headers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
+from msgspec.structs import astuple
 
 from inferbus.errors import InvalidRequest
 
@@ -75,6 +76,7 @@ HEADERS = {
     "Ib-Rows": "rows",
 }
 _DEFAULTS: dict[str, str | int] = {
+    "Ib-Stream": False,
     "Ib-Content-Type": "application/json",
     "Ib-Delivery": REPLY,
     "Ib-Priority": 0,
@@ -82,18 +84,15 @@ _DEFAULTS: dict[str, str | int] = {
     "Ib-Json-Bytes": 0,
     "Ib-Rows": 0,
 }
+_WRITTEN = [(name, _DEFAULTS.get(name, "")) for name in HEADERS]  # in the order of the fields
 
 
 def headers_of(envelope: Envelope) -> dict[str, str]:
     """Write an envelope as NATS headers; defaults are left out."""
     headers = {"Ib-Version": WIRE_VERSION}
-    for name, field in HEADERS.items():
-        value = getattr(envelope, field)
-        if field == "streamed":
-            if value:
-                headers[name] = "1"
-        elif value != "" and value != _DEFAULTS.get(name):
-            headers[name] = str(value)
+    for (name, default), value in zip(_WRITTEN, astuple(envelope), strict=True):
+        if value not in (default, ""):
+            headers[name] = value if type(value) is str else str(int(value))
     return headers
 
 

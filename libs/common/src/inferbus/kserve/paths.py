@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 PREFIX = "/v2/models/"
@@ -22,6 +24,7 @@ class ModelPath(msgspec.Struct, frozen=True):
     verb: str = METADATA
 
 
+@lru_cache(maxsize=256)
 def parse_path(path: str) -> ModelPath | None:
     """Read `/v2/models/{model}[/versions/{version}][/{verb}]`, decoded; None where it is none of these. It is read from its
     end, since a name may have slashes."""

@@ -13,11 +13,12 @@ import msgspec
 
 from inferbus.codec import field_of
 from inferbus.errors import InvalidRequest
-from inferbus.kserve.tensors import DATATYPES, Tensor, check_raw, flat
+from inferbus.kserve.tensors import BYTES, DATATYPES, Tensor, check_raw, flat
 
 MAX_TENSORS, MAX_RANK = 1024, 32
 _SIZE, _BINARY, _ALL_BINARY, _CLASSES = "binary_data_size", "binary_data", "binary_data_output", "classification"
 _SHARED = "shared_memory_region"
+_MAX_FORM_BYTES, _MAX_FORMS = 1024, 256
 
 
 class RequestedOutput(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,13 +32,15 @@ class RequestedOutput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """`binary_default`: outputs without a wish of their own are to be raw bytes."""
+    """`binary_default`: outputs without a wish of their own are to be raw bytes. `form`: what all requests of the same head
+    have in common; None where that is not kept."""
 
     id: str
     inputs: list[Tensor]
     outputs: list[RequestedOutput] = []
     parameters: dict[str, Any] = {}
     binary_default: bool = False
+    form: Form | None = None
 
     def wants_binary(self, name: str) -> bool:
         """Say whether an output is to be raw bytes."""
@@ -45,6 +48,43 @@ class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
             if output.name == name and output.binary is not None:
                 return output.binary
         return self.binary_default
+
+
+class Form:
+    """Requests of one head: a client that asks a model again and again says the same each time, but for the bytes of its
+    tensors. Nothing that is shared between them may be changed. Equal to itself only."""
+
+    __slots__ = ("_head", "_places", "_size")
+
+    def __init__(self, request: InferRequest) -> None:
+        self._head = msgspec.structs.replace(request, inputs=[], form=self)  # not the tensors: they hold the whole body
+        self._places: list[tuple[str, str, list[int], dict[str, Any], int, int]] = []
+        at = 0
+        for tensor in request.inputs:
+            end = at + len(tensor.raw or b"")
+            self._places.append((tensor.name, tensor.datatype, tensor.shape, tensor.parameters, at, end))
+            at = end
+        self._size = at
+
+    def request(self, rest: memoryview) -> InferRequest | None:
+        """Make the request whose raw bytes these are; None where they are not as many as its tensors have.
+
+        Raises:
+            InvalidRequest: lengths of the elements of a tensor of BYTES do not fit.
+        """
+        if len(rest) != self._size:
+            return None
+        inputs = []
+        for name, datatype, shape, parameters, begin, end in self._places:
+            raw = rest[begin:end]
+            if datatype == BYTES:
+                check_raw(name, datatype, shape, raw)
+            inputs.append(Tensor(name=name, datatype=datatype, shape=shape, parameters=parameters, raw=raw))
+        head = self._head
+        return InferRequest(
+            id="", inputs=inputs, outputs=head.outputs, parameters=head.parameters,
+            binary_default=head.binary_default, form=self,
+        )  # fmt: skip
 
 
 class _Input(msgspec.Struct):
@@ -78,6 +118,7 @@ class _Shapes(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Head).decode
 _decode_shapes = msgspec.json.Decoder(_Shapes).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_forms: dict[bytes, Form] = {}
 
 
 def parse(body: bytes, json_bytes: int) -> InferRequest:
@@ -86,6 +127,28 @@ def parse(body: bytes, json_bytes: int) -> InferRequest:
     Raises:
         InvalidRequest: the message names the field, what was expected and what came; `param` is the tensor or field.
     """
+    if 0 < json_bytes <= min(_MAX_FORM_BYTES, len(body)):
+        form = _forms.get(body[:json_bytes])
+        if form is not None and (request := form.request(memoryview(body)[json_bytes:])) is not None:
+            return request
+    request = _read(body, json_bytes)
+    if 0 < json_bytes <= _MAX_FORM_BYTES and _is_common(request):
+        if len(_forms) >= _MAX_FORMS:
+            _forms.clear()
+        _forms[body[:json_bytes]] = Form(request)
+    return request
+
+
+def _is_common(request: InferRequest) -> bool:
+    """Whether others may come with the same head: one with an id, or with values in it, comes once."""
+    return (
+        not request.id
+        and request.parameters.keys() <= {_ALL_BINARY}
+        and all(tensor.raw is not None for tensor in request.inputs)
+    )
+
+
+def _read(body: bytes, json_bytes: int) -> InferRequest:
     head = _head_of(body, json_bytes)
     if not head.inputs:
         raise InvalidRequest("inputs: expected at least one tensor, got none", param="inputs")

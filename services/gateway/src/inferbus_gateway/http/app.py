@@ -127,9 +127,11 @@ class HttpDoor:
         method = scope.get("method")  # only HTTP scopes have one
         if method == "POST":
             path = scope["path"]
-            endpoint = self._endpoints.get(path) or self._endpoints.get(normalize_path(path))
+            endpoint = self._endpoints.get(path)
             if endpoint is None and inference_path(path) is not None:
                 endpoint = self._kserve
+            if endpoint is None:
+                endpoint = self._endpoints.get(normalize_path(path))
             if endpoint is None and path.startswith(FEATURES):
                 endpoint = self._features
             if endpoint is None and searched(path) is not None:

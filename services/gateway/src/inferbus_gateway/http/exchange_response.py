@@ -16,6 +16,7 @@ from inferbus.answers.exchange import Chunk, Ended, Exchange
 from inferbus.contracts.step import Usage
 from inferbus.errors import InferbusError
 from inferbus_gateway.http.problems import JSON, Problem, error_event, problem_of
+from inferbus_gateway.joined_head import send_whole
 from inferbus_gateway.observer import DECODE, DONE, PREFILL, RequestRecord
 from inferbus_gateway.ports import Place, QueuePlaces
 
@@ -47,8 +48,10 @@ class HttpResponse:
     ) -> None:
         """Send the whole response."""
         self.started = self.complete = True
-        await self._send(self._head(status, content_type, [(b"content-length", b"%d" % len(body)), *(extra or ())]))
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        head = self._head(status, content_type, [(b"content-length", b"%d" % len(body)), *(extra or ())])
+        if not send_whole(self._send, status, head["headers"], body):
+            await self._send(head)
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def write(self, data: bytes) -> None:
         """Send a piece of the stream, after the head if it is the first."""

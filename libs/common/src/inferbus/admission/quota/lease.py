@@ -2,6 +2,8 @@
 
 What a record says this process has outstanding (`outstanding`) may be given back by others when it is dead. So nothing is
 subtracted from the counter that a record still speaks of: what is parted with waits until it is written.
+
+Who finds the counter used up has the other holders called (`Caller`), and asks it once more before he is refused.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from collections.abc import Callable, Coroutine
 
 import structlog
 
+from inferbus.admission.quota.caller import NOBODY, Caller
 from inferbus.admission.quota.counters import Counters
 from inferbus.admission.quota.share import Share, releasable
 from inferbus.errors import InferbusError
 
-_REFUSE_S = 0.05
+_REFUSE_S, _MOST_REFUSE_S = 0.05, 0.8
+_Short = tuple[int, asyncio.Future[bool]]
 log = structlog.get_logger()
 
 
@@ -25,19 +29,25 @@ class Lease:
     """One window of one limit. `holders` tells how many processes share it. `spent` is what was settled and no
     budget has counted yet, `out` what open requests have reserved (of days and months), `recorded` what a record may say
     is outstanding, `is_lost` that others gave that back; `is_kept` that somebody looks after it (`Keeper`). `waiters` wait
-    for more than the share holds."""
+    for more than the share holds: amount, answer, and whether others were called for it. `wanted_by`: who has called for
+    what is free here, and until when (monotonic) he is told of it."""
 
     __slots__ = (
-        "_backing",
+        "__weakref__",
+        "_caller",
         "_counters",
         "_debt",
         "_filling",
         "_holders",
         "_on_use",
         "_parting",
+        "_pause_s",
         "_refuse_from",
         "_refuse_until",
         "_returning",
+        "_sending",
+        "_settling",
+        "_short",
         "_tasks",
         "is_kept",
         "is_lost",
@@ -47,6 +57,7 @@ class Lease:
         "spent",
         "subject",
         "waiters",
+        "wanted_by",
     )
 
     def __init__(
@@ -56,6 +67,7 @@ class Lease:
         limit: int,
         holders: Callable[[], int],
         on_use: Callable[[Lease], None],
+        caller: Caller = NOBODY,
     ) -> None:
         """`on_use` is called whenever there is something to look after (`tick`)."""
         self.subject = subject
@@ -63,18 +75,23 @@ class Lease:
         self._counters = counters
         self._holders = holders
         self._on_use = on_use
+        self._caller = caller
         self.spent = 0
         self.out = 0
         self.recorded = 0
         self.is_lost = self.is_kept = False
-        self.waiters: deque[tuple[int, asyncio.Future[bool]]] = deque()
+        self.waiters: deque[tuple[int, asyncio.Future[bool], bool]] = deque()
+        self.wanted_by: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._filling = False
-        self._backing = False
-        self._returning = 0
+        self._settling: asyncio.Task[None] | None = None
+        self._returning = self._sending = 0
         self._parting = 0
         self._debt = 0
+        self._short: list[_Short] = []
+        self._pause_s = _REFUSE_S
         self._refuse_from, self._refuse_until = 0, 0.0
+        caller.know(self)
 
     def try_take(self, amount: int) -> bool:
         """Take without asking anybody; not past those who wait."""
@@ -91,8 +108,11 @@ class Lease:
         if self._is_refused(amount):
             return False
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.waiters.append((amount, future))
-        self._begin_fill(amount)
+        if self._short and amount >= _least(self._short):
+            self._short.append((amount, future))
+        else:
+            self.waiters.append((amount, future, False))
+            self._begin_fill(amount)
         try:
             return await future
         except asyncio.CancelledError:
@@ -109,8 +129,11 @@ class Lease:
     def put(self, amount: int) -> None:
         """Take back what was taken and not spent."""
         self.share.free += amount
+        self._refuse_until = 0.0
         if not self.is_kept:
             self._on_use(self)
+        if self.wanted_by:
+            self._caller.hand_over(self)
 
     def settle(self, out: int, taken: int, spent: int) -> None:
         """A request that took of days or months has ended: `out` of what it took was counted as open. Take back what it did
@@ -123,9 +146,7 @@ class Lease:
         if spent > taken:
             self.overspend(spent - taken)
             return
-        self.share.free += taken - spent
-        if not self.is_kept:
-            self._on_use(self)
+        self.put(taken - spent)
 
     def borrow(self, amount: int) -> bool:
         """Take beyond the share while the counter cannot be reached: up to this process's equal part of the limit. It is
@@ -149,7 +170,7 @@ class Lease:
         self._parting += self.share.tick()
         self._settle_soon()
         left = self.share.free or self._debt or self.spent or self._parting or self.out or self.recorded
-        return bool(left or self.waiters or self._filling or self._backing)
+        return bool(left or self.waiters or self._filling or self._settling)
 
     @property
     def outstanding(self) -> int:
@@ -171,6 +192,29 @@ class Lease:
         """Return everything that is free."""
         self._parting += self.share.give_back(self.share.free)
         self._settle_soon()
+
+    async def release(self, most: int) -> int:
+        """Return up to `most` of what is free. Gives, when the counter has it, how much that is, what was on its way included."""
+        self._parting += self.share.give_back(most)
+        coming = self._sending + self._returning + self._releasable
+        self._settle_soon()
+        await self._settled()
+        return coming
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether something is on its way to the counter."""
+        return self._settling is not None
+
+    @property
+    def is_parting(self) -> bool:
+        """Whether something is to be returned that a record speaks of."""
+        return self._parting > 0
+
+    def forget_refusal(self) -> None:
+        """There may be more now: ask, for the next one."""
+        self._refuse_until = 0.0
+        self._pause_s = _REFUSE_S
 
     async def close(self) -> None:
         """Return everything that is free, and wait until it is returned."""
@@ -227,38 +271,75 @@ class Lease:
         """What those who wait need, as far as there may be so much; at least what the first one needs."""
         first = self.waiters[0][0]
         left = self.share.remaining
-        return max(first, min(left, sum(amount for amount, _ in self.waiters)))
+        return max(first, min(left, sum(amount for amount, _, _ in self.waiters)))
 
     def _serve(self, *, is_last: bool) -> None:
-        """Give those who wait what is there, in turn; when nothing more is to be had, refuse the others."""
-        kept: deque[tuple[int, asyncio.Future[bool]]] = deque()
-        refused = 0
+        """Give those who wait what is there, in turn; when nothing more is to be had, call others, or refuse where that was
+        done."""
+        kept: deque[tuple[int, asyncio.Future[bool], bool]] = deque()
+        short: list[_Short] = []
+        refused: list[_Short] = []
         while self.waiters:
-            amount, future = self.waiters.popleft()
+            amount, future, was_called = self.waiters.popleft()
             if future.done():  # it was cancelled meanwhile
                 continue
             if self.share.take(amount):
                 future.set_result(True)
-            elif is_last:
-                refused = amount if not refused else min(refused, amount)
-                future.set_result(False)
+            elif not is_last:
+                kept.append((amount, future, was_called))
             else:
-                kept.append((amount, future))
+                (refused if was_called else short).append((amount, future))
         self.waiters = kept
         if refused:
-            self._refuse_from, self._refuse_until = refused, time.monotonic() + _REFUSE_S
+            self._refuse(refused)
+        if short or refused:
             self._parting += self.share.give_back(self.share.free)  # another holder may have a use for it
+        if short:
+            self._short += short
+            if len(self._short) == len(short):
+                self._spawn(self._call())
+
+    def _refuse(self, waiters: list[_Short]) -> None:
+        """Refuse them, and whoever needs as much in the next moment: a longer one where nothing changes."""
+        self._refuse_from, self._refuse_until = _least(waiters), time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _MOST_REFUSE_S)
+        for _, future in waiters:
+            future.set_result(False)
+
+    async def _call(self) -> None:
+        """Have others give back what they have free, and ask once more for those who found nothing."""
+        freed = 0
+        try:
+            await self._settled(_REFUSE_S)
+            wanted = sum(amount for amount, _ in self._short)
+            freed = await self._caller.call(self.subject, min(wanted, self.share.limit))
+        except Exception:  # whoever waits must be told
+            log.exception("quota_call_failed", subject=self.subject)
+        found, self._short = self._short, []
+        short = [one for one in found if not one[1].done()]
+        if not short:
+            return
+        if not freed:
+            self._refuse(short)
+            return
+        self._pause_s = _REFUSE_S
+        self.waiters.extendleft([(amount, future, True) for amount, future in reversed(short)])
+        self._begin_fill(short[0][0])
 
     def _fail(self, error: InferbusError) -> None:
         waiters, self.waiters = self.waiters, deque()
-        for _, future in waiters:
+        for _, future, _ in waiters:
             if not future.done():
                 future.set_exception(error)
 
     def _settle_soon(self) -> None:
-        if (self._returning or self._debt or self._releasable) and not self._backing:
-            self._backing = True
-            self._spawn(self._settle())
+        if (self._returning or self._debt or self._releasable) and self._settling is None:
+            self._settling = self._spawn(self._settle())
+
+    async def _settled(self, within_s: float | None = None) -> None:
+        """Wait until nothing is on its way to the counter."""
+        if self._settling is not None:
+            await asyncio.wait([self._settling], timeout=within_s)
 
     @property
     def _releasable(self) -> int:
@@ -274,6 +355,7 @@ class Lease:
                 self._parting -= part
                 back, self._returning = self._returning + part, 0
                 debt, self._debt = self._debt, 0
+                self._sending = back
                 try:
                     if debt != back:
                         await self._counters.add(self.subject, debt - back)
@@ -284,9 +366,15 @@ class Lease:
                     log.info("quota_not_settled", subject=self.subject, delta=debt - back, error=exc.message)
                     return
         finally:
-            self._backing = False
+            self._sending = 0
+            self._settling = None
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name="quota-lease")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _least(waiters: list[_Short]) -> int:
+    return min(amount for amount, _ in waiters)

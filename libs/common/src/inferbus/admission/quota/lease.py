@@ -21,7 +21,9 @@ from inferbus.admission.quota.share import Share, releasable
 from inferbus.errors import InferbusError
 
 _REFUSE_S, _MOST_REFUSE_S = 0.05, 0.8
-_Short = tuple[int, asyncio.Future[bool]]
+_CALLING_S = 0.05
+_Waiter = tuple[int, asyncio.Future[bool], float]
+"""How much it needs, its answer, and until when others are called for it: 0.0, as long as nobody was."""
 log = structlog.get_logger()
 
 
@@ -29,8 +31,7 @@ class Lease:
     """One window of one limit. `holders` tells how many processes share it. `spent` is what was settled and no
     budget has counted yet, `out` what open requests have reserved (of days and months), `recorded` what a record may say
     is outstanding, `is_lost` that others gave that back; `is_kept` that somebody looks after it (`Keeper`). `waiters` wait
-    for more than the share holds: amount, answer, and whether others were called for it. `wanted_by`: who has called for
-    what is free here, and until when (monotonic) he is told of it."""
+    for more than the share holds. `wanted_by`: who has called for what is free here, and until when he is told of it."""
 
     __slots__ = (
         "__weakref__",
@@ -38,6 +39,7 @@ class Lease:
         "_counters",
         "_debt",
         "_filling",
+        "_has_news",
         "_holders",
         "_on_use",
         "_parting",
@@ -80,7 +82,7 @@ class Lease:
         self.out = 0
         self.recorded = 0
         self.is_lost = self.is_kept = False
-        self.waiters: deque[tuple[int, asyncio.Future[bool], bool]] = deque()
+        self.waiters: deque[_Waiter] = deque()
         self.wanted_by: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._filling = False
@@ -88,7 +90,8 @@ class Lease:
         self._returning = self._sending = 0
         self._parting = 0
         self._debt = 0
-        self._short: list[_Short] = []
+        self._short: list[_Waiter] = []
+        self._has_news = False
         self._pause_s = _REFUSE_S
         self._refuse_from, self._refuse_until = 0, 0.0
         caller.know(self)
@@ -108,10 +111,10 @@ class Lease:
         if self._is_refused(amount):
             return False
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        if self._short and amount >= _least(self._short):
-            self._short.append((amount, future))
+        if self._is_short_of(amount):
+            self._short.append((amount, future, time.monotonic() + _CALLING_S))
         else:
-            self.waiters.append((amount, future, False))
+            self.waiters.append((amount, future, 0.0))
             self._begin_fill(amount)
         try:
             return await future
@@ -123,13 +126,14 @@ class Lease:
     def ask_ahead(self, need: int = 0) -> None:
         """Ask the counter before somebody waits for it: `need` is what will be wanted in a moment, 0: what usually is."""
         self.share.low = 0
-        if not self._is_refused(need):
+        if not self._is_refused(need) and not self._is_short_of(need):
             self._begin_fill(need)
 
     def put(self, amount: int) -> None:
         """Take back what was taken and not spent."""
         self.share.free += amount
         self._refuse_until = 0.0
+        self._has_news = True
         if not self.is_kept:
             self._on_use(self)
         if self.wanted_by:
@@ -214,6 +218,7 @@ class Lease:
     def forget_refusal(self) -> None:
         """There may be more now: ask, for the next one."""
         self._refuse_until = 0.0
+        self._has_news = True
         self._pause_s = _REFUSE_S
 
     async def close(self) -> None:
@@ -229,6 +234,10 @@ class Lease:
     def _is_refused(self, amount: int) -> bool:
         """Whether it is known without asking that so much is not to be had."""
         return amount > self.share.limit or (amount >= self._refuse_from and time.monotonic() < self._refuse_until)
+
+    def _is_short_of(self, amount: int) -> bool:
+        """Whether others are being called for so much, or less."""
+        return bool(self._short) and amount >= min(least for least, _, _ in self._short)
 
     def _begin_fill(self, need: int) -> None:
         if not self._filling:
@@ -274,21 +283,23 @@ class Lease:
         return max(first, min(left, sum(amount for amount, _, _ in self.waiters)))
 
     def _serve(self, *, is_last: bool) -> None:
-        """Give those who wait what is there, in turn; when nothing more is to be had, call others, or refuse where that was
-        done."""
-        kept: deque[tuple[int, asyncio.Future[bool], bool]] = deque()
-        short: list[_Short] = []
-        refused: list[_Short] = []
+        """Give those who wait what is there, in turn. When nothing more is to be had, others are called; after that who waits
+        is refused, unless something came back meanwhile."""
+        kept: deque[_Waiter] = deque()
+        short: list[_Waiter] = []
+        refused: list[_Waiter] = []
         while self.waiters:
-            amount, future, was_called = self.waiters.popleft()
+            amount, future, until = self.waiters.popleft()
             if future.done():  # it was cancelled meanwhile
                 continue
             if self.share.take(amount):
                 future.set_result(True)
             elif not is_last:
-                kept.append((amount, future, was_called))
+                kept.append((amount, future, until))
+            elif not until:
+                short.append((amount, future, time.monotonic() + _CALLING_S))
             else:
-                (refused if was_called else short).append((amount, future))
+                (short if self._may_wait(until) else refused).append((amount, future, until))
         self.waiters = kept
         if refused:
             self._refuse(refused)
@@ -299,31 +310,30 @@ class Lease:
             if len(self._short) == len(short):
                 self._spawn(self._call())
 
-    def _refuse(self, waiters: list[_Short]) -> None:
+    def _may_wait(self, until: float) -> bool:
+        return self._has_news and time.monotonic() < until
+
+    def _refuse(self, waiters: list[_Waiter]) -> None:
         """Refuse them, and whoever needs as much in the next moment: a longer one where nothing changes."""
-        self._refuse_from, self._refuse_until = _least(waiters), time.monotonic() + self._pause_s
-        self._pause_s = min(2 * self._pause_s, _MOST_REFUSE_S)
-        for _, future in waiters:
+        if not self._has_news:
+            self._refuse_from = min(amount for amount, _, _ in waiters)
+            self._refuse_until = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _MOST_REFUSE_S)
+        for _, future, _ in waiters:
             future.set_result(False)
 
     async def _call(self) -> None:
         """Have others give back what they have free, and ask once more for those who found nothing."""
-        freed = 0
         try:
-            await self._settled(_REFUSE_S)
-            wanted = sum(amount for amount, _ in self._short)
-            freed = await self._caller.call(self.subject, min(wanted, self.share.limit))
+            await self._settled(_CALLING_S)
+            self._has_news = False
+            wanted = sum(amount for amount, _, _ in self._short)
+            if await self._caller.call(self.subject, min(wanted, self.share.limit)):
+                self._pause_s = _REFUSE_S
         except Exception:  # whoever waits must be told
             log.exception("quota_call_failed", subject=self.subject)
-        found, self._short = self._short, []
-        short = [one for one in found if not one[1].done()]
-        if not short:
-            return
-        if not freed:
-            self._refuse(short)
-            return
-        self._pause_s = _REFUSE_S
-        self.waiters.extendleft([(amount, future, True) for amount, future in reversed(short)])
+        short, self._short = self._short, []
+        self.waiters.extendleft(reversed(short))
         self._begin_fill(short[0][0])
 
     def _fail(self, error: InferbusError) -> None:
@@ -374,7 +384,3 @@ class Lease:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _least(waiters: list[_Short]) -> int:
-    return min(amount for amount, _ in waiters)

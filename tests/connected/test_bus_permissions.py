@@ -311,12 +311,12 @@ MAY_NOT_PUBLISH += [
 ]
 
 MAY_NOT_PUBLISH += [
-    *((role, routes.QUOTA_WANTED) for role in ("worker", "ledger", "admin", "dev")),
+    *((role, routes.quota_wanted("dev")) for role in ("worker", "ledger", "admin", "dev")),
     *((role, routes.quota_freed("a")) for role in ("worker", "ledger", "admin", "dev")),
 ]
 
 MAY_NOT_READ = [
-    *((role, routes.QUOTA_WANTED) for role in ("worker", "ledger", "admin", "dev")),
+    *((role, routes.QUOTA_WANTED_ALL) for role in ("worker", "ledger", "admin", "dev")),
     *((role, "vectors.search.>") for role in ("gateway", "worker", "batch", "ledger", "admin", "dev")),
     *((role, "vectors.manage.>") for role in ("gateway", "worker", "batch", "dev")),
     *((role, "vectors.index.>") for role in ("gateway", "worker", "batch", "vectors", "dev")),
@@ -390,7 +390,7 @@ MAY = [  # publisher, subject, reader (of another role) or "" where JetStream an
 ]
 
 _HOLDERS = ("gateway", "batch", "features", "vectors")
-MAY += [(role, routes.QUOTA_WANTED, other) for role in _HOLDERS for other in _HOLDERS if other != role]
+MAY += [(role, routes.quota_wanted("dev"), other) for role in _HOLDERS for other in _HOLDERS if other != role]
 MAY += [("gateway", routes.quota_freed("a"), role) for role in _HOLDERS[1:]]
 MAY += [(role, routes.features_get("dev", "ranking"), "features") for role in ("gateway", "worker", "dev")]
 MAY += [("gateway", routes.features_manage("dev", "list"), "features")]

@@ -79,7 +79,7 @@ class Calling:
 
     async def start(self) -> None:
         self._subscriptions = [
-            await self._bus.listen(routes.QUOTA_WANTED, self._on_wanted),
+            await self._bus.listen(routes.QUOTA_WANTED_ALL, self._on_wanted),
             await self._bus.listen(routes.quota_freed(self._me), self._on_freed),
         ]
 
@@ -100,7 +100,7 @@ class Calling:
         wanted = ShareWanted(counter=subject, amount=amount, holder=self._me, call=call.number)
         timer = asyncio.get_running_loop().call_later(_WAIT_S, call.ended.set)
         try:
-            self._bus.send(routes.QUOTA_WANTED, _encode(wanted))
+            self._bus.send(routes.quota_wanted(routes.parse_quota(subject).tenant), _encode(wanted))
             await call.ended.wait()
         except InferbusError:
             return 0

@@ -310,7 +310,13 @@ MAY_NOT_PUBLISH += [
     ("vectors", routes.kv_subject("vector_stores", "dev.vs_1")),
 ]
 
+MAY_NOT_PUBLISH += [
+    *((role, routes.quota_wanted("dev")) for role in ("worker", "ledger", "admin", "dev")),
+    *((role, routes.quota_freed("a")) for role in ("worker", "ledger", "admin", "dev")),
+]
+
 MAY_NOT_READ = [
+    *((role, routes.QUOTA_WANTED_ALL) for role in ("worker", "ledger", "admin", "dev")),
     *((role, "vectors.search.>") for role in ("gateway", "worker", "batch", "ledger", "admin", "dev")),
     *((role, "vectors.manage.>") for role in ("gateway", "worker", "batch", "dev")),
     *((role, "vectors.index.>") for role in ("gateway", "worker", "batch", "vectors", "dev")),
@@ -383,6 +389,9 @@ MAY = [  # publisher, subject, reader (of another role) or "" where JetStream an
     ("vectors", "_INBOX_batch.x", "batch"),
 ]
 
+_HOLDERS = ("gateway", "batch", "features", "vectors")
+MAY += [(role, routes.quota_wanted("dev"), other) for role in _HOLDERS for other in _HOLDERS if other != role]
+MAY += [("gateway", routes.quota_freed("a"), role) for role in _HOLDERS[1:]]
 MAY += [(role, routes.features_get("dev", "ranking"), "features") for role in ("gateway", "worker", "dev")]
 MAY += [("gateway", routes.features_manage("dev", "list"), "features")]
 JETSTREAM = [

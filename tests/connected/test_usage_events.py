@@ -314,7 +314,7 @@ async def test_a_durable_request_whose_event_was_lost_gets_it_when_it_is_deliver
     async def nothing(*_: object, **__: object) -> None: ...
 
     monkeypatch.setattr(worker.usage_log, "settle", nothing)
-    monkeypatch.setattr(worker.usage_log, "begin", lambda name, event, **_: Record(name, event, "-", asyncio.Future()))
+    monkeypatch.setattr(worker.usage_log, "begin", lambda name, event, **_: Record(name, event, "-"))
     monkeypatch.setattr(Delivery, "ack_surely", nothing)
     kept = Kept(gateway)
     await kept.ask()

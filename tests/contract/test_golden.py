@@ -44,6 +44,7 @@ from inferbus.contracts.outstanding import Outstanding
 from inferbus.contracts.predictions import PredictedTensor, PredictionLogged
 from inferbus.contracts.presence import EngineStats, Presence
 from inferbus.contracts.prices import Price
+from inferbus.contracts.shares import ShareFreed, ShareWanted
 from inferbus.contracts.slots import SlotShares
 from inferbus.contracts.step import Answer, Ask, Delta, Failed, Finished, Frame, Started, Usage
 from inferbus.contracts.triton import TritonAsk, TritonReply
@@ -343,6 +344,18 @@ JSON: list[tuple[Any, bytes]] = [
     (
         SlotShares(holders={"a1": (3, 1763750000.5)}),
         b'{"type":"quota.slots.v1","holders":{"a1":[3,1763750000.5]}}',
+    ),
+    (
+        ShareWanted(counter="quota.minute.dev.key-k1-tpm.29395833", amount=129, holder="a1", call=3),
+        (
+            b'{"type":"quota.wanted.v1","counter":"quota.minute.dev.key-k1-tpm.29395833","amount":129,"holder":"a1","call":3}'
+        ),
+    ),
+    (
+        ShareFreed(counter="quota.minute.dev.key-k1-tpm.29395833", amount=99, holder="a2", call=3),
+        (
+            b'{"type":"quota.freed.v1","counter":"quota.minute.dev.key-k1-tpm.29395833","amount":99,"holder":"a2","call":3}'
+        ),
     ),
     (
         BudgetThreshold(

@@ -39,6 +39,8 @@ BUILT = {
     "vectors.watch": routes.vectors_watch("dev", "match"),
     "audit": routes.audit("dev", "key_created"),
     "quota": routes.quota("minute", "dev", "org-tpm", 29_000_000),
+    "quota.wanted": routes.quota_wanted("dev"),
+    "quota.freed": routes.quota_freed("a1"),
     "features.get": routes.features_get("dev", "ranking"),
     "features.push": routes.features_push("dev", "clicks"),
     "features.manage": routes.features_manage("dev", "freshness"),

@@ -102,6 +102,89 @@ def test_completions_are_bounded_by_what_is_asked(body: dict[str, object], compl
     assert BodyEstimator().estimate("completions", json.dumps(body).encode()).completion == completion
 
 
+TEMPLATE, MESSAGE, PROMPT = 64, 16, 4
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+def prompt_of(body: dict[str, object], task: str = "chat") -> int:
+    return BodyEstimator().estimate(task, json.dumps(body).encode()).prompt
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(("system", "user", "assistant")), st.text(max_size=80), st.text(max_size=9))),
+    st.booleans(),
+)
+def test_a_chat_is_bounded_by_what_is_read_of_it(messages: list[tuple[str, str, str]], in_parts: bool) -> None:
+    written = [
+        {"role": role, "content": [{"type": "text", "text": text}] if in_parts else text, "name": name}
+        for role, text, name in messages
+    ]
+    read = sum(len(text.encode()) + len(name.encode()) for _, text, name in messages)
+    added = (MESSAGE + (PROMPT if in_parts else 0)) * len(messages) + TEMPLATE
+    body = {"model": "m" * 500, "messages": written, "stop": ["x" * 500], "temperature": 0.5, "max_tokens": 7}
+    assert prompt_of(body) == read + added
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [TOOL]},
+        {"functions": [TOOL]},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"a": "b" * 300}}}},
+        {"documents": ["d" * 300]},
+        {"chat_template_kwargs": {"k": "v" * 300}},
+        {"something_new": "é" * 300},
+        {"system": "You are terse."},
+    ],
+)
+def test_what_else_stands_in_a_body_counts_as_it_is_written(more: dict[str, object]) -> None:
+    body = {"messages": [{"role": "user", "content": "Hello."}]}
+    [(name, value)] = more.items()
+    added = prompt_of(body | more) - prompt_of(body)
+    assert added >= len(json.dumps(value)) + (256 if name in ("tools", "functions") else 0)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "é" * 100},
+        {"role": "user", "content": [{"type": "text", "text": "x", "more": "y" * 100}]},
+        {"role": "user", "content": {"text": "x" * 100}},
+        {"role": "r" * 100, "content": ""},
+        {"content": "x" * 100},
+        "x" * 100,
+    ],
+)
+def test_a_message_of_another_kind_counts_as_it_is_written(message: object) -> None:
+    plain = {"role": "user", "content": "Hello."}
+    assert prompt_of({"messages": [plain, message]}) >= len(json.dumps([plain, message])) + 2 * MESSAGE + TEMPLATE
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens"),
+    [
+        ("héllo", 6 + PROMPT),
+        (["a", "bcd"], 4 + 2 * PROMPT),
+        ([1, 200_000, 3], 3 + PROMPT),
+        ([[1, 2], [3]], 3 + 2 * PROMPT),
+        ([], 0),
+    ],
+)
+def test_prompts_count_as_their_bytes_and_token_ids_as_themselves(prompt: object, tokens: int) -> None:
+    assert prompt_of({"prompt": prompt, "max_tokens": 5}, "completions") == tokens
+    assert prompt_of({"input": prompt, "model": "m"}, "embeddings") == tokens
+
+
+def test_of_a_field_that_comes_twice_the_last_counts_as_it_does_for_engines() -> None:
+    body = b'{"prompt":"short","prompt":"%s"}' % (b"x" * 100)
+    assert BodyEstimator().estimate("completions", body).prompt == 100 + PROMPT
+
+
 def test_a_chat_without_a_bound_gets_one() -> None:
     body = b'{"n":2,"messages":[],"max_completion_tokens":null}'
     estimate = BodyEstimator(default_completion=100).estimate("chat", body)

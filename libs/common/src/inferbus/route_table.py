@@ -13,6 +13,7 @@ from inferbus.contracts.facts import RequestCancelled
 from inferbus.contracts.features import GetAnswer, GetRequest, ManageReply, ManageRequest, PushMessage
 from inferbus.contracts.predictions import PredictionLogged
 from inferbus.contracts.presence import Presence
+from inferbus.contracts.shares import ShareFreed, ShareWanted
 from inferbus.contracts.usage import UsageEvent
 from inferbus.contracts.vector_search import SearchRequest
 from inferbus.contracts.vectors import DocumentsFailed, IndexMessage
@@ -57,6 +58,8 @@ ROUTES: tuple[Route, ...] = (
     Route(name="vectors.watch", subject="vectors.watch.{tenant}.{verb}", transport="core", sender="gateway, producer", receiver="vectors", summary="Something about a tenant's watchlists or dead letters, contracts.watchlists, answered (JSON); a producer may only match."),
     Route(name="audit", subject="audit.{tenant}.{fact}", transport="jetstream", sender="operator", receiver="operator", summary="A change an operator makes, stored before it is made (JSON).", payload=AdminChanged),
     Route(name="quota", subject="quota.{span}.{tenant}.{what}.{window}", transport="jetstream", sender="gateway", receiver="gateway", summary="A counter of a window: header Nats-Incr adds to it, the acknowledgement has its value. No body."),
+    Route(name="quota.wanted", subject="quota.wanted.{tenant}", transport="core", sender="gateway", receiver="gateway", summary="A counter is used up, and one holder of shares needs more of it; the others give back what they have free (JSON).", payload=ShareWanted),
+    Route(name="quota.freed", subject="quota.freed.{holder}", transport="core", sender="gateway", receiver="gateway", summary="To a holder that called: so much has been given back to the counter, or nothing was free (JSON).", payload=ShareFreed),
     Route(name="features.get", subject="features.get.{tenant}.{service}", transport="core", sender="gateway, worker, producer", receiver="features", summary="Rows of a feature service, and the answer in its reply (JSON); one features process of a queue group takes it.", payload=GetRequest | GetAnswer),  # type: ignore[arg-type]  # a union, which msgspec takes
     Route(name="features.push", subject="features.push.{tenant}.{source}", transport="jetstream", sender="gateway, producer", receiver="features", summary="Rows for a push source (JSON).", payload=PushMessage),
     Route(name="features.manage", subject="features.manage.{tenant}.{verb}", transport="core", sender="gateway, operator", receiver="features", summary="An operation on features, answered in its reply (JSON).", payload=ManageRequest | ManageReply),  # type: ignore[arg-type]  # a union, which msgspec takes

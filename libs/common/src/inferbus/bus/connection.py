@@ -29,6 +29,8 @@ _QUIET_S = 0.0003
 _OWS = " \t"
 _HEADERS = b"NATS/1.0\r\n"
 _MAX_KNOWN_NAMES = 256  # dead letters copy names that others chose
+_READ_NAMES: set[str] = set()
+"""Names of headers that were read before and are written as they should be."""
 _MAX_UNWRITTEN_BYTES = 1024 * 1024
 """In the transport, when the server reads slowly: above it nats-py's flusher takes over, which waits."""
 
@@ -226,7 +228,11 @@ class Connection(Client):
         headers: dict[str, str] = {}
         for line in raw.decode("utf-8", "replace").split("\r\n"):
             name, colon, value = line.partition(":")
-            if colon and name.isascii() and len(name.split()) <= 1:
+            if colon and name in _READ_NAMES:
+                headers[name] = value.strip(_OWS)
+            elif colon and name.isascii() and len(name.split()) <= 1:
+                if name == name.strip() and len(_READ_NAMES) < _MAX_KNOWN_NAMES:
+                    _READ_NAMES.add(name)
                 headers[name.strip(_OWS)] = value.strip(_OWS)
         return headers
 

@@ -114,9 +114,7 @@ class Totaling:
         """
         await self._read_place()
         await self._check_stream()
-        stored, left = await read_page(
-            self._bus, routes.STREAM_USAGE, routes.SUBJECTS_USAGE, self._place.upto + 1
-        )  # fmt: skip
+        stored, left = await read_page(self._bus, routes.STREAM_USAGE, routes.EVERYTHING, self._place.upto + 1)
         self._behind.set(left + len(stored))
         self.ready.set()
         if not stored:

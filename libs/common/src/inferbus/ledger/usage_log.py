@@ -28,6 +28,7 @@ _MSG_ID = "Nats-Msg-Id"
 _ANSWER_S = 2.0
 _AGAIN_S = 0.25
 _MANY = 4096
+_TOKENS = 256
 HOLD_S = 60.0
 """How long the acknowledgement of a request waits for its event while the bus is away, in seconds."""
 FULL_S = 2.0
@@ -42,15 +43,68 @@ Events = UsageEvent | list[UsageEvent]
 
 
 class Record:
-    """One message on its way. `name` is the request's or the group's, the same whoever writes it."""
+    """One message on its way. `name` is the request's or the group's, the same whoever writes it; `answer` the stream's, once
+    there is one."""
 
-    __slots__ = ("answer", "event", "name", "token")
+    __slots__ = ("_waiter", "answer", "event", "name", "token")
 
-    def __init__(self, name: str, event: Events, token: str, answer: asyncio.Future[PubAck]) -> None:
+    def __init__(self, name: str, event: Events, token: str) -> None:
         self.name = name
         self.event = event
         self.token = token
-        self.answer = answer
+        self.answer: PubAck | InferbusError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def answered(self, answer: PubAck | InferbusError) -> None:
+        """Hear the first answer."""
+        if self.answer is None:
+            self.answer = answer
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+
+    async def wait(self, within_s: float) -> PubAck:
+        """Wait for the answer.
+
+        Raises:
+            InferbusError: it is an error, or none came in time.
+        """
+        if self.answer is None:
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            timer = loop.call_later(within_s, self.answered, DependencyDown(f"not stored within {within_s:g} s"))
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+        if isinstance(self.answer, PubAck):
+            return self.answer
+        raise self.answer or DependencyDown("there is no answer")
+
+
+class Tokens:
+    """Ends of the subjects answers come to. The server finds the way of an answer quicker where one went lately: so a token
+    comes again, when it was answered, and 255 others later at the earliest. What is not answered never does."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._generation = 0
+        self._open: set[str] = set()
+
+    def take(self) -> str:
+        number = next(self._numbers)
+        token = f"{self._generation}-{number % _TOKENS}"
+        if token in self._open:
+            return f"{self._generation}--{number}"
+        self._open.add(token)
+        return token
+
+    def answered(self, token: str) -> None:
+        self._open.discard(token)
+
+    def begin_anew(self) -> None:
+        """The connection was lost: answers to what was sent come no more, or whenever they like."""
+        self._generation += 1
+        self._open.clear()
 
 
 class UsageLog:
@@ -64,7 +118,7 @@ class UsageLog:
         self._hold_s = hold_s
         self._later_s = later_s
         self._later: set[asyncio.Task[None]] = set()
-        self._tokens = itertools.count()
+        self._tokens = Tokens()
         self._open: dict[str, Record] = {}
         self._inbox = ""
         self._written = Counter("inferbus_usage_events_total", "Events of usage stored", registry=registry)
@@ -81,26 +135,23 @@ class UsageLog:
 
     def begin(self, name: str, event: Events, *, soon: bool = False) -> Record:
         """Send an event (or several of one subject), before whatever is sent after it; `soon`: with that, or after 5 ms. `settle` or `forget` the record."""
-        token = str(next(self._tokens))
-        record = Record(name, event, token, asyncio.get_running_loop().create_future())
-        self._open[token] = record
+        token = self._tokens.take()
+        record = self._open[token] = Record(name, event, token)
         headers = f"NATS/1.0\r\n{_MSG_ID}: {name}\r\n\r\n".encode()
         try:
             self._bus.nc.send_named(_subject_of(event), to_json(event), f"{self._inbox}.{token}", headers, soon=soon)
         except nats.errors.Error as exc:  # it is sent again by `settle`
-            record.answer.set_exception(DependencyDown(f"the bus takes nothing now: {exc!r}"))
+            record.answered(DependencyDown(f"the bus takes nothing now: {exc!r}"))
         return record
 
     def forget(self, record: Record) -> None:
         """Wait for this one no more: it is stored, or another attempt writes the request's."""
-        self._open.pop(record.token, None)
-        if record.answer.done() and not record.answer.cancelled():
-            record.answer.exception()  # seen, so that nobody complains of it
+        if self._open.get(record.token) is record:
+            del self._open[record.token]
 
     def is_slow(self, record: Record) -> bool:
         """Whether the event is not stored yet, and few enough wait for that."""
-        is_stored = record.answer.done() and record.answer.exception() is None
-        return not is_stored and len(self._open) < _MANY
+        return not isinstance(record.answer, PubAck) and len(self._open) < _MANY
 
     async def settle(self, record: Record, *, amend: bool) -> None:
         """Wait until the event is stored. If one of the request was, and `amend`, store how this one differs from it. (Those
@@ -161,11 +212,8 @@ class UsageLog:
 
     async def _stored(self, record: Record, hold_s: float, full_s: float) -> PubAck:
         try:
-            if record.answer.done():  # as a rule: the asker's word takes longer than the stream's
-                return record.answer.result()
-            async with asyncio.timeout(_ANSWER_S):
-                return await asyncio.shield(record.answer)
-        except (TimeoutError, InferbusError):
+            return await record.wait(_ANSWER_S)
+        except InferbusError:
             return await self._accept(record.event, record.name, hold_s, full_s)
 
     async def _accept(self, event: Events, name: str, hold_s: float, full_s: float) -> PubAck:
@@ -202,21 +250,24 @@ class UsageLog:
         return msgspec.json.decode(stored.data, type=UsageEvent)
 
     def _on_answer(self, message: Msg) -> None:
-        record = self._open.get(message.subject.rsplit(".", 1)[1])
-        if record is None or record.answer.done():
+        token = message.subject.rsplit(".", 1)[1]
+        self._tokens.answered(token)
+        record = self._open.pop(token, None)
+        if record is None:
             return
         if message.headers is not None and message.headers.get("Status") == "503":
-            record.answer.set_exception(DependencyDown("no stream takes events of usage"))
+            record.answered(DependencyDown("no stream takes events of usage"))
             return
         try:
-            record.answer.set_result(ack_of(message.data))
+            record.answered(ack_of(message.data))
         except InferbusError as exc:
-            record.answer.set_exception(exc)
+            record.answered(exc)
 
     def _on_disconnect(self) -> None:
-        for record in self._open.values():
-            if not record.answer.done():
-                record.answer.set_exception(DependencyDown("the bus connection was lost"))
+        self._tokens.begin_anew()
+        open_records, self._open = list(self._open.values()), {}
+        for record in open_records:
+            record.answered(DependencyDown("the bus connection was lost"))
 
 
 def _subject_of(event: Events) -> str:

@@ -10,8 +10,8 @@ from inferbus.routes.names import PLATFORM, token_safe
 
 __all__ = [
     "FACT_BUDGET_THRESHOLD", "FACT_PREDICTION", "FACT_REQUEST_CANCELLED", "KV_LEDGER", "KV_PRICES", "KV_TOTALS",
-    "STREAM_AUDIT", "STREAM_QUOTA", "STREAM_QUOTA_LONG", "STREAM_USAGE", "SUBJECTS_AUDIT", "SUBJECTS_QUOTA",
-    "SUBJECTS_QUOTA_LONG", "SUBJECTS_USAGE", "QuotaSubject", "audit", "event", "parse_quota", "quota", "slots_key",
+    "QUOTA_WANTED_ALL", "STREAM_AUDIT", "STREAM_QUOTA", "STREAM_QUOTA_LONG", "STREAM_USAGE", "SUBJECTS_AUDIT", "SUBJECTS_QUOTA",
+    "SUBJECTS_QUOTA_LONG", "SUBJECTS_USAGE", "QuotaSubject", "audit", "event", "parse_quota", "quota", "quota_freed", "quota_wanted", "slots_key",
     "spent_of", "turn_key", "usage", "usage_filter",
 ]  # fmt: skip
 
@@ -56,6 +56,17 @@ def spent_of(counter: str) -> str:
     """The counter of what was settled, beside the one of what was granted."""
     head, window = counter.rsplit(".", 1)
     return f"{head}-spent.{window}"
+
+
+QUOTA_WANTED_ALL = "quota.wanted.*"
+
+
+def quota_wanted(tenant: str) -> str:
+    return f"quota.wanted.{tenant}"
+
+
+def quota_freed(holder: str) -> str:
+    return f"quota.freed.{holder}"
 
 
 class QuotaSubject(msgspec.Struct, frozen=True):

@@ -6,9 +6,11 @@ import re
 import zlib
 
 __all__ = [
-    "ADMIN", "BATCH", "INTERACTIVE", "LANES", "PLATFORM", "bucket_of", "is_request_id", "is_tenant", "token_safe",
+    "ADMIN", "BATCH", "EVERYTHING", "INTERACTIVE", "LANES", "PLATFORM", "bucket_of", "is_request_id", "is_tenant", "token_safe",
 ]  # fmt: skip
 
+EVERYTHING = ">"
+"""Every subject of a stream: the server need not compare."""
 LANES = ("interactive", "batch")
 INTERACTIVE, BATCH = LANES
 

@@ -2,6 +2,8 @@
 
 What a record says this process has outstanding (`outstanding`) may be given back by others when it is dead. So nothing is
 subtracted from the counter that a record still speaks of: what is parted with waits until it is written.
+
+Who finds the counter used up has the other holders called (`Caller`), and asks it once more before he is refused.
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ from collections.abc import Callable, Coroutine
 
 import structlog
 
+from inferbus.admission.quota.caller import NOBODY, Caller
 from inferbus.admission.quota.counters import Counters
 from inferbus.admission.quota.share import Share, releasable
 from inferbus.errors import InferbusError
 
-_REFUSE_S = 0.05
+_REFUSE_S, _MOST_REFUSE_S = 0.05, 0.8
+_CALLING_S = 0.05
+_Waiter = tuple[int, asyncio.Future[bool], float]
+"""How much it needs, its answer, and until when others are called for it: 0.0, as long as nobody was."""
 log = structlog.get_logger()
 
 
@@ -25,19 +31,25 @@ class Lease:
     """One window of one limit. `holders` tells how many processes share it. `spent` is what was settled and no
     budget has counted yet, `out` what open requests have reserved (of days and months), `recorded` what a record may say
     is outstanding, `is_lost` that others gave that back; `is_kept` that somebody looks after it (`Keeper`). `waiters` wait
-    for more than the share holds."""
+    for more than the share holds. `wanted_by`: who has called for what is free here, and until when he is told of it."""
 
     __slots__ = (
-        "_backing",
+        "__weakref__",
+        "_caller",
         "_counters",
         "_debt",
         "_filling",
+        "_has_news",
         "_holders",
         "_on_use",
         "_parting",
+        "_pause_s",
         "_refuse_from",
         "_refuse_until",
         "_returning",
+        "_sending",
+        "_settling",
+        "_short",
         "_tasks",
         "is_kept",
         "is_lost",
@@ -47,6 +59,7 @@ class Lease:
         "spent",
         "subject",
         "waiters",
+        "wanted_by",
     )
 
     def __init__(
@@ -56,6 +69,7 @@ class Lease:
         limit: int,
         holders: Callable[[], int],
         on_use: Callable[[Lease], None],
+        caller: Caller = NOBODY,
     ) -> None:
         """`on_use` is called whenever there is something to look after (`tick`)."""
         self.subject = subject
@@ -63,18 +77,24 @@ class Lease:
         self._counters = counters
         self._holders = holders
         self._on_use = on_use
+        self._caller = caller
         self.spent = 0
         self.out = 0
         self.recorded = 0
         self.is_lost = self.is_kept = False
-        self.waiters: deque[tuple[int, asyncio.Future[bool]]] = deque()
+        self.waiters: deque[_Waiter] = deque()
+        self.wanted_by: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._filling = False
-        self._backing = False
-        self._returning = 0
+        self._settling: asyncio.Task[None] | None = None
+        self._returning = self._sending = 0
         self._parting = 0
         self._debt = 0
+        self._short: list[_Waiter] = []
+        self._has_news = False
+        self._pause_s = _REFUSE_S
         self._refuse_from, self._refuse_until = 0, 0.0
+        caller.know(self)
 
     def try_take(self, amount: int) -> bool:
         """Take without asking anybody; not past those who wait."""
@@ -91,8 +111,11 @@ class Lease:
         if self._is_refused(amount):
             return False
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.waiters.append((amount, future))
-        self._begin_fill(amount)
+        if self._is_short_of(amount):
+            self._short.append((amount, future, time.monotonic() + _CALLING_S))
+        else:
+            self.waiters.append((amount, future, 0.0))
+            self._begin_fill(amount)
         try:
             return await future
         except asyncio.CancelledError:
@@ -103,14 +126,18 @@ class Lease:
     def ask_ahead(self, need: int = 0) -> None:
         """Ask the counter before somebody waits for it: `need` is what will be wanted in a moment, 0: what usually is."""
         self.share.low = 0
-        if not self._is_refused(need):
+        if not self._is_refused(need) and not self._is_short_of(need):
             self._begin_fill(need)
 
     def put(self, amount: int) -> None:
         """Take back what was taken and not spent."""
         self.share.free += amount
+        self._refuse_until = 0.0
+        self._has_news = True
         if not self.is_kept:
             self._on_use(self)
+        if self.wanted_by:
+            self._caller.hand_over(self)
 
     def settle(self, out: int, taken: int, spent: int) -> None:
         """A request that took of days or months has ended: `out` of what it took was counted as open. Take back what it did
@@ -123,9 +150,7 @@ class Lease:
         if spent > taken:
             self.overspend(spent - taken)
             return
-        self.share.free += taken - spent
-        if not self.is_kept:
-            self._on_use(self)
+        self.put(taken - spent)
 
     def borrow(self, amount: int) -> bool:
         """Take beyond the share while the counter cannot be reached: up to this process's equal part of the limit. It is
@@ -149,7 +174,7 @@ class Lease:
         self._parting += self.share.tick()
         self._settle_soon()
         left = self.share.free or self._debt or self.spent or self._parting or self.out or self.recorded
-        return bool(left or self.waiters or self._filling or self._backing)
+        return bool(left or self.waiters or self._filling or self._settling)
 
     @property
     def outstanding(self) -> int:
@@ -172,6 +197,30 @@ class Lease:
         self._parting += self.share.give_back(self.share.free)
         self._settle_soon()
 
+    async def release(self, most: int) -> int:
+        """Return up to `most` of what is free. Gives, when the counter has it, how much that is, what was on its way included."""
+        self._parting += self.share.give_back(most)
+        coming = self._sending + self._returning + self._releasable
+        self._settle_soon()
+        await self._settled()
+        return coming
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether something is on its way to the counter."""
+        return self._settling is not None
+
+    @property
+    def is_parting(self) -> bool:
+        """Whether something is to be returned that a record speaks of."""
+        return self._parting > 0
+
+    def forget_refusal(self) -> None:
+        """There may be more now: ask, for the next one."""
+        self._refuse_until = 0.0
+        self._has_news = True
+        self._pause_s = _REFUSE_S
+
     async def close(self) -> None:
         """Return everything that is free, and wait until it is returned."""
         self.part()
@@ -185,6 +234,10 @@ class Lease:
     def _is_refused(self, amount: int) -> bool:
         """Whether it is known without asking that so much is not to be had."""
         return amount > self.share.limit or (amount >= self._refuse_from and time.monotonic() < self._refuse_until)
+
+    def _is_short_of(self, amount: int) -> bool:
+        """Whether others are being called for so much, or less."""
+        return bool(self._short) and amount >= min(least for least, _, _ in self._short)
 
     def _begin_fill(self, need: int) -> None:
         if not self._filling:
@@ -227,38 +280,76 @@ class Lease:
         """What those who wait need, as far as there may be so much; at least what the first one needs."""
         first = self.waiters[0][0]
         left = self.share.remaining
-        return max(first, min(left, sum(amount for amount, _ in self.waiters)))
+        return max(first, min(left, sum(amount for amount, _, _ in self.waiters)))
 
     def _serve(self, *, is_last: bool) -> None:
-        """Give those who wait what is there, in turn; when nothing more is to be had, refuse the others."""
-        kept: deque[tuple[int, asyncio.Future[bool]]] = deque()
-        refused = 0
+        """Give those who wait what is there, in turn. When nothing more is to be had, others are called; after that who waits
+        is refused, unless something came back meanwhile."""
+        kept: deque[_Waiter] = deque()
+        short: list[_Waiter] = []
+        refused: list[_Waiter] = []
         while self.waiters:
-            amount, future = self.waiters.popleft()
+            amount, future, until = self.waiters.popleft()
             if future.done():  # it was cancelled meanwhile
                 continue
             if self.share.take(amount):
                 future.set_result(True)
-            elif is_last:
-                refused = amount if not refused else min(refused, amount)
-                future.set_result(False)
+            elif not is_last:
+                kept.append((amount, future, until))
+            elif not until:
+                short.append((amount, future, time.monotonic() + _CALLING_S))
             else:
-                kept.append((amount, future))
+                (short if self._may_wait(until) else refused).append((amount, future, until))
         self.waiters = kept
         if refused:
-            self._refuse_from, self._refuse_until = refused, time.monotonic() + _REFUSE_S
+            self._refuse(refused)
+        if short or refused:
             self._parting += self.share.give_back(self.share.free)  # another holder may have a use for it
+        if short:
+            self._short += short
+            if len(self._short) == len(short):
+                self._spawn(self._call())
+
+    def _may_wait(self, until: float) -> bool:
+        return self._has_news and time.monotonic() < until
+
+    def _refuse(self, waiters: list[_Waiter]) -> None:
+        """Refuse them, and whoever needs as much in the next moment: a longer one where nothing changes."""
+        if not self._has_news:
+            self._refuse_from = min(amount for amount, _, _ in waiters)
+            self._refuse_until = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _MOST_REFUSE_S)
+        for _, future, _ in waiters:
+            future.set_result(False)
+
+    async def _call(self) -> None:
+        """Have others give back what they have free, and ask once more for those who found nothing."""
+        try:
+            await self._settled(_CALLING_S)
+            self._has_news = False
+            wanted = sum(amount for amount, _, _ in self._short)
+            if await self._caller.call(self.subject, min(wanted, self.share.limit)):
+                self._pause_s = _REFUSE_S
+        except Exception:  # whoever waits must be told
+            log.exception("quota_call_failed", subject=self.subject)
+        short, self._short = self._short, []
+        self.waiters.extendleft(reversed(short))
+        self._begin_fill(short[0][0])
 
     def _fail(self, error: InferbusError) -> None:
         waiters, self.waiters = self.waiters, deque()
-        for _, future in waiters:
+        for _, future, _ in waiters:
             if not future.done():
                 future.set_exception(error)
 
     def _settle_soon(self) -> None:
-        if (self._returning or self._debt or self._releasable) and not self._backing:
-            self._backing = True
-            self._spawn(self._settle())
+        if (self._returning or self._debt or self._releasable) and self._settling is None:
+            self._settling = self._spawn(self._settle())
+
+    async def _settled(self, within_s: float | None = None) -> None:
+        """Wait until nothing is on its way to the counter."""
+        if self._settling is not None:
+            await asyncio.wait([self._settling], timeout=within_s)
 
     @property
     def _releasable(self) -> int:
@@ -274,6 +365,7 @@ class Lease:
                 self._parting -= part
                 back, self._returning = self._returning + part, 0
                 debt, self._debt = self._debt, 0
+                self._sending = back
                 try:
                     if debt != back:
                         await self._counters.add(self.subject, debt - back)
@@ -284,9 +376,11 @@ class Lease:
                     log.info("quota_not_settled", subject=self.subject, delta=debt - back, error=exc.message)
                     return
         finally:
-            self._backing = False
+            self._sending = 0
+            self._settling = None
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name="quota-lease")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from inferbus import routes
+from inferbus.admission.quota.caller import NOBODY, Caller
 from inferbus.admission.quota.counters import Counters
 from inferbus.admission.quota.headers import REQUESTS, TOKENS
 from inferbus.admission.quota.lease import Lease
@@ -58,7 +59,8 @@ class Meter:
     """Counts one kind for one scope."""
 
     __slots__ = (
-        "_counters", "_ends", "_holders", "_look_after", "_window", "counts", "is_long", "kind", "lease", "limit", "scope"
+        "_caller", "_counters", "_ends", "_holders", "_look_after", "_window", "counts", "is_long", "kind", "lease", "limit",
+        "scope",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +72,7 @@ class Meter:
         holders: Callable[[], int],
         look_after: Callable[[Lease, Meter], None],
         now: float,
+        caller: Caller = NOBODY,
     ) -> None:
         self.scope = scope
         self.kind = kind
@@ -79,6 +82,7 @@ class Meter:
         self._counters = counters
         self._holders = holders
         self._look_after = look_after
+        self._caller = caller
         self._window = window_of(kind.span, now)
         self._ends = end_of(kind.span, self._window)
         self.lease = self._make()
@@ -98,6 +102,7 @@ class Meter:
 
     def set_limit(self, limit: int) -> None:
         self.limit = self.lease.share.limit = limit
+        self.lease.forget_refusal()
 
     def reset_s(self, now: float) -> float:
         """Seconds until the window ends."""
@@ -126,4 +131,11 @@ class Meter:
 
     def _make(self) -> Lease:
         subject = routes.quota(self.kind.span, self.scope.tenant, f"{self.scope.token}-{self.kind.name}", self._window)
-        return Lease(self._counters, subject, self.limit, self._holders, lambda lease: self._look_after(lease, self))
+        return Lease(
+            self._counters,
+            subject,
+            self.limit,
+            self._holders,
+            lambda lease: self._look_after(lease, self),
+            self._caller,
+        )

@@ -13,6 +13,7 @@ import structlog
 from inferbus import routes
 from inferbus.admission.identity import Identity
 from inferbus.admission.quota.budgets import BudgetListener, Budgets
+from inferbus.admission.quota.calling import Calling
 from inferbus.admission.quota.counters import Counters
 from inferbus.admission.quota.headers import rate_head, rate_headers
 from inferbus.admission.quota.keeper import Keeper
@@ -80,9 +81,11 @@ class Quota:
         self._plans: dict[tuple[str, str, str, str], Plan | None] = {}
         budgets = Budgets(self.counters, settings.budget_percents, listeners)
         self.keeper = Keeper(bus, self.clock, budgets, self.outstanding)
+        self.calling = Calling(bus, self._holder, gateways, lambda: self.outstanding.write(self.keeper.leases))
 
     async def start(self) -> None:
         await self.book.start()
+        await self.calling.start()
         await self.keeper.start()
 
     async def loaded(self) -> None:
@@ -101,6 +104,7 @@ class Quota:
         """Return what is not spent: requests that are still open stay counted as they were reserved, until the ledger
         gives back what they did not spend."""
         await self.keeper.stop()
+        await self.calling.stop()
         await self.book.stop()
 
     async def reserve(self, identity: Identity, model: str, estimate: Callable[[], Estimate]) -> Reservation:
@@ -253,7 +257,9 @@ class Quota:
     def _meter(self, scope: Scope, kind: Kind, limit: int) -> Meter:
         meter = self._meters.get((scope.key, kind.name))
         if meter is None:
-            meter = Meter(scope, kind, limit, self.counters, self._gateways, self.keeper.look_after, self.clock())
+            meter = Meter(
+                scope, kind, limit, self.counters, self._gateways, self.keeper.look_after, self.clock(), self.calling
+            )
             self._meters[scope.key, kind.name] = meter
         elif meter.limit != limit:
             meter.set_limit(limit)

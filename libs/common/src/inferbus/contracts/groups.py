@@ -7,6 +7,7 @@ is an array of `RowAnswer`, with `ROWS_TYPE` for its content type.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -14,6 +15,7 @@ from inferbus.codec import pack, unpacker
 from inferbus.contracts.step import Usage
 from inferbus.errors import InvalidRequest
 
+T = TypeVar("T")
 ROWS_TYPE = "application/vnd.inferbus.rows+msgpack"
 ROWS_HEADER = "Ib-Rows"
 
@@ -58,10 +60,7 @@ def rows_from(data: bytes) -> list[GroupRow]:
     Raises:
         InvalidRequest: they cannot be read.
     """
-    try:
-        return _decode_rows(data)
-    except msgspec.DecodeError as exc:
-        raise InvalidRequest(f"unreadable rows of a group: {exc}") from exc
+    return _read(_decode_rows, data)
 
 
 def answers_to(answers: list[RowAnswer]) -> bytes:
@@ -74,7 +73,11 @@ def answers_from(data: bytes) -> list[RowAnswer]:
     Raises:
         InvalidRequest: it cannot be read.
     """
+    return _read(_decode_answers, data)
+
+
+def _read(decode: Callable[[bytes], T], data: bytes) -> T:
     try:
-        return _decode_answers(data)
+        return decode(data)
     except msgspec.DecodeError as exc:
-        raise InvalidRequest(f"unreadable answers of a group: {exc}") from exc
+        raise InvalidRequest(f"unreadable rows of a group: {exc}") from exc

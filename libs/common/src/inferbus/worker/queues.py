@@ -72,7 +72,9 @@ class Queues:
 
     @property
     def running(self) -> int:
-        return sum(door.running for door in self._doors)
+        """Requests that are here; of a group, its rows that have not ended."""
+        direct = self._direct.running if self._direct is not None else 0
+        return sum(intake.held for intake in self._intakes) + direct
 
     @property
     def _doors(self) -> list[Intake | DirectDoor]:

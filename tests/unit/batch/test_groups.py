@@ -16,6 +16,7 @@ from inferbus.admission.quota.reservation import Reservation
 from inferbus.answers.exchange import Exchange
 from inferbus.batch.lines import Row
 from inferbus.bus import Bus
+from inferbus.contracts.batch import JobRecord
 from inferbus.contracts.durable import Outcome
 from inferbus.contracts.groups import (
     ABORTED,
@@ -32,8 +33,9 @@ from inferbus.contracts.models import VECTORS, ModelEntry
 from inferbus.contracts.step import Finished, Usage
 from inferbus.durable.outcomes import failed_outcome
 from inferbus.errors import DeadlineWhileQueued, InferbusError, InvalidRequest, NotFound, Overloaded, RateLimited
-from inferbus_batch.asking import Asking
-from inferbus_batch.groups import MOST_BYTES, MOST_ROW_BYTES, Groups, answers_of, ends_from, grouped
+from inferbus_batch.asking import Asking, Given
+from inferbus_batch.gate import Gate
+from inferbus_batch.groups import MOST_BYTES, MOST_ROW_BYTES, Ends, Groups, answers_of, ends_from, grouped
 
 ENTRY = ModelEntry(name="m", pool="m")
 WHO = Identity(tenant="dev")
@@ -236,3 +238,51 @@ def test_malformed_rows_are_an_error_of_the_table() -> None:
     for data in (b"", b"\xc1", b"{}", b"\x91\x01"):
         with pytest.raises(InvalidRequest):
             rows_from(data)
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+class Waiting:
+    """Whoever waits for a group gets this."""
+
+    def __init__(self, outcome: Outcome | None) -> None:
+        self._outcome = outcome
+
+    async def wait(self, _given: Given, _exchange: Exchange, _group_id: str) -> Outcome | None:
+        return self._outcome
+
+
+async def ends_with(outcome: Outcome | None, gate: Gate, *, door: Door | None = None) -> Ends:
+    job = JobRecord(id="j", tenant="dev", endpoint="/v1/x", input_file_id="f", created=0, expires_at=9)
+    groups = Groups(
+        cast("Bus", None), cast("Admission", door or Door({})), cast("Asking", Waiting(outcome)), slots_of=lambda _: 0
+    )
+    return await groups.ends_of(Given(job, gate, lambda: WHO, 60.0), [row(1), row(2)], "g")
+
+
+def bundle(*names: str) -> Outcome:
+    return Outcome(
+        status=200, content_type=ROWS_TYPE, body=answers_to([RowAnswer(name, ANSWERED, 200) for name in names])
+    )  # fmt: skip
+
+
+async def test_a_group_is_asked_and_settled() -> None:
+    gate, door = Gate(), Door({})
+    ends = await ends_with(bundle("j-1", "j-2"), gate, door=door)
+    assert (set(ends.outcomes), gate.is_shut) == ({1, 2}, False)
+    assert [one.said for one in door.reserved.values()] == [[Usage()], [Usage()]]
+
+
+async def test_a_group_of_somebody_else_hands_the_chunk_back() -> None:
+    """The same delivery twice, cut otherwise: asking the rest alone would ask what the other has in another group."""
+    gate = Gate()
+    ends = await ends_with(bundle("j-2", "j-3"), gate)
+    assert (dict(ends.outcomes), ends.is_open, gate.held) == ({}, True, "has_it_twice")
+
+
+async def test_whose_lease_may_be_over_begins_nothing() -> None:
+    gate, door = Gate(), Door({})
+    gate.leased(-1.0)
+    ends = await ends_with(bundle("j-1", "j-2"), gate, door=door)
+    assert (ends.is_open, gate.held, door.reserved) == (True, "lease_lost", {})

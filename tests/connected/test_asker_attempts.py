@@ -32,6 +32,7 @@ from inferbus.errors import (
 from inferbus.models import apply_model
 from inferbus.process import presence as presence_module
 from inferbus.testing import NatsServer, eventually
+from inferbus.worker import failing as failing_module
 from inferbus.worker import serving as serving_module
 
 
@@ -52,7 +53,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence_module, "_CHECK_S", 0.1)
     monkeypatch.setattr(attempts_module, "REPEAT_S", 0.2)
     monkeypatch.setattr(attempts_module, "ASKER_SILENT_S", 0.5)
-    monkeypatch.setattr(serving_module, "_ASKER_GONE_S", 0.2)
+    monkeypatch.setattr(failing_module, "_ASKER_GONE_S", 0.2)
     monkeypatch.setattr(serving_module, "_ASK_AGAIN_S", 0.2)
     monkeypatch.setattr(serving_module, "_ASKER_LOST_S", 1.5)
 

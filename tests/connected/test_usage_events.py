@@ -30,7 +30,7 @@ from inferbus.queue.delivery import Delivery
 from inferbus.testing import NatsServer, eventually
 from inferbus.topology.configs import TopologySettings
 from inferbus.topology.reconcile import reconcile
-from inferbus.worker import serving as serving_module
+from inferbus.worker import failing as failing_module
 
 PRICE = Price(input=1_000_000, output=2_000_000)
 WITHIN_S = 20.0
@@ -54,7 +54,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence_module, "_CHECK_S", 0.1)
     monkeypatch.setattr(attempts_module, "REPEAT_S", 0.2)
     monkeypatch.setattr(attempts_module, "ASKER_SILENT_S", 0.5)
-    monkeypatch.setattr(serving_module, "_ASKER_GONE_S", 0.2)
+    monkeypatch.setattr(failing_module, "_ASKER_GONE_S", 0.2)
 
 
 async def events(bus: Bus) -> list[UsageEvent]:

@@ -12,8 +12,7 @@ from inferbus.worker.billing import Bill
 from inferbus.worker.poison import is_poison
 
 _REQUEUE_S = 0.2
-ASKER_GONE_S = 1.0
-"""How long the message of an attempt rests whose asker is gone, in seconds."""
+_ASKER_GONE_S = 1.0
 log = structlog.get_logger()
 
 
@@ -23,13 +22,18 @@ async def settle(bill: Bill | None, error: BaseException | None = None) -> None:
         await bill.settle(error)
 
 
+async def let_go(attempt: Attempt) -> None:
+    """End the message of an attempt that is over; one whose asker is gone rests for a second."""
+    await attempt.let_go(_ASKER_GONE_S)
+
+
 async def end_failed(
     error: BaseException, attempt: Attempt, delivery: Delivery, answer: Answer, bill: Bill | None
 ) -> None:
     """End an attempt that its engine failed, and its message."""
     if attempt.over.done():  # cancelled, stale or asker gone: we stopped it ourselves
         await settle(bill, error)
-        await attempt.let_go(ASKER_GONE_S)
+        await let_go(attempt)
         return
     if isinstance(error, EngineDead):
         await _end_dead(error, attempt, delivery, answer, bill)
@@ -37,7 +41,7 @@ async def end_failed(
     if isinstance(error, ResumeImpossible):  # nor could another worker: the client has to ask again
         attempt.failed(error.code, error.message, final=True)
         await settle(bill, error)
-        await attempt.let_go(ASKER_GONE_S)
+        await let_go(attempt)
         return
     if not isinstance(error, InferbusError):
         log.error("engine_error", request_id=attempt.envelope.request_id, error=repr(error))

@@ -39,7 +39,7 @@ from inferbus.worker.books import Books
 from inferbus.worker.durable_start import answer_without_asker, is_over
 from inferbus.worker.engine_sink import EngineSink
 from inferbus.worker.exclusion import Exclusion
-from inferbus.worker.failing import ASKER_GONE_S, end_failed, settle
+from inferbus.worker.failing import end_failed, let_go, settle
 from inferbus.worker.group_run import GroupRun
 from inferbus.worker.metrics import WorkerMetrics
 from inferbus.worker.ports import Engine, Work
@@ -172,7 +172,7 @@ class Serving:
             else:
                 await attempt.over
                 await settle(bill)
-                await attempt.let_go(ASKER_GONE_S)
+                await let_go(attempt)
         except asyncio.CancelledError as exc:  # the worker is stopping: the intake hands the message back
             error = exc
             # Before the engine's own word for it, which would count as the end.
@@ -267,7 +267,7 @@ class Serving:
             attempt.delivery.free_slot()
             await attempt.over
             await settle(bill)
-            await attempt.let_go(ASKER_GONE_S)
+            await let_go(attempt)
         finally:
             self._ending_rows -= 1
 

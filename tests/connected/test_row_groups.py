@@ -14,21 +14,24 @@ from tests.connected.rig import Call, GatewaySide, Rig, WorkerSide
 from inferbus import routes, testing
 from inferbus.admission.admit import Ask
 from inferbus.admission.identity import Identity
+from inferbus.batch.fence import is_behind, raise_fence
 from inferbus.batch.lines import Row
 from inferbus.bus.stored import read_stored
 from inferbus.contracts.batch import IN_PROGRESS, JobRecord
 from inferbus.contracts.envelope import RESULTS
+from inferbus.contracts.groups import FENCED, GroupRow, rows_to
 from inferbus.contracts.models import ModelEntry
 from inferbus.contracts.step import Usage
 from inferbus.contracts.usage import CANCELLED, FINISHED, UsageEvent, events_in
 from inferbus.durable import attempt as durable_attempt
 from inferbus.errors import Cancelled, DependencyDown
+from inferbus.ledger.names import OF, request_of
 from inferbus.models import apply_model
 from inferbus.testing import NatsServer
 from inferbus.worker.rows_bill import RowsBill
 from inferbus_batch.adapters.work_queue import queued_requests
 from inferbus_batch.asking import Asking, Given
-from inferbus_batch.gate import Gate
+from inferbus_batch.gate import LEASE_LOST, Gate
 from inferbus_batch.groups import Ends, Groups
 from inferbus_batch.vector_rows import VectorRows
 
@@ -267,3 +270,49 @@ async def test_what_a_chunk_left_is_found_by_its_next_delivery(rig: Rig, connect
         call.sink.finished(200, Usage(4, 2), b"{}", "application/json")
     ends = await asyncio.wait_for(taking_up, 15)
     assert set(ends.outcomes) == {4, 5, 6}
+
+
+async def test_what_an_overtaken_delivery_asks_is_not_begun(rig: Rig, connect: Connect) -> None:
+    """A killed server may give a chunk to another while the first one goes on, sure of its lease."""
+    batch, worker = Batch(await rig.gateway()), await worker_of(rig)
+    bus, fence = await connect("batch"), routes.chunk_fence(JOB.id, 0)
+    assert routes.fence_of(GROUP) == (fence, 1)
+    assert not await is_behind(bus, "dev", fence, 1)
+    assert await raise_fence(bus, "dev", fence, 3)
+    assert not await raise_fence(bus, "dev", fence, 2), "it only rises"
+    assert await raise_fence(bus, "dev", fence, 3)
+    ends = await asyncio.wait_for(batch.ask(5), 10)
+    assert (dict(ends.outcomes), ends.is_open, batch.gate.held) == ({}, True, FENCED)
+    assert calls_of(worker) == []
+    assert await events_of(connect) == []
+    later = await asyncio.wait_for(
+        Batch(batch.gateway).ask(5, routes.group_request(JOB.id, 0, 3, 0)), 10
+    )  # fmt: skip
+    assert len(later.outcomes) == 5
+    batch.given = Given(JOB, Gate(), batch.given.identity, 60.0, fence=fence, attempt=2)
+    assert await asyncio.wait_for(batch.asking.end_of(batch.given, rows(1)[0]), 10) is None
+    assert batch.given.gate.held == LEASE_LOST
+
+
+async def test_a_group_that_two_have_asked_is_charged_once(rig: Rig, connect: Connect) -> None:
+    """Two messages of one group: a killed server forgot the first one's id. Whose the events are, a header says."""
+    batch, worker = Batch(await rig.gateway()), await worker_of(rig)
+    await asyncio.wait_for(batch.ask(3), 10)
+    operator = await connect("operator")
+    (first,) = await read_stored(operator, routes.STREAM_USAGE, routes.usage_filter("dev"))
+    second = Batch(await rig.gateway("gateway-1"))
+    ask = Ask(
+        model="m", task="chat", path=JOB.endpoint, body=rows_to([GroupRow("batch_1-1", b"{}")]), lane=routes.BATCH,
+        delivery=RESULTS, request_id=f"{GROUP}0", rows=1,
+    )  # fmt: skip
+    exchange = await second.gateway.admission.admit(Identity(tenant="dev"), ask)
+    assert await second.asking.wait(second.given, exchange, f"{GROUP}0") is not None
+    found = await recorded(connect, 4)
+    assert len(found) == 4, "another group is another message"
+    (_, other) = await read_stored(operator, routes.STREAM_USAGE, routes.usage_filter("dev"))
+    assert first.headers["Nats-Msg-Id"] == f"usage:group:{GROUP}"
+    assert request_of(first.headers[OF]) == (batch.gateway.asker.id, 1)
+    assert request_of(other.headers[OF]) == (second.gateway.asker.id, 1)
+    again = worker.usage_log.begin(first.headers["Nats-Msg-Id"], events_in(first.data), of=other.headers[OF])
+    await worker.usage_log.settle(again, amend=False)
+    assert len(await events_of(connect)) == 4

@@ -10,7 +10,16 @@ from tests.recording_sink import RecordingSink
 from tests.unit.common.fakes import FakeBus, message
 
 from inferbus.bus import Bus
-from inferbus.contracts.groups import ABORTED, ANSWERED, GIVEN_BACK, NOT_BEGUN, ROWS_TYPE, GroupRow, answers_from
+from inferbus.contracts.groups import (
+    ABORTED,
+    ANSWERED,
+    FENCED,
+    GIVEN_BACK,
+    NOT_BEGUN,
+    ROWS_TYPE,
+    GroupRow,
+    answers_from,
+)
 from inferbus.contracts.step import Usage
 from inferbus.errors import Cancelled, EngineDead, InvalidRequest
 from inferbus.queue.delivery import Delivery
@@ -175,3 +184,15 @@ async def test_cancelled_it_gives_every_slot_back() -> None:
         await place.task
     assert place.slots.busy == 0
     assert place.engine.open == {}, "what ran was aborted"
+
+
+async def test_what_a_later_delivery_asks_is_not_begun() -> None:
+    place = Place(2)
+    place.task.cancel()
+    sink, run = (
+        RecordingSink(),
+        GroupRun(cast("Engine", place.engine), [GroupRow("r", b"")], place.delivery, is_fenced=True),
+    )
+    await run.run(WORK, sink)
+    assert [one.how for one in answers_from((await sink.finish()).data)] == [FENCED]
+    assert place.engine.begun == []

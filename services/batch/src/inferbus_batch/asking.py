@@ -16,6 +16,7 @@ from inferbus import routes
 from inferbus.admission.admit import Admission, Ask
 from inferbus.admission.identity import Identity
 from inferbus.answers.exchange import Ended, Exchange, Stored
+from inferbus.batch.fence import is_behind
 from inferbus.batch.lines import Row
 from inferbus.bus import Bus
 from inferbus.bus.stored import is_stored
@@ -27,7 +28,7 @@ from inferbus.durable.outcomes import ROW_KEPT_S, failed_outcome, load_outcome, 
 from inferbus.errors import Cancelled, DependencyDown, InferbusError, Permanent, RateLimited, Transient
 from inferbus.errors import Ended as EndedEarly
 from inferbus_batch.domain.row_end import RowEnd, backoff_s, is_of_the_moment, tokens_of
-from inferbus_batch.gate import Gate
+from inferbus_batch.gate import LEASE_LOST, Gate
 from inferbus_batch.vector_rows import VectorRows
 
 _LOOK_S = 10.0
@@ -48,6 +49,9 @@ class Given(msgspec.Struct, frozen=True):
     deadline_s: float
     queued: Mapping[str, Stored] | None = None
     traceparent: str = ""
+    fence: str = ""
+    """The chunk's (`inferbus.batch.fence`), and which delivery of it this is."""
+    attempt: int = 1
 
 
 class Asking:
@@ -149,7 +153,7 @@ class Asking:
 
     async def _begin(self, given: Given, row: Row, request_id: str) -> Outcome | None:
         ask, waits = ask_of(given, row, request_id), 0
-        while not given.gate.is_shut:
+        while not given.gate.is_shut and await self._is_still_ours(given):
             identity = given.identity()
             try:
                 if row.task == VECTORS:
@@ -170,6 +174,18 @@ class Asking:
             waits += 1
             await given.gate.sleep(max(wait_s, backoff_s(min(waits, 4))))
         return None
+
+    async def _is_still_ours(self, given: Given) -> bool:
+        """Whether no other delivery has the chunk: it would ask the row in a group, and find this request too late."""
+        if not given.fence:
+            return True
+        try:
+            if given.gate.is_ours and not await is_behind(self._bus, given.job.tenant, given.fence, given.attempt):
+                return True
+            given.gate.hold(LEASE_LOST)
+        except DependencyDown:  # nor can it be asked now
+            return True
+        return False
 
     async def _asked_of_vectors(self, given: Given, identity: Identity, row: Row, request_id: str) -> Outcome | None:
         """Do what a row asks of a collection; None where its job ended before. What came of it is kept as of any request, so

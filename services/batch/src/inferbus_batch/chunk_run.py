@@ -16,11 +16,13 @@ from opentelemetry.trace import SpanKind
 
 from inferbus import routes
 from inferbus.admission.identity import Identity
+from inferbus.batch.fence import raise_fence
 from inferbus.batch.lines import Row
 from inferbus.batch.part_book import PartBook
 from inferbus.bus import Bus
 from inferbus.codec import from_json
 from inferbus.contracts.batch import ChunkSpec, JobRecord, PartRecord
+from inferbus.contracts.groups import FENCED
 from inferbus.contracts.models import LLM, ModelEntry
 from inferbus.errors import DependencyDown, Overloaded
 from inferbus.files.ports import Storage
@@ -143,12 +145,15 @@ class ChunkRun:
         """Say what is the same for all rows, and what earlier deliveries left in the queue."""
         deps, attempt = self._deps, self._delivery.attempt
         queued = None
+        fence = routes.chunk_fence(self._job.id, self.spec.n)
         if attempt > 1:
+            if not await raise_fence(deps.bus, self._job.tenant, fence, attempt):  # before looking at what is there
+                self._gate.hold(FENCED)
             queued = await queued_requests(deps.bus, self._job.tenant, self._entries(lines))
         left_s = max(1.0, self._job.expires_at - time.time())
         given = Given(
             self._job, self._gate, lambda: deps.identity_of(self._job), min(deps.row_deadline_s, left_s),
-            queued.requests if queued is not None else None, traceparent,
+            queued.requests if queued is not None else None, traceparent, fence, attempt,
         )  # fmt: skip
         if queued is not None:
             self._left = await deps.groups.left_by(given, self.spec.n, attempt, queued.groups, lines.rows)

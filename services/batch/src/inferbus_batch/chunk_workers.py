@@ -13,6 +13,7 @@ import structlog
 from inferbus.batch.job_book import JobBook
 from inferbus.batch.states import is_runnable, paused
 from inferbus.contracts.batch import INPUT_CHANGED, NOT_ENTITLED, STORAGE_DOWN, JobRecord, Pause
+from inferbus.contracts.groups import FENCED
 from inferbus.errors import (
     Conflict,
     DependencyDown,
@@ -31,7 +32,7 @@ from inferbus_batch.deaths import Deaths
 from inferbus_batch.domain.choosing import FairShares, choose
 from inferbus_batch.domain.poison import BESIDE, GIVING_UP
 from inferbus_batch.domain.quiet_hours import QuietHours, quiet_hours_from
-from inferbus_batch.gate import Gate
+from inferbus_batch.gate import LEASE_LOST, Gate
 from inferbus_batch.jobs_view import JobsView
 from inferbus_batch.turns import Turns
 
@@ -169,7 +170,9 @@ class ChunkWorkers:
             self._shares.charge(job.tenant, run.spec.rows, self._weights().get(job.tenant, 1))
             outcome = await self._turn(run, job, delivery)
             self._deps.metrics.chunks.labels(outcome).inc()
-            if outcome == HELD:
+            if outcome == HELD and gate.held in (FENCED, LEASE_LOST):
+                delivery.abandon()  # another has it: a word of ours would take it from that one
+            elif outcome == HELD:
                 self._hand_back(job, delivery, gate.again_s)
         except asyncio.CancelledError:
             delivery.nak()

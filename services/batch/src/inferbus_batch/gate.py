@@ -7,6 +7,8 @@ import contextlib
 import time
 from typing import Protocol
 
+LEASE_LOST = "lease_lost"
+
 
 class Running(Protocol):
     """What a row waits for."""

@@ -19,11 +19,12 @@ from inferbus.answers.exchange import Exchange, Stored
 from inferbus.batch.lines import Row
 from inferbus.bus import Bus
 from inferbus.contracts.durable import Outcome
-from inferbus.contracts.groups import ANSWERED, NOT_BEGUN, ROWS_TYPE, RowAnswer, answers_from
+from inferbus.contracts.groups import ANSWERED, FENCED, NOT_BEGUN, ROWS_TYPE, RowAnswer, answers_from
 from inferbus.contracts.models import VECTORS
 from inferbus.errors import InferbusError, RateLimited, Transient
 from inferbus_batch.asking import Asking, Given, ask_of
 from inferbus_batch.domain.row_end import backoff_s
+from inferbus_batch.gate import LEASE_LOST
 
 MOST_ROW_BYTES, MOST_BYTES = 64 * 1024, 512 * 1024
 """A longer row is asked by itself; a group of rows of that length together is full."""
@@ -103,6 +104,9 @@ class Groups:
         finally:
             answers = answers_of(outcome)
             group.settle(answers or [])
+        if any(answer.how == FENCED for answer in answers or ()):
+            given.gate.hold(FENCED)
+            return Ends(is_open=True)
         if answers is not None and not group.request_ids <= {answer.request_id for answer in answers}:
             # A server that was killed forgot the chunk's delivery, and gave it to another process under the same number: this
             # is its group. The next delivery takes up what is there.
@@ -117,7 +121,7 @@ class Groups:
         waits = 0
         while not given.gate.is_shut:
             if not given.gate.is_ours:
-                given.gate.hold("lease_lost")
+                given.gate.hold(LEASE_LOST)
                 return None
             try:
                 return await admit_rows(self._admission, given.identity(), group_id, asks)

@@ -19,9 +19,9 @@ T = TypeVar("T")
 ROWS_TYPE = "application/vnd.inferbus.rows+msgpack"
 ROWS_HEADER = "Ib-Rows"
 
-ANSWERED, ABORTED, GIVEN_BACK, NOT_BEGUN = "answered", "aborted", "given_back", "not_begun"
+ANSWERED, ABORTED, GIVEN_BACK, NOT_BEGUN, FENCED = "answered", "aborted", "given_back", "not_begun", "fenced"
 """How a row ended. `aborted`: the group's request was cancelled, or its deadline passed. `given_back`: it was begun, and
-has to be asked by itself. `not_begun`: nothing was done for it."""
+has to be asked by itself. `not_begun`: nothing was done for it. `fenced`: nor was there, and a later delivery of its chunk asks it."""
 
 
 class GroupRow(msgspec.Struct, frozen=True, array_like=True):

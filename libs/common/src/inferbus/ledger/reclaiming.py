@@ -23,6 +23,7 @@ from inferbus.bus.stored import read_since, read_stored
 from inferbus.contracts.outstanding import Outstanding
 from inferbus.contracts.usage import events_in
 from inferbus.errors import InferbusError
+from inferbus.ledger.names import OF
 from inferbus.ledger.unspent import Unspent
 
 _CLAIMED_KEEP_S = 86_400
@@ -112,7 +113,7 @@ class Reclaiming:
         for tenant in sorted(unspent.tenants):
             async for page in read_since(self._bus, routes.STREAM_USAGE, routes.usage_filter(tenant), since):
                 for stored in page:
-                    if unspent.concerns(stored.headers.get("Nats-Msg-Id", "")):
+                    if unspent.concerns(stored.headers.get(OF) or stored.headers.get("Nats-Msg-Id", "")):
                         for event in events_in(stored.data):
                             unspent.count(event)
                 await asyncio.sleep(_PAUSE_S)

@@ -23,6 +23,7 @@ from inferbus.bus.stored import read_one
 from inferbus.codec import to_json
 from inferbus.contracts.usage import AMENDED, UsageEvent
 from inferbus.errors import DependencyDown, InferbusError, Overloaded
+from inferbus.ledger.names import OF
 
 _MSG_ID = "Nats-Msg-Id"
 _ANSWER_S = 2.0
@@ -46,10 +47,11 @@ class Record:
     """One message on its way. `name` is the request's or the group's, the same whoever writes it; `answer` the stream's, once
     there is one."""
 
-    __slots__ = ("_waiter", "answer", "event", "name", "token")
+    __slots__ = ("_waiter", "answer", "event", "name", "of", "token")
 
-    def __init__(self, name: str, event: Events, token: str) -> None:
+    def __init__(self, name: str, event: Events, token: str, of: str = "") -> None:
         self.name = name
+        self.of = of
         self.event = event
         self.token = token
         self.answer: PubAck | InferbusError | None = None
@@ -133,11 +135,13 @@ class UsageLog:
         await self._bus.listen(f"{self._inbox}.*", self._on_answer)
         self._bus.on_disconnect(self._on_disconnect)
 
-    def begin(self, name: str, event: Events, *, soon: bool = False) -> Record:
-        """Send an event (or several of one subject), before whatever is sent after it; `soon`: with that, or after 5 ms. `settle` or `forget` the record."""
+    def begin(self, name: str, event: Events, *, of: str = "", soon: bool = False) -> Record:
+        """Send an event (or several of one subject), before whatever is sent after it; `soon`: with that, or after 5 ms. `of` is
+        the request's name where `name` is not. `settle` or `forget` the record."""
         token = self._tokens.take()
-        record = self._open[token] = Record(name, event, token)
-        headers = f"NATS/1.0\r\n{_MSG_ID}: {name}\r\n\r\n".encode()
+        record = self._open[token] = Record(name, event, token, of)
+        whose = f"{OF}: {of}\r\n" if of else ""
+        headers = f"NATS/1.0\r\n{_MSG_ID}: {name}\r\n{whose}\r\n".encode()
         try:
             self._bus.nc.send_named(_subject_of(event), to_json(event), f"{self._inbox}.{token}", headers, soon=soon)
         except nats.errors.Error as exc:  # it is sent again by `settle`
@@ -214,15 +218,16 @@ class UsageLog:
         try:
             return await record.wait(_ANSWER_S)
         except InferbusError:
-            return await self._accept(record.event, record.name, hold_s, full_s)
+            return await self._accept(record.event, record.name, hold_s, full_s, record.of)
 
-    async def _accept(self, event: Events, name: str, hold_s: float, full_s: float) -> PubAck:
+    async def _accept(self, event: Events, name: str, hold_s: float, full_s: float, of: str = "") -> PubAck:
         """Store an event, however long the bus is away or full, up to the bounds."""
         subject, data, begun = _subject_of(event), to_json(event), time.monotonic()
+        headers = {_MSG_ID: name} | ({OF: of} if of else {})
         while True:
             try:
                 await self._bus.wait_connected(max(0.01, begun + hold_s - time.monotonic()))
-                return ack_of((await self._bus.request(subject, data, {_MSG_ID: name}, timeout_s=_ANSWER_S)).data)
+                return ack_of((await self._bus.request(subject, data, headers, timeout_s=_ANSWER_S)).data)
             except InferbusError as exc:
                 bound_s = full_s if isinstance(exc, Overloaded) else hold_s
                 if time.monotonic() + _AGAIN_S >= begun + bound_s:

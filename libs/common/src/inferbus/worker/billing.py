@@ -20,7 +20,7 @@ from inferbus.contracts.step import Usage
 from inferbus.contracts.usage import ABANDONED, CANCELLED, CHARGED, DEADLINE, FINISHED, REJECTED, UsageEvent
 from inferbus.durable.outcomes import whole_outcome
 from inferbus.errors import Cancelled
-from inferbus.ledger.names import usage_name
+from inferbus.ledger.names import group_name, usage_name
 from inferbus.ledger.prices import PriceBook
 from inferbus.ledger.usage_log import Record, UsageLog
 from inferbus.queue.delivery import Delivery
@@ -128,7 +128,9 @@ class Billing:
             for answer in answers
             if answer.how in (ANSWERED, ABORTED)
         ]  # fmt: skip
-        return self.log.begin(_name_of(envelope), events, soon=True) if events else None
+        if not events:
+            return None
+        return self.log.begin(group_name(envelope.request_id), events, of=_name_of(envelope), soon=True)
 
 
 class Bill:

@@ -16,6 +16,7 @@ from inferbus.contracts.durable import Outcome
 from inferbus.contracts.groups import (
     ABORTED,
     ANSWERED,
+    FENCED,
     GIVEN_BACK,
     NOT_BEGUN,
     ROWS_TYPE,
@@ -32,7 +33,11 @@ from inferbus.worker.ports import Engine, Sink, Work
 class GroupRun:
     """`run` it once; `stop` ends it early, at any time. `answers` has what became of rows, in the order of their ends."""
 
-    def __init__(self, engine: Engine, rows: Sequence[GroupRow], delivery: Delivery) -> None:
+    def __init__(
+        self, engine: Engine, rows: Sequence[GroupRow], delivery: Delivery, *, is_fenced: bool = False
+    ) -> None:
+        """`is_fenced`: a later delivery of its chunk asks these rows."""
+        self._is_fenced = is_fenced
         self._engine = engine
         self._rows = rows
         self._delivery = delivery
@@ -44,7 +49,9 @@ class GroupRun:
     async def run(self, work: Work, sink: Sink) -> None:
         """Run the rows, and end the group's sink. `work` is the group's: its rows' but for key, id, body and bound. A group
         that is delivered again runs no row: it may be what ended its worker."""
-        if self._delivery.attempt > 1:
+        if self._is_fenced:
+            self.answers += [RowAnswer(row.request_id, FENCED) for row in self._rows]
+        elif self._delivery.attempt > 1:
             self.answers += [RowAnswer(row.request_id, GIVEN_BACK) for row in self._rows]
         else:
             await self._run_rows(work)

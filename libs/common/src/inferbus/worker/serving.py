@@ -16,6 +16,7 @@ from opentelemetry.trace import Span
 from inferbus import routes
 from inferbus.answers.attempts import Attempt, Attempts
 from inferbus.answers.delivered import resume_from
+from inferbus.batch.fence import is_behind
 from inferbus.bus import Bus
 from inferbus.bus.tickets import load_payload, ticket_from
 from inferbus.bus.waiting import NoResponders
@@ -231,8 +232,8 @@ class Serving:
         stop: Callable[[], None] = partial(self._engine.abort, work.key)
         if envelope.rows:
             try:
-                group = self._group(attempt, work, subject)
-            except InvalidRequest as exc:
+                group = await self._group(attempt, work, subject)
+            except InferbusError as exc:
                 return exc
             run, stop = group.run, group.stop
         attempt.on_stop = stop
@@ -271,15 +272,18 @@ class Serving:
         finally:
             self._ending_rows -= 1
 
-    def _group(self, attempt: Attempt, work: Work, subject: routes.InferSubject) -> GroupRun:
+    async def _group(self, attempt: Attempt, work: Work, subject: routes.InferSubject) -> GroupRun:
         """Make the run of a group's rows.
 
         Raises:
             InvalidRequest: they cannot be read, or nobody would keep what they come to.
+            DependencyDown: nobody can tell now whether they are still to be asked.
         """
         if not isinstance(attempt, DurableAttempt):
             raise InvalidRequest("a group's outcome is kept, or it is none")
-        run = GroupRun(self._engine, rows_from(work.body), attempt.delivery)
+        rows = rows_from(work.body)
+        is_fenced = await is_behind(self._bus, subject.tenant, *routes.fence_of(work.request_id))
+        run = GroupRun(self._engine, rows, attempt.delivery, is_fenced=is_fenced)
         attempt.group = RowsBill(self._billing, self._bus, attempt, subject, run)
         return run
 

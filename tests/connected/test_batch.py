@@ -181,25 +181,33 @@ async def test_an_input_that_changes_pauses_the_job_and_costs_no_line(tmp_path: 
 
 
 async def test_without_storage_it_rests_and_goes_on_by_itself(tmp_path: Path) -> None:
+    storage, no_folder = tmp_path / "storage", tmp_path / "no-folder"
+    storage.mkdir()
+    no_folder.write_bytes(b"not a folder")
+    _point(tmp_path / "files", storage)
     async with MainPath(tmp_path) as path:
         await path.worker(simulator_itl_s=0.02)
         await path.batch(chunk_slots=1, in_flight=4, chunk_rows=16)
         async with open_batches(path, tmp_path) as batches:
             job = await batches.submit(lines(800))
             await batches.reaches(job, 16)
-            folder, away = tmp_path / "files", tmp_path / "away"
-            folder.rename(away)
-            folder.write_bytes(b"not a folder")
+            _point(tmp_path / "files", no_folder)
 
             async def rests() -> bool:
                 pause = (await batches.job(job)).paused
                 return pause is not None and pause.reason == STORAGE_DOWN
 
             await eventually(rests, within_s=30)
-            folder.unlink()
-            away.rename(folder)
+            _point(tmp_path / "files", storage)
             job = await batches.over(job)
             assert (job.state, job.counts.completed, job.paused) == (COMPLETED, 800, None)
+
+
+def _point(link: Path, to: Path) -> None:
+    """Have a link lead elsewhere in one step: between two there is no storage, which is an input that is gone."""
+    new = link.with_name(f"{link.name}.new")
+    new.symlink_to(to)
+    new.replace(link)
 
 
 async def test_what_failed_is_tried_again_as_a_job_of_its_own(tmp_path: Path) -> None:

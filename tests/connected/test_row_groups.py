@@ -18,16 +18,19 @@ from inferbus.batch.fence import is_behind, raise_fence
 from inferbus.batch.lines import Row
 from inferbus.bus.stored import read_stored
 from inferbus.contracts.batch import IN_PROGRESS, JobRecord
+from inferbus.contracts.control import CANCEL
 from inferbus.contracts.envelope import RESULTS
-from inferbus.contracts.groups import FENCED, GroupRow, rows_to
+from inferbus.contracts.groups import ANSWERED, FENCED, GroupRow, answers_from, rows_to
 from inferbus.contracts.models import ModelEntry
 from inferbus.contracts.step import Usage
 from inferbus.contracts.usage import CANCELLED, FINISHED, UsageEvent, events_in
 from inferbus.durable import attempt as durable_attempt
-from inferbus.errors import Cancelled, DependencyDown
+from inferbus.durable.outcomes import failed_outcome, store_outcome
+from inferbus.errors import Cancelled, DeadlineWhileQueued, DependencyDown
 from inferbus.ledger.names import OF, request_of
 from inferbus.models import apply_model
 from inferbus.testing import NatsServer
+from inferbus.worker import serving
 from inferbus.worker.rows_bill import RowsBill
 from inferbus_batch.adapters.work_queue import queued_requests
 from inferbus_batch.asking import Asking, Given
@@ -213,10 +216,11 @@ async def test_of_two_attempts_the_first_outcome_counts_for_both(
     await testing.eventually(lambda: len(calls_of(worker)) == 3)
     for call in calls_of(worker)[:2]:
         call.sink.finished(200, Usage(4, 2), b"{}", "application/json")
-    await asyncio.sleep(0.05)  # they are noted
     (attempt,) = [one for one in worker.attempts if isinstance(one, durable_attempt.DurableAttempt)]
     assert attempt.group is not None
-    stolen = attempt.group.outcome()  # as another worker might have stored it
+    group = attempt.group
+    await testing.eventually(lambda: sum(one.how == ANSWERED for one in answers_from(group.outcome().body)) == 2)
+    stolen = group.outcome()  # as another worker might have stored it
     assert await durable_attempt.store_outcome(worker.bus, "dev", GROUP, stolen)
     calls_of(worker)[2].sink.finished(200, Usage(4, 2), b"{}", "application/json")
     ends = await asyncio.wait_for(asked, 15)
@@ -316,3 +320,28 @@ async def test_a_group_that_two_have_asked_is_charged_once(rig: Rig, connect: Co
     again = worker.usage_log.begin(first.headers["Nats-Msg-Id"], events_in(first.data), of=other.headers[OF])
     await worker.usage_log.settle(again, amend=False)
     assert len(await events_of(connect)) == 4
+
+
+async def test_a_group_that_failed_as_a_whole_says_nothing_of_other_rows(rig: Rig) -> None:
+    batch, _ = Batch(await rig.gateway()), await worker_of(rig)
+    await asyncio.wait_for(batch.ask(3), 10)
+    failed = failed_outcome(DeadlineWhileQueued("late"))
+    assert await store_outcome(batch.gateway.bus, "dev", routes.group_request(JOB.id, 0, 1, 1), failed)
+    left = await batch.groups.left_by(batch.given, 0, 2, {}, range(1, 9))
+    assert {line: one.status for line, one in left.outcomes.items()} == {1: 200, 2: 200, 3: 200}
+
+
+async def test_cancelled_while_its_fence_is_looked_at_no_row_is_begun(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, worker = Batch(await rig.gateway()), await worker_of(rig)
+
+    async def cancel_meanwhile(*_: object) -> bool:
+        for attempt in worker.attempts:
+            attempt.stop(CANCEL)
+        return False
+
+    monkeypatch.setattr(serving, "is_behind", cancel_meanwhile)
+    ends = await asyncio.wait_for(batch.ask(3), 20)
+    assert dict(ends.outcomes) == {}
+    assert calls_of(worker) == []

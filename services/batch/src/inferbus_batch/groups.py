@@ -144,7 +144,11 @@ class Groups:
         for earlier in range(1, attempt):
             async for group_id, outcome in self._outcomes(given, chunk, earlier, ours.keys()):
                 ours.pop(group_id, None)
-                outcomes |= ends_from(outcome, answers_of(outcome), names).outcomes
+                answers = answers_of(outcome)
+                if (
+                    answers is not None
+                ):  # one that failed as a whole does not say whose rows it had: they are asked again
+                    outcomes |= ends_from(outcome, answers, names).outcomes
         return Left(
             outcomes, {group: frozenset(names[row] for row in rows & names.keys()) for group, rows in ours.items()}
         )

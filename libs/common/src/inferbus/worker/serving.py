@@ -226,8 +226,6 @@ class Serving:
             team=envelope.team,
             user=envelope.user,
         )
-        if attempt.over.done():  # cancelled while its body was fetched
-            return Cancelled("stopped before it began")
         run: Callable[[Work, EngineSink], Awaitable[None]] = self._engine.submit
         stop: Callable[[], None] = partial(self._engine.abort, work.key)
         if envelope.rows:
@@ -236,6 +234,8 @@ class Serving:
             except InferbusError as exc:
                 return exc
             run, stop = group.run, group.stop
+        if attempt.over.done():  # cancelled while its body was fetched, or its fence looked at
+            return Cancelled("stopped before it began")
         attempt.on_stop = stop
         deadline = asyncio.get_running_loop().call_at(expires_at, _expire, sink, stop)
         try:

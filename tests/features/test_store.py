@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +106,16 @@ def test_the_catalogue_says_what_there_is(store: FeastStore, compiled: tuple[byt
 def test_a_store_that_is_away_says_so_in_time_and_comes_back(
     redis: Any, tmp_path: Path, compiled: tuple[bytes, Catalogue]
 ) -> None:
-    store = FeastStore(online_config("redis", redis=redis.address, redis_timeout_s=0.5, state=tmp_path), tmp_path)
-    store.load(compiled[0])
-    redis.kill()
-    begun = time.monotonic()
-    with pytest.raises(StoreDown):
-        store.read("plain", {"user_id": [1]}, {})
-    assert time.monotonic() - begun < 5
-    redis.start()
-    assert store.read("plain", {"user_id": [1]}, {})[0].values == [None]
+    online = online_config("redis", redis=redis.address, redis_timeout_s=0.5, state=tmp_path)
+    with closing(FeastStore(online, tmp_path)) as store:
+        store.load(compiled[0])
+        redis.kill()
+        begun = time.monotonic()
+        with pytest.raises(StoreDown):
+            store.read("plain", {"user_id": [1]}, {})
+        assert time.monotonic() - begun < 5
+        redis.start()
+        assert store.read("plain", {"user_id": [1]}, {})[0].values == [None]
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,18 @@ _WITH_CHILD = "import subprocess, sys, time; print(subprocess.Popen([sys.executa
 
 @asynccontextmanager
 async def running(
-    program: str, folder: Path, *, grace_s: float = 5.0, may_be_drained: bool = True, descriptors: tuple[int, ...] = ()
+    program: str,
+    folder: Path,
+    *,
+    grace_s: float = 5.0,
+    may_be_drained: bool = True,
+    descriptors: tuple[int, ...] = (),
+    timer_slack_s: float = 0.0,
 ) -> AsyncIterator[tuple[Child, list[ProcessState]]]:
     seen: list[ProcessState] = []
     spec = ProcessSpec(
         name="x", role="test", argv=[sys.executable, "-c", program], env=dict(os.environ), grace_s=grace_s,
-        may_be_drained=may_be_drained, descriptors=descriptors,
+        may_be_drained=may_be_drained, descriptors=descriptors, timer_slack_s=timer_slack_s,
     )  # fmt: skip
     child = Child(spec, folder / "x.log", lambda child: seen.append(child.state), _QUICK)
     child.start()
@@ -152,6 +158,15 @@ async def test_descriptors_are_inherited_under_their_numbers(tmp_path: Path) -> 
         async with running(program, tmp_path, descriptors=(listener.fileno(),)) as (child, _):
             port = str(listener.getsockname()[1])
             await eventually(lambda: child.log.exists() and port in child.log.read_text())
+
+
+async def test_how_late_its_timers_may_be_is_its_own_to_say(tmp_path: Path) -> None:
+    program = "import pathlib; print('ns', pathlib.Path('/proc/self/timerslack_ns').read_text().strip(), flush=True)"
+    ours = Path("/proc/self/timerslack_ns").read_text().strip()
+    for slack_s, expected in ((0.0, ours), (0.001, "1000000")):
+        async with running(program, tmp_path, timer_slack_s=slack_s) as (child, _):
+            await eventually(lambda: child.log.exists() and f"ns {expected}\n" in child.log.read_text())  # noqa: B023  # awaited at once
+    assert Path("/proc/self/timerslack_ns").read_text().strip() == ours
 
 
 _SUPERVISOR = """

@@ -89,6 +89,17 @@ def test_bus_is_given_the_configuration_with_its_users(layout: Layout) -> None:
     assert not [name for name in spec.env if "PASSWORD" in name or "SEED" in name]
 
 
+@pytest.mark.parametrize(("cores", "said", "expected"), [(2, "", "1"), (2, "2", "2"), (8, "", None), (8, "3", "3")])
+def test_on_few_cores_the_bus_has_one_scheduler_unless_told(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, cores: int, said: str, expected: str | None
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.delenv("GOMAXPROCS", raising=False)
+    if said:
+        monkeypatch.setenv("GOMAXPROCS", said)
+    assert nats_spec(platform_of(layout, UpOptions()), port=-1).env.get("GOMAXPROCS") == expected
+
+
 def test_simulator_runs_beside_the_gateway(layout: Layout) -> None:
     platform = platform_of(layout, UpOptions(simulator=True))
     (worker,) = workers_of(platform)

@@ -22,7 +22,8 @@ from inferbus.local.processes import ProcessSpec
 from inferbus.local.state import FAILED, READY, RESTARTING, STARTING, STOPPED, STOPPING, ProcessState
 from inferbus.settings import INCARNATION
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_TIMERSLACK = 1, 29
+_NS = 1e9
 _LOG_BYTES = 16 * 1024 * 1024
 
 
@@ -150,7 +151,7 @@ class Child:
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
-                    preexec_fn=self._bind_to(os.getpid()),
+                    preexec_fn=self._prepare(os.getpid()),
                 )
         except OSError as exc:
             self._note(f"cannot be started: {exc}")
@@ -165,15 +166,17 @@ class Child:
         if self._on_death is not None and self.was_ready:
             await self._on_death(self.spec, self._incarnation)
 
-    def _bind_to(self, supervisor: int) -> Callable[[], None]:
-        libc = self._libc
+    def _prepare(self, supervisor: int) -> Callable[[], None]:
+        libc, slack_ns = self._libc, ctypes.c_ulong(int(self.spec.timer_slack_s * _NS))
 
-        def bind() -> None:  # runs in the child, between fork and exec
+        def prepare() -> None:  # runs in the child, between fork and exec
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != supervisor:  # it died before the line above
                 os._exit(1)
+            if slack_ns.value:
+                libc.prctl(_PR_SET_TIMERSLACK, slack_ns)
 
-        return bind
+        return prepare
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is None:

@@ -9,7 +9,9 @@ without Triton. `gateway` and `triton HTTP` are asked by the same load generator
 `tritonclient` (gRPC, asyncio) and the SDK are Python programs, whose own CPU is part of what two cores have to give. One
 connection also asks Triton with a pause of 1.5 ms before each request, which is about the pace of the path: a server that sleeps
 in between wakes up slower, whoever asks.
-Exit status 1 where a target of the issue was missed or a request failed.
+The bare path (`inferbus_bench.bare_path`) is asked at 16 connections in every round, as the yardstick of ADR 20. *Added* CPU is that of all
+processes, less what Triton takes when the same load asks it straight: who joins requests spares it some.
+Exit status 1 where a target was missed or a request failed.
 """
 
 from __future__ import annotations
@@ -17,43 +19,46 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import socket
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import tritonclient.grpc.aio as grpc
 
-import inferbus
-from inferbus.bus import Bus
-from inferbus.contracts.models import ModelEntry
-from inferbus.local.identities import DEV, settings_of, users_folder
 from inferbus.local.layout import Layout
 from inferbus.local.state import read_state
-from inferbus.local.triton import POOL
-from inferbus.models import apply_model
+from inferbus_bench.classic_clients import Answer
+from inferbus_bench.classic_place import (
+    BARE,
+    CLIENT,
+    GATEWAY,
+    GATEWAY_DIRECT,
+    PACED,
+    SDK,
+    TRITON,
+    Place,
+    add_direct,
+    find_place,
+    run_generator,
+    run_one,
+)  # fmt: skip
 from inferbus_bench.cpu import ENGINE, cpu_of
-from inferbus_bench.loadgen import LoadFailed, LoadResult, build
+from inferbus_bench.loadgen import build, run_load
 from inferbus_bench.machine import describe_machine, describe_versions
 from inferbus_bench.places import ROOT
 from inferbus_bench.report import grid
-from inferbus_bench.targets import Target, platform
+from inferbus_bench.scenarios import chosen, simulator_scenarios
+from inferbus_bench.targets import Target, bare_path, platform
 
-FEATURES, MODEL, DIRECT = 32, "ranker", "ranker-direct"
 SENTENCE = (
     "Wait until the lock is released by another thread, or until the timeout occurs, and say which of the two it was"
 )
-PATH, TRITON = ("gateway", "nats-server", "worker"), "triton"
-DRAIN_S = 40.0
-GATEWAY, GATEWAY_DIRECT, BARE, PACED, CLIENT, SDK = (
-    "gateway, durable", "gateway, direct", "triton HTTP", "triton HTTP, paced", "tritonclient gRPC", "SDK over the bus",
-)  # fmt: skip
-PAUSE_S = 0.0015
+PATH = ("gateway", "nats-server", "worker")
+JUDGED_AT, YARDSTICK = 16, "whole-16"
+MOST_CPU_US, MOST_TIMES_BARE = 350, 350 / 203  # 203 us took the bare path where the target was set (ADR 20)
 
 
 class Times(msgspec.Struct, frozen=True):
@@ -63,151 +68,6 @@ class Times(msgspec.Struct, frozen=True):
     p50: float
     p99: float
     cpu: dict[str, float]
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What one of our Python clients prints."""
-
-    ok: int
-    rate: float
-    p50: float
-    p99: float
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Where everything is on one running platform."""
-
-    target: Target
-    home: Path
-    http: int
-    grpc: int
-    roots: dict[str, int]
-    program: Path
-
-
-# --- clients --------------------------------------------------------------------------------------------------------------
-
-
-async def ask_again(connections: int, seconds: float, ask: Callable[[], Awaitable[object]]) -> Answer:
-    """A closed loop of so many callers, after a moment of warming up."""
-    took: list[float] = []
-
-    async def call(end: float) -> None:
-        while (began := time.perf_counter()) < end:
-            await ask()
-            took.append(time.perf_counter() - began)
-
-    await asyncio.gather(*(call(time.perf_counter() + 0.3) for _ in range(connections)))
-    took.clear()
-    began = time.perf_counter()
-    await asyncio.gather(*(call(began + seconds) for _ in range(connections)))
-    rate = len(took) / (time.perf_counter() - began)
-    return Answer(len(took), rate, 1000 * float(np.percentile(took, 50)), 1000 * float(np.percentile(took, 99)))
-
-
-def ask_paced(port: int, rows: int, seconds: float) -> Answer:
-    """One caller on a plain socket who pauses before each request."""
-    body, headers = tensors(rows)
-    lines = [f"POST /v2/models/{MODEL}/infer HTTP/1.1", "Host: triton", f"Content-Length: {len(body)}", *headers]
-    request = "\r\n".join([*lines, "", ""]).encode() + body
-    took: list[float] = []
-    with socket.create_connection(("127.0.0.1", port)) as connection, connection.makefile("rb") as answers:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        warm, end = time.perf_counter() + 0.3, time.perf_counter() + 0.3 + seconds
-        while (now := time.perf_counter()) < end:
-            time.sleep(PAUSE_S)
-            began = time.perf_counter()
-            connection.sendall(request)
-            length = 0
-            while (line := answers.readline()) != b"\r\n":
-                if line.lower().startswith(b"content-length:"):
-                    length = int(line.split(b":")[1])
-            answers.read(length)
-            if now >= warm:
-                took.append(time.perf_counter() - began)
-    return Answer(
-        len(took), len(took) / seconds, 1000 * float(np.percentile(took, 50)), 1000 * float(np.percentile(took, 99))
-    )
-
-
-async def client_main(args: argparse.Namespace) -> None:
-    """Be one of the Python clients; prints an `Answer`."""
-    rows = np.full((args.client_rows, FEATURES), 0.5, np.float32)
-    if args.client == "paced":
-        answer = ask_paced(int(args.address.rpartition(":")[2]), args.client_rows, args.seconds)
-    elif args.client == "grpc":
-        async with grpc.InferenceServerClient(args.address) as client:
-
-            async def ask() -> None:
-                one = grpc.InferInput("FEATURES", list(rows.shape), "FP32")
-                one.set_data_from_numpy(rows)
-                (await client.infer(MODEL, [one])).as_numpy("SCORE")
-
-            answer = await ask_again(args.callers, args.seconds, ask)
-    else:
-        async with inferbus.Client(args.address, nkey_seed_file=args.seed_file) as bus:
-            answer = await ask_again(args.callers, args.seconds, lambda: bus.infer(MODEL, {"FEATURES": rows}))
-    print(msgspec.json.encode(answer).decode())
-
-
-async def run_python(kind: str, place: Place, connections: int, rows: int, seconds: float) -> Answer:
-    state = read_state(Layout(root=ROOT, home=place.home))
-    assert state is not None
-    address = {"grpc": f"127.0.0.1:{place.grpc}", "paced": f"127.0.0.1:{place.http}", "sdk": state.bus_url}[kind]
-    seed = users_folder(Layout(root=ROOT, home=place.home)).seed_file(DEV)
-    argv = [sys.executable, __file__, "--client", kind, "--address", address, "--seed-file", str(seed)]
-    argv += ["--callers", str(connections), "--client-rows", str(rows), "--seconds", str(seconds)]
-    process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
-    output, _ = await asyncio.wait_for(process.communicate(), seconds + DRAIN_S)
-    return msgspec.json.decode(output, type=Answer)
-
-
-async def run_generator(place: Place, port: int, path: str, body: bytes, headers: Sequence[str], connections: int, seconds: float) -> Answer:  # fmt: skip
-    """Ask with the C program.
-
-    Raises:
-        LoadFailed: a request failed.
-    """
-    file = place.home / "body.bin"
-    file.write_bytes(body)
-    argv = [str(place.program), "-p", str(port), "-k", place.target.key, "-P", path, "-c", str(connections)]
-    argv += ["-d", str(seconds), "-b", f"@{file}", *(part for header in headers for part in ("-H", header))]
-    process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
-    output, _ = await asyncio.wait_for(process.communicate(), seconds + DRAIN_S)
-    result = msgspec.json.decode(output, type=LoadResult)
-    if result.errors or not result.ok:
-        raise LoadFailed(f"{path}: {result.errors} errors: {result.first_error_status} {result.error_text[:300]}")
-    return Answer(result.ok, result.requests_per_s, result.latency.p50, result.latency.p99)
-
-
-# --- what is measured ---------------------------------------------------------------------------------------------------
-
-
-def tensors(rows: int) -> tuple[bytes, list[str]]:
-    """Give the body of one candidate list with binary tensors, and the header that goes with it."""
-    raw = np.full((rows, FEATURES), 0.5, np.float32).tobytes()
-    one = {
-        "name": "FEATURES",
-        "datatype": "FP32",
-        "shape": [rows, FEATURES],
-        "parameters": {"binary_data_size": len(raw)},
-    }
-    wanted = {"name": "SCORE", "parameters": {"binary_data": True}}
-    head = json.dumps({"inputs": [one], "outputs": [wanted]}).encode()
-    return head + raw, [f"Inference-Header-Content-Length: {len(head)}", "Content-Type: application/octet-stream"]
-
-
-async def run_one(name: str, place: Place, connections: int, rows: int, seconds: float) -> Answer:
-    if name == CLIENT:
-        return await run_python("grpc", place, connections, rows, seconds)
-    if name == PACED:
-        return await run_python("paced", place, connections, rows, seconds)
-    if name == SDK:
-        return await run_python("sdk", place, connections, rows, seconds)
-    body, headers = tensors(rows)
-    model = DIRECT if name == GATEWAY_DIRECT else MODEL
-    port = place.http if name == BARE else place.target.port
-    return await run_generator(place, port, f"/v2/models/{model}/infer", body, headers, connections, seconds)
 
 
 async def measured(place: Place, run: Callable[[], Awaitable[Answer]]) -> Times:
@@ -227,34 +87,10 @@ def median(all_times: Sequence[Times]) -> Times:
     return Times(middle(lambda one: one.rate), middle(lambda one: one.p50), middle(lambda one: one.p99), cpu)
 
 
-def find_place(target: Target, home: Path) -> Place:
-    """Find the worker's Triton by its command line."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            argv = (entry / "cmdline").read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if argv[0].endswith("bin/tritonserver") and any(str(home) in one for one in argv):
-            ports = {key: int(value) for key, _, value in (one.partition("=") for one in argv) if key.endswith("-port")}
-            roots = {key: value for key, value in target.roots.items() if key in ("gateway", "nats-server")}
-            roots |= {"worker": target.roots["triton-worker"], TRITON: int(entry.name)}
-            return Place(target, home, ports["--http-port"], ports["--grpc-port"], roots, build())
-    raise LookupError("there is no Triton of this platform")
-
-
-async def add_direct(home: Path) -> None:
-    """Give the ranker a second name, whose work is asked of a worker at once instead of through the queue."""
-    layout = Layout(root=ROOT, home=home)
-    state = read_state(layout)
-    assert state is not None
-    bus = await Bus.connect(settings_of(layout, "admin", url=state.bus_url), name="benchmark")
-    entry = ModelEntry(name=DIRECT, pool=POOL, runtime="triton", tasks=("infer",), server_name=MODEL, delivery="direct")
-    await apply_model(bus, entry)
-    await bus.close()
-
-
 async def rank(args: argparse.Namespace, folder: Path) -> bool:
-    async with platform(folder, simulator=True, options=("--triton", "1")) as target:
+    async with AsyncExitStack() as stack:
+        target = await stack.enter_async_context(platform(folder, simulator=True, options=("--triton", "1")))
+        yardstick = await stack.enter_async_context(bare_path(folder / "bare"))
         place = find_place(target, folder / "home")
         await add_direct(place.home)
         loads = [
@@ -263,20 +99,32 @@ async def rank(args: argparse.Namespace, folder: Path) -> bool:
         ]
         loads += [(16, rows, (GATEWAY, BARE, CLIENT)) for rows in numbers(args.rows)]
         seen: dict[tuple[int, int, str], list[Times]] = {}
+        bare: list[float] = []
         for number in range(args.rounds + 1):  # the first warms up
+            seconds = args.seconds if number else 0.5
             for connections, rows, names in loads:
                 for name in names if number % 2 else reversed(names):
-                    seconds = args.seconds if number else 0.5
                     times = await measured(place, lambda: run_one(name, place, connections, rows, seconds))  # noqa: B023  # run at once
                     if number:
                         seen.setdefault((connections, rows, name), []).append(times)
+                if (connections, rows) == (JUDGED_AT, 1):
+                    bare += [await bare_us(yardstick, seconds)] if number else []
         found = {key: median(all_times) for key, all_times in seen.items()}
     print(
         grid(
             HEAD, [row_of(*key, times) for key, times in sorted(found.items(), key=lambda one: (one[0][1], one[0][0]))]
         )
     )
-    return verdicts(found)
+    return verdicts(found, statistics.median(bare) if bare else None)
+
+
+async def bare_us(yardstick: Target, seconds: float) -> float:
+    """Give what a request over the bare path takes, in microseconds of CPU."""
+    (scenario,) = chosen(simulator_scenarios(yardstick.model, seconds), YARDSTICK)
+    before = cpu_of(yardstick.roots)
+    result = await run_load(build(), yardstick.port, yardstick.key, scenario.load)
+    after = cpu_of(yardstick.roots)
+    return 1e6 * sum(after[role] - before[role] for role in yardstick.roots) / result.ok
 
 
 HEAD = (
@@ -293,34 +141,39 @@ def row_of(connections: int, rows: int, name: str, times: Times) -> list[str]:
     ]  # fmt: skip
 
 
-def verdicts(found: dict[tuple[int, int, str], Times]) -> bool:
+def verdicts(found: dict[tuple[int, int, str], Times], yardstick_us: float | None) -> bool:
     """Print what the issue asked for, and what came of it; True where all was met."""
 
     def of(connections: int, name: str) -> Times | None:
         return found.get((connections, 1, name))
 
     rows: list[tuple[str, float, float, bool]] = []
-    bare, durable, direct = of(1, BARE), of(1, GATEWAY), of(1, GATEWAY_DIRECT)
-    if bare and durable and direct:
-        rows.append(("added p50 at one connection, durable (ms, at most)", durable.p50 - bare.p50, 1.5, False))
-        rows.append(("added p50 at one connection, direct (ms, at most)", direct.p50 - bare.p50, 0.8, False))
-        busy = of(16, GATEWAY) or durable
-        rows.append(
-            (
-                "CPU of the path, durable, 16 connections (us/request, at most)",
-                sum(busy.cpu[r] for r in PATH),
-                350,
-                False,
-            )
-        )
+    straight, durable, direct = of(1, BARE), of(1, GATEWAY), of(1, GATEWAY_DIRECT)
+    if straight and durable and direct:
+        rows.append(("added p50 at one connection, durable (ms, at most)", durable.p50 - straight.p50, 1.5, False))
+        rows.append(("added p50 at one connection, direct (ms, at most)", direct.p50 - straight.p50, 0.8, False))
+    straight, durable, client = of(JUDGED_AT, BARE), of(JUDGED_AT, GATEWAY), of(JUDGED_AT, CLIENT)
+    if straight and durable and client and yardstick_us:
+        path = sum(durable.cpu[role] for role in PATH)
+        whole = path + durable.cpu[TRITON]
+        for what, spent, by, most in (
+            ("added CPU, durable, 16 connections, to triton HTTP (us/request, at most)", whole - straight.cpu[TRITON], 1, MOST_CPU_US),
+            ("the same, to tritonclient's", whole - client.cpu[TRITON], 1, MOST_CPU_US),
+            ("the same, to triton HTTP, in times of the bare path", whole - straight.cpu[TRITON], yardstick_us, MOST_TIMES_BARE),
+            ("CPU of gateway, nats-server and worker alone (us/request, at most)", path, 1, MOST_CPU_US),
+            ("the same in times of the bare path", path, yardstick_us, MOST_TIMES_BARE),
+        ):  # fmt: skip
+            rows.append((what, spent / by, most, False))
     many, client = of(64, GATEWAY), of(64, CLIENT)
     if many and client:
         rows.append(
             ("requests/s at 64 connections against tritonclient (at least)", many.rate / client.rate, 0.6, True)
         )
     met = [value >= limit if at_least else value <= limit for _, value, limit, at_least in rows]
+    if yardstick_us:
+        print(f"\nThe bare path takes {yardstick_us:.0f} us of CPU a request at {JUDGED_AT} connections.")
     print()
-    print(grid(("target", "measured", "wanted", ""), [[what, f"{value:.2f}", f"{limit:g}", "met" if ok else "MISSED"] for (what, value, limit, _), ok in zip(rows, met, strict=True)]))  # fmt: skip
+    print(grid(("target", "measured", "wanted", ""), [[what, f"{value:.2f}", f"{limit:.3g}", "met" if ok else "MISSED"] for (what, value, limit, _), ok in zip(rows, met, strict=True)]))  # fmt: skip
     return all(met)
 
 
@@ -375,18 +228,7 @@ def main() -> int:
     parser.add_argument("--connections", default="1,16,64")
     parser.add_argument("--rows", default="16,100")
     parser.add_argument("--embeddings", action="store_true")
-    for name, kind in (
-        ("--client", str),
-        ("--address", str),
-        ("--seed-file", str),
-        ("--callers", int),
-        ("--client-rows", int),
-    ):
-        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.client:
-        asyncio.run(client_main(args))
-        return 0
     print(f"{describe_machine()}; {describe_versions()}\n")
     with tempfile.TemporaryDirectory(prefix="inferbus-bench-") as folder:
         return 0 if asyncio.run((embed if args.embeddings else rank)(args, Path(folder) / "platform")) else 1

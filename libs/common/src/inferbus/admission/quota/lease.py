@@ -17,10 +17,11 @@ import structlog
 
 from inferbus.admission.quota.caller import NOBODY, Caller
 from inferbus.admission.quota.counters import Counters
+from inferbus.admission.quota.refusal import Refusal
+from inferbus.admission.quota.returns import Returns
 from inferbus.admission.quota.share import Share, releasable
 from inferbus.errors import InferbusError
 
-_REFUSE_S, _MOST_REFUSE_S = 0.05, 0.8
 _CALLING_S = 0.05
 _Waiter = tuple[int, asyncio.Future[bool], float]
 """How much it needs, its answer, and until when others are called for it: 0.0, as long as nobody was."""
@@ -37,18 +38,11 @@ class Lease:
         "__weakref__",
         "_caller",
         "_counters",
-        "_debt",
         "_filling",
-        "_has_news",
         "_holders",
         "_on_use",
-        "_parting",
-        "_pause_s",
-        "_refuse_from",
-        "_refuse_until",
-        "_returning",
-        "_sending",
-        "_settling",
+        "_refusal",
+        "_returns",
         "_short",
         "_tasks",
         "is_kept",
@@ -86,14 +80,9 @@ class Lease:
         self.wanted_by: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._filling = False
-        self._settling: asyncio.Task[None] | None = None
-        self._returning = self._sending = 0
-        self._parting = 0
-        self._debt = 0
         self._short: list[_Waiter] = []
-        self._has_news = False
-        self._pause_s = _REFUSE_S
-        self._refuse_from, self._refuse_until = 0, 0.0
+        self._refusal = Refusal()
+        self._returns = Returns(counters, subject, self._releasable, self._spawn)
         caller.know(self)
 
     def try_take(self, amount: int) -> bool:
@@ -132,8 +121,7 @@ class Lease:
     def put(self, amount: int) -> None:
         """Take back what was taken and not spent."""
         self.share.free += amount
-        self._refuse_until = 0.0
-        self._has_news = True
+        self._refusal.outdate()
         if not self.is_kept:
             self._on_use(self)
         if self.wanted_by:
@@ -158,68 +146,68 @@ class Lease:
         share = self.share
         if share.held - share.free + amount > share.limit // max(1, self._holders()):
             return False
-        self._debt += share.overspend(amount)
+        self._returns.debt += share.overspend(amount)
         self._on_use(self)
         return True
 
     def overspend(self, amount: int) -> None:
         """Count what was spent beyond what was taken."""
-        self._debt += self.share.overspend(amount)
+        self._returns.debt += self.share.overspend(amount)
         self._on_use(self)
-        if self._debt:
-            self._settle_soon()
+        if self._returns.debt:
+            self._returns.write_soon()
 
     def tick(self) -> bool:
         """Return what is not needed, count what is owed. False: there is nothing left to look after."""
-        self._parting += self.share.tick()
-        self._settle_soon()
-        left = self.share.free or self._debt or self.spent or self._parting or self.out or self.recorded
-        return bool(left or self.waiters or self._filling or self._settling)
+        returns = self._returns
+        returns.parting += self.share.tick()
+        returns.write_soon()
+        left = self.share.free or returns.debt or self.spent or returns.parting or self.out or self.recorded
+        return bool(left or self.waiters or self._filling or returns.is_writing)
 
     @property
     def outstanding(self) -> int:
         """What is leased and not settled: what is free, and what open requests have reserved."""
-        return max(0, self.share.free + self.out - self._debt)
+        return max(0, self.share.free + self.out - self._returns.debt)
 
     def note_recorded(self, amount: int) -> None:
         """The record says that so much is outstanding, and no other record is on its way."""
         self.recorded = amount
-        self._settle_soon()
+        self._returns.write_soon()
 
     def lose(self) -> None:
         """Others have given back what this process had, as if it were dead: have it no more."""
         self.is_lost = True
-        self.out = self.recorded = self._parting = 0
+        self.out = self.recorded = self._returns.parting = 0
         self.share.free = 0
 
     def part(self) -> None:
         """Return everything that is free."""
-        self._parting += self.share.give_back(self.share.free)
-        self._settle_soon()
+        self._returns.parting += self.share.give_back(self.share.free)
+        self._returns.write_soon()
 
     async def release(self, most: int) -> int:
         """Return up to `most` of what is free. Gives, when the counter has it, how much that is, what was on its way included."""
-        self._parting += self.share.give_back(most)
-        coming = self._sending + self._returning + self._releasable
-        self._settle_soon()
-        await self._settled()
+        self._returns.parting += self.share.give_back(most)
+        coming = self._returns.coming
+        self._returns.write_soon()
+        await self._returns.written()
         return coming
 
     @property
     def is_settling(self) -> bool:
         """Whether something is on its way to the counter."""
-        return self._settling is not None
+        return self._returns.is_writing
 
     @property
     def is_parting(self) -> bool:
         """Whether something is to be returned that a record speaks of."""
-        return self._parting > 0
+        return self._returns.parting > 0
 
     def forget_refusal(self) -> None:
         """There may be more now: ask, for the next one."""
-        self._refuse_until = 0.0
-        self._has_news = True
-        self._pause_s = _REFUSE_S
+        self._refusal.outdate()
+        self._refusal.shorten()
 
     async def close(self) -> None:
         """Return everything that is free, and wait until it is returned."""
@@ -233,7 +221,7 @@ class Lease:
 
     def _is_refused(self, amount: int) -> bool:
         """Whether it is known without asking that so much is not to be had."""
-        return amount > self.share.limit or (amount >= self._refuse_from and time.monotonic() < self._refuse_until)
+        return amount > self.share.limit or self._refusal.covers(amount)
 
     def _is_short_of(self, amount: int) -> bool:
         """Whether others are being called for so much, or less."""
@@ -270,10 +258,10 @@ class Lease:
             return False
         back = self.share.granted(asked, value)
         self._on_use(self)
-        self._returning += back
+        self._returns.take_back(back)
         self._serve(is_last=back > 0)
         if back:
-            self._settle_soon()
+            self._returns.write_soon()
         return True
 
     def _need(self) -> int:
@@ -304,32 +292,29 @@ class Lease:
         if refused:
             self._refuse(refused)
         if short or refused:
-            self._parting += self.share.give_back(self.share.free)  # another holder may have a use for it
+            self._returns.parting += self.share.give_back(self.share.free)  # another holder may have a use for it
         if short:
             self._short += short
             if len(self._short) == len(short):
                 self._spawn(self._call())
 
     def _may_wait(self, until: float) -> bool:
-        return self._has_news and time.monotonic() < until
+        return self._refusal.is_outdated and time.monotonic() < until
 
     def _refuse(self, waiters: list[_Waiter]) -> None:
         """Refuse them, and whoever needs as much in the next moment: a longer one where nothing changes."""
-        if not self._has_news:
-            self._refuse_from = min(amount for amount, _, _ in waiters)
-            self._refuse_until = time.monotonic() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _MOST_REFUSE_S)
+        self._refusal.note(min(amount for amount, _, _ in waiters))
         for _, future, _ in waiters:
             future.set_result(False)
 
     async def _call(self) -> None:
         """Have others give back what they have free, and ask once more for those who found nothing."""
         try:
-            await self._settled(_CALLING_S)
-            self._has_news = False
+            await self._returns.written(_CALLING_S)
+            self._refusal.begin()
             wanted = sum(amount for amount, _, _ in self._short)
             if await self._caller.call(self.subject, min(wanted, self.share.limit)):
-                self._pause_s = _REFUSE_S
+                self._refusal.shorten()
         except Exception:  # whoever waits must be told
             log.exception("quota_call_failed", subject=self.subject)
         short, self._short = self._short, []
@@ -342,42 +327,8 @@ class Lease:
             if not future.done():
                 future.set_exception(error)
 
-    def _settle_soon(self) -> None:
-        if (self._returning or self._debt or self._releasable) and self._settling is None:
-            self._settling = self._spawn(self._settle())
-
-    async def _settled(self, within_s: float | None = None) -> None:
-        """Wait until nothing is on its way to the counter."""
-        if self._settling is not None:
-            await asyncio.wait([self._settling], timeout=within_s)
-
-    @property
-    def _releasable(self) -> int:
-        if not self._parting:
-            return 0
-        return releasable(self._parting, self.share.free + self.out - self._debt, self.recorded)
-
-    async def _settle(self) -> None:
-        """Subtract what was returned, add what is owed."""
-        try:
-            while self._returning or self._debt or self._releasable:
-                part = self._releasable
-                self._parting -= part
-                back, self._returning = self._returning + part, 0
-                debt, self._debt = self._debt, 0
-                self._sending = back
-                try:
-                    if debt != back:
-                        await self._counters.add(self.subject, debt - back)
-                except InferbusError as exc:
-                    # Nobody knows whether a subtraction was counted: it stays used until the window ends. A debt is
-                    # counted later.
-                    self._debt += max(0, debt - back)
-                    log.info("quota_not_settled", subject=self.subject, delta=debt - back, error=exc.message)
-                    return
-        finally:
-            self._sending = 0
-            self._settling = None
+    def _releasable(self, parting: int, debt: int) -> int:
+        return releasable(parting, self.share.free + self.out - debt, self.recorded)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name="quota-lease")

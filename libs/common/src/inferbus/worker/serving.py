@@ -206,7 +206,9 @@ class Serving:
         """Run it in the engine until it ended there; returns the error it ended with."""
         try:
             resume, created = await self._place(attempt, answer)
-            body = await self._body(envelope, subject.tenant, delivery)
+            body = delivery.data
+            if envelope.ticket:
+                body = await load_payload(self._bus, subject.tenant, ticket_from(envelope.ticket))
         except InferbusError as exc:
             return exc
         work = Work(
@@ -288,11 +290,6 @@ class Serving:
         run = GroupRun(self._engine, rows, attempt.delivery, is_fenced=is_fenced)
         attempt.group = RowsBill(self._billing, self._bus, attempt, subject, run)
         return run
-
-    async def _body(self, envelope: Envelope, tenant: str, delivery: Delivery) -> bytes:
-        if not envelope.ticket:
-            return delivery.data
-        return await load_payload(self._bus, tenant, ticket_from(envelope.ticket))
 
 
 def _expire(sink: EngineSink, stop: Callable[[], None]) -> None:

@@ -59,7 +59,7 @@ def _json_line(service: str) -> Processor:
 
 def _stamps() -> Callable[[], str]:
     """Make a clock that says the time as ISO 8601 does; up to the second it says it once."""
-    known, up_to_second = 0, ""
+    known, up_to_second = -1, ""
 
     def stamp() -> str:
         nonlocal known, up_to_second

@@ -214,13 +214,15 @@ def _call_of(request: InferRequest, model: str, version: str, work: Work) -> Inf
         request_id=request.id,
         inputs=[InputTensor(given.name, given.datatype, given.shape, bytes(raw_of(given))) for given in request.inputs],
         outputs=[WantedOutput(output.name, _passed_on(output.parameters)) for output in request.outputs],
-        parameters=_passed_on(request.parameters) if request.parameters else {},
+        parameters=_passed_on(request.parameters),
         traceparent=work.traceparent,
     )
 
 
 def _passed_on(parameters: dict[str, object]) -> dict[str, bool | int | float | str]:
     """Give the parameters that are the server's: not those of the form of the body."""
+    if not parameters:
+        return {}
     return {
         name: value
         for name, value in parameters.items()

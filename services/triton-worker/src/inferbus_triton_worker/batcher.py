@@ -23,12 +23,14 @@ class _Waiting:
 
     __slots__ = ("answer", "call", "goes_alone", "rows", "timeout_s")
 
-    def __init__(self, call: InferCall, rows: int, timeout_s: float) -> None:
+    def __init__(
+        self, call: InferCall, rows: int, timeout_s: float, answer: asyncio.Future[InferResult | None]
+    ) -> None:
         self.call = call
         self.rows = rows
         self.timeout_s = timeout_s
         self.goes_alone = False
-        self.answer: asyncio.Future[InferResult | None] = asyncio.get_running_loop().create_future()
+        self.answer = answer
 
 
 class _Line:
@@ -67,6 +69,7 @@ class Batcher:
 
     def __init__(self, infer: Infer, *, full: int = 2, is_alone: Callable[[], bool] = lambda: False) -> None:
         self._infer = infer
+        self._loop = asyncio.get_running_loop()
         self._full = full
         self._is_alone = is_alone
         self._lines: dict[Kind, _Line] = {}
@@ -86,11 +89,11 @@ class Batcher:
         if line is None:
             line = self._lines[kind] = _Line()
         if line.calls or line.waiting or not self._is_alone():
-            waiting = _Waiting(call, rows, timeout_s)
+            waiting = _Waiting(call, rows, timeout_s, self._loop.create_future())
             line.add(waiting)
             if not line.is_due and self._may_go(line, signature):
                 line.is_due = True
-                asyncio.get_running_loop().call_soon(self._go, kind, line, signature)
+                self._loop.call_soon(self._go, kind, line, signature)
             try:
                 answer = await waiting.answer
             except asyncio.CancelledError:
@@ -123,7 +126,7 @@ class Batcher:
                 together[0].goes_alone = True
                 together[0].answer.set_result(None)
                 continue
-            task = asyncio.create_task(self._send(kind, line, signature, together))
+            task = self._loop.create_task(self._send(kind, line, signature, together))
             stop = partial(_stop_if_unwanted, task, together)
             for waiting in together:
                 waiting.answer.add_done_callback(stop)

@@ -159,7 +159,7 @@ class TritonEngine:
         if self._up is None or answering is None or self._death is None or self._death.done():
             call.fail(DependencyDown("Triton is not running"))
             return
-        task = asyncio.create_task(answering.answer(work, call))
+        task = self._death.get_loop().create_task(answering.answer(work, call))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         call.on_stop(lambda: _stop(task))

@@ -64,7 +64,7 @@ class Attempt:
         """The code of a final failure, as soon as there is one."""
         self.when_stored: Callable[[], None] | None = None
         """Called once a large answer is stored, or could not be: only then its end is known."""
-        self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.over: asyncio.Future[str] = owner.loop.create_future()
         self.on_stop: Callable[[], None] | None = None
         """Called once when the asker wants no more (cancel or stale): abort the engine."""
 
@@ -208,6 +208,7 @@ class Attempts:
         self._presence = presence
         self.process = process
         self.incarnation = incarnation
+        self.loop = asyncio.get_running_loop()
         self.sender = FrameSender(bus)
         self._open: dict[tuple[str, int], list[Attempt]] = {}
         self._decode = unpacker(Control).decode

@@ -153,6 +153,14 @@ class UsageLog:
         if self._open.get(record.token) is record:
             del self._open[record.token]
 
+    def is_stored(self, record: Record) -> bool:
+        """Settle what is stored already, and was the first of its name; False: `settle` it."""
+        ack = record.answer
+        if not isinstance(ack, PubAck) or ack.duplicate:
+            return False
+        self._written.inc()
+        return True
+
     def is_slow(self, record: Record) -> bool:
         """Whether the event is not stored yet, and few enough wait for that."""
         return not isinstance(record.answer, PubAck) and len(self._open) < _MANY

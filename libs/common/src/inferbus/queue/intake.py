@@ -90,6 +90,7 @@ class Intake:
         self._leave: Callable[[], None] = _nothing
         self._kick = asyncio.Event()
         self._clock = ServerClock()
+        self._loop = asyncio.get_running_loop()
 
     async def start(self) -> None:
         """Begin pulling; survives a bus or consumer that is not there yet."""
@@ -268,7 +269,7 @@ class Intake:
         self._came = True
         self._slots.take()
         delivery.free_slot, delivery.slots = once(self._slots.give), self._slots
-        self._running[delivery] = asyncio.create_task(self._run(delivery))
+        self._running[delivery] = self._loop.create_task(self._run(delivery))
         self._attempts[delivery.seq] = delivery.attempt
         self._kick.set()
 
@@ -286,7 +287,7 @@ class Intake:
             self.share.pending = 0  # other workers took what was left
         elif headers["Status"] != "408":  # no consumer, leader change, shutdown: not in a tight loop
             self._pull_at = time.monotonic() + _PULL_AGAIN_S
-            asyncio.get_running_loop().call_later(_PULL_AGAIN_S * 1.05, self._kick.set)
+            self._loop.call_later(_PULL_AGAIN_S * 1.05, self._kick.set)
         self._kick.set()
 
     # --- running ------------------------------------------------------------------------------------------------------
@@ -296,7 +297,14 @@ class Intake:
             if not self._clock.known:
                 await _survive(self._read_consumer)
             delivery.age_s = max(0.0, self._clock.now() - delivery.stored_s)
-            await self._handled(delivery)
+            try:
+                await self._handle(delivery)
+            except Exception as exc:  # the edge of every message: nothing a handler raises may stop the intake
+                await self._settle(delivery, exc)
+            except asyncio.CancelledError as exc:
+                if self._stopped:
+                    raise
+                await self._settle(delivery, exc)  # something the handler awaited was cancelled, not the handler
         except asyncio.CancelledError:
             delivery.nak()
             raise
@@ -310,17 +318,6 @@ class Intake:
         if self._attempts.get(delivery.seq) == delivery.attempt:
             del self._attempts[delivery.seq]
         delivery.free_slot()
-
-    async def _handled(self, delivery: Delivery) -> None:
-        """Handle a delivery. This is the edge of every message: nothing a handler raises may stop the intake."""
-        try:
-            await self._handle(delivery)
-        except asyncio.CancelledError as exc:
-            if self._stopped:
-                raise
-            await self._settle(delivery, exc)  # something the handler awaited was cancelled, not the handler
-        except Exception as exc:
-            await self._settle(delivery, exc)
 
     async def _settle(self, delivery: Delivery, error: BaseException) -> None:
         settings = self._settings

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -43,16 +44,31 @@ def configure(service: str, level: str = "info") -> None:
 def _json_line(service: str) -> Processor:
     """Do in one step what `shared` and a renderer do in five."""
     encode: Callable[..., bytes] = msgspec.json.Encoder(enc_hook=str).encode
+    stamp = _stamps()
 
     def render(logger: object, method: str, event: EventDict) -> bytes:
         if "exc_info" in event:
             event = structlog.processors.format_exc_info(logger, method, event)
         event["level"] = "error" if method == "exception" else method
-        event["timestamp"] = datetime.now(UTC).isoformat()[:-6] + "Z"
+        event["timestamp"] = stamp()
         event["service"] = service
         return encode(event)
 
     return render
+
+
+def _stamps() -> Callable[[], str]:
+    """Make a clock that says the time as ISO 8601 does; up to the second it says it once."""
+    known, up_to_second = -1, ""
+
+    def stamp() -> str:
+        nonlocal known, up_to_second
+        second, ns = divmod(time.time_ns(), 1_000_000_000)
+        if second != known:
+            known, up_to_second = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{up_to_second}.{ns // 1000:06d}Z"
+
+    return stamp
 
 
 def _adopt_standard_library(shared: list[Processor], level: str, *, console: bool) -> None:

@@ -161,7 +161,7 @@ class Bill:
             if over == DROP and self._sink.spent().phase == QUEUED:
                 return  # its gateway took it back before anything was done for it
             self._send(outcome, usage)
-        if self._record is not None:
+        if self._record is not None and not self._billing.log.is_stored(self._record):
             amend = over in _LAST_WORD or self._attempt.has_outcome or not over
             if self._billing.log.is_slow(self._record):
                 self._attempt.delivery.free_slot()  # the engine has room for another meanwhile

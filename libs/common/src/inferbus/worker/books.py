@@ -62,14 +62,15 @@ class Books:
         duration_s = time.monotonic() - entry.begun
         rows = entry.envelope.rows
         self._metrics.observe(outcome, usage, duration_s, entry.delivery.age_s, count=rows or 1)
-        attributes: dict[str, str | int | float | bool] = {
-            "gen_ai.usage.input_tokens": usage.prompt_tokens,
-            "gen_ai.usage.output_tokens": usage.completion_tokens,
-            "http.response.status_code": sink.status,
-            "inferbus.outcome": outcome,
-        }
-        ttft_s = {"inferbus.ttft_s": sink.first_delta - entry.begun} if sink.first_delta else {}
-        end_span(entry.span, attributes | ttft_s, error)
+        if entry.span is not None:
+            attributes: dict[str, str | int | float | bool] = {
+                "gen_ai.usage.input_tokens": usage.prompt_tokens,
+                "gen_ai.usage.output_tokens": usage.completion_tokens,
+                "http.response.status_code": sink.status,
+                "inferbus.outcome": outcome,
+            }
+            ttft_s = {"inferbus.ttft_s": sink.first_delta - entry.begun} if sink.first_delta else {}
+            end_span(entry.span, attributes | ttft_s, error)
         self._log.info(
             "work_finished",
             request_id=entry.envelope.request_id,

@@ -68,7 +68,7 @@ class DirectAttempt(Attempt):
             return
         _reply(self._owner.bus, self.delivery.reply, frame)
         # After this pass of the event loop: the request is billed as one that ended, not as one that was stopped.
-        asyncio.get_running_loop().call_soon(self._confirm)
+        self._owner.loop.call_soon(self._confirm)
 
     def _confirm(self) -> None:
         if not self.over.done():
@@ -154,7 +154,7 @@ class DirectDoor:
             self._refuse(message, DependencyDown(str(exc)))
             return
         slots.take()
-        task = asyncio.create_task(self._run(message, envelope, once(slots.give)))
+        task = self._attempts.loop.create_task(self._run(message, envelope, once(slots.give)))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 

@@ -20,17 +20,6 @@ class Exclusion:
         """Run beside others: `async with exclusion.shared():`."""
         return _Shared(self)
 
-    async def enter_shared(self) -> None:
-        if self._suspects or self._alone:
-            async with self._changed:
-                await self._changed.wait_for(lambda: not self._suspects and not self._alone)
-        self._shared += 1
-
-    async def leave_shared(self) -> None:
-        self._shared -= 1
-        if self._suspects and self._shared == 0:
-            await self._tell()
-
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
         """Run with nobody beside it: wait for those that run, keep newcomers waiting."""
@@ -63,7 +52,14 @@ class _Shared:
         self._lock = lock
 
     async def __aenter__(self) -> None:
-        await self._lock.enter_shared()
+        lock = self._lock
+        if lock._suspects or lock._alone:
+            async with lock._changed:
+                await lock._changed.wait_for(lambda: not lock._suspects and not lock._alone)
+        lock._shared += 1
 
     async def __aexit__(self, *_: object) -> None:
-        await self._lock.leave_shared()
+        lock = self._lock
+        lock._shared -= 1
+        if lock._suspects and lock._shared == 0:
+            await lock._tell()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import structlog
 
 from inferbus.answers.attempts import Attempt
@@ -22,9 +24,9 @@ async def settle(bill: Bill | None, error: BaseException | None = None) -> None:
         await bill.settle(error)
 
 
-async def let_go(attempt: Attempt) -> None:
+def let_go(attempt: Attempt) -> Awaitable[None]:
     """End the message of an attempt that is over; one whose asker is gone rests for a second."""
-    await attempt.let_go(_ASKER_GONE_S)
+    return attempt.let_go(_ASKER_GONE_S)
 
 
 async def end_failed(

@@ -1,12 +1,19 @@
-"""What this worker tells Prometheus. Children of labels are made once; nothing here is touched per token."""
+"""What this worker tells Prometheus. Nothing here is touched per token, and what every request counts are plain numbers until
+Prometheus asks: its own are locked and checked at every step, which took as long as the log line does.
+"""
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_left
+from collections import Counter as Tally
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from inferbus.contracts.presence import EngineStats
 from inferbus.contracts.step import Usage
@@ -14,24 +21,61 @@ from inferbus.contracts.step import Usage
 _DURATION_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
+class _Times:
+    """A histogram of seconds."""
+
+    __slots__ = ("_counts", "_sum")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(_DURATION_S) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self._counts[bisect_left(_DURATION_S, seconds)] += 1
+        self._sum += seconds
+
+    def family(self, name: str, text: str, pool: str, created: float) -> HistogramMetricFamily:
+        bounds = [*map(floatToGoString, _DURATION_S), "+Inf"]
+        family = HistogramMetricFamily(name, text, labels=["pool"])
+        family.add_metric([pool], list(zip(bounds, accumulate(self._counts), strict=True)), self._sum)
+        family.add_sample(f"{name}_created", {"pool": pool}, created)
+        return family
+
+
+class _Finished(Collector):
+    """Attempts that ended, and what they took."""
+
+    def __init__(self, pool: str) -> None:
+        self._pool = pool
+        self._created = time.time()
+        self.outcomes: Tally[str] = Tally()
+        self.prompt_tokens = self.completion_tokens = 0
+        self.duration, self.queued = _Times(), _Times()
+
+    def collect(self) -> Iterable[Metric]:
+        finished = CounterMetricFamily(
+            "inferbus_worker_requests", "Attempts that ended, by outcome", labels=["pool", "outcome"]
+        )
+        for outcome, count in self.outcomes.items():
+            finished.add_metric([self._pool, outcome], count, created=self._created)
+        yield finished
+        tokens = CounterMetricFamily("inferbus_worker_tokens", "Tokens of finished requests", labels=["pool", "kind"])
+        for kind, count in (("prompt", self.prompt_tokens), ("completion", self.completion_tokens)):
+            tokens.add_metric([self._pool, kind], count, created=self._created)
+        yield tokens
+        for times, what, text in (
+            (self.duration, "duration", "From receipt to end"),
+            (self.queued, "queue", "From storage to receipt"),
+        ):
+            yield times.family(f"inferbus_worker_{what}_seconds", text, self._pool, self._created)
+
+
 class WorkerMetrics:
     """Counters of finished work, and gauges read from the engine when Prometheus asks."""
 
     def __init__(self, registry: CollectorRegistry, pool: str) -> None:
-        self._by_outcome: dict[str, Counter] = {}
-        self._finished = Counter(
-            "inferbus_worker_requests_total", "Attempts that ended, by outcome", ["pool", "outcome"], registry=registry
-        )
-        tokens = Counter(
-            "inferbus_worker_tokens_total", "Tokens of finished requests", ["pool", "kind"], registry=registry
-        )
-        self._prompt, self._completion = tokens.labels(pool, "prompt"), tokens.labels(pool, "completion")
-        self._duration = Histogram(
-            "inferbus_worker_duration_seconds", "From receipt to end", ["pool"], buckets=_DURATION_S, registry=registry
-        ).labels(pool)
-        self._queued = Histogram(
-            "inferbus_worker_queue_seconds", "From storage to receipt", ["pool"], buckets=_DURATION_S, registry=registry
-        ).labels(pool)
+        self._finished = _Finished(pool)
+        registry.register(self._finished)
         self.expired = Counter(
             "inferbus_worker_expired_total", "Messages whose deadline had passed", ["pool"], registry=registry
         ).labels(pool)
@@ -44,18 +88,15 @@ class WorkerMetrics:
         self.restarts = Gauge("inferbus_worker_engine_restarts", "Engine restarts", ["pool"], registry=registry).labels(
             pool
         )
-        self._pool = pool
 
     def observe(self, outcome: str, usage: Usage, duration_s: float, queued_s: float, *, count: int = 1) -> None:
         """Count an attempt that ended, of so many requests: a group's rows are one attempt."""
-        counter = self._by_outcome.get(outcome)
-        if counter is None:
-            counter = self._by_outcome[outcome] = self._finished.labels(self._pool, outcome)
-        counter.inc(count)
-        self._prompt.inc(usage.prompt_tokens)
-        self._completion.inc(usage.completion_tokens)
-        self._duration.observe(duration_s)
-        self._queued.observe(queued_s)
+        finished = self._finished
+        finished.outcomes[outcome] += count
+        finished.prompt_tokens += usage.prompt_tokens
+        finished.completion_tokens += usage.completion_tokens
+        finished.duration.observe(duration_s)
+        finished.queued.observe(queued_s)
 
 
 class EngineCollector(Collector):

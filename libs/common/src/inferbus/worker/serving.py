@@ -71,6 +71,7 @@ class Serving:
         billing: Billing | None = None,
     ) -> None:
         self._bus = bus
+        self._loop = asyncio.get_running_loop()
         self._attempts = attempts
         self._engine = engine
         self._books = Books(tracing, metrics, facts, engine=engine.name)
@@ -97,7 +98,7 @@ class Serving:
             self._metrics.expired.inc()
             delivery.ack()  # the asker's own timer has told the client
             return
-        expires_at = asyncio.get_running_loop().time() + left_s
+        expires_at = self._loop.time() + left_s
         answer = Answer("fresh")
         if delivery.attempt > 1 or delivery.age_s > self._old_message_s:
             answer = await self._ask(envelope, delivery)
@@ -120,7 +121,7 @@ class Serving:
 
     async def on_direct(self, attempt: Attempt) -> None:
         """Deal with a request that came directly."""
-        expires_at = asyncio.get_running_loop().time() + attempt.envelope.deadline_ms / 1000
+        expires_at = self._loop.time() + attempt.envelope.deadline_ms / 1000
         self._attempts.register(attempt)
         try:
             async with self._exclusion.shared():
@@ -172,7 +173,8 @@ class Serving:
                 await self._end_row(attempt, bill)
             else:
                 await attempt.over
-                await settle(bill)
+                if bill is not None:
+                    await bill.settle()
                 await let_go(attempt)
         except asyncio.CancelledError as exc:  # the worker is stopping: the intake hands the message back
             error = exc
@@ -204,7 +206,9 @@ class Serving:
         """Run it in the engine until it ended there; returns the error it ended with."""
         try:
             resume, created = await self._place(attempt, answer)
-            body = await self._body(envelope, subject.tenant, delivery)
+            body = delivery.data
+            if envelope.ticket:
+                body = await load_payload(self._bus, subject.tenant, ticket_from(envelope.ticket))
         except InferbusError as exc:
             return exc
         work = Work(
@@ -220,7 +224,7 @@ class Serving:
             resume=resume,
             bound=envelope.bound,
             json_bytes=envelope.json_bytes,
-            left_s=max(0.001, expires_at - asyncio.get_running_loop().time()),
+            left_s=max(0.001, expires_at - self._loop.time()),
             tenant=subject.tenant,
             key_id=envelope.key_id,
             team=envelope.team,
@@ -237,7 +241,7 @@ class Serving:
         if attempt.over.done():  # cancelled while its body was fetched, or its fence looked at
             return Cancelled("stopped before it began")
         attempt.on_stop = stop
-        deadline = asyncio.get_running_loop().call_at(expires_at, _expire, sink, stop)
+        deadline = self._loop.call_at(expires_at, _expire, sink, stop)
         try:
             sink.begin(resume)
             await run(work, sink)
@@ -286,11 +290,6 @@ class Serving:
         run = GroupRun(self._engine, rows, attempt.delivery, is_fenced=is_fenced)
         attempt.group = RowsBill(self._billing, self._bus, attempt, subject, run)
         return run
-
-    async def _body(self, envelope: Envelope, tenant: str, delivery: Delivery) -> bytes:
-        if not envelope.ticket:
-            return delivery.data
-        return await load_payload(self._bus, tenant, ticket_from(envelope.ticket))
 
 
 def _expire(sink: EngineSink, stop: Callable[[], None]) -> None:

@@ -24,6 +24,7 @@ class HttpConnection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.closed = True
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._asked: asyncio.Future[Answer] | None = None
         self._came: list[bytes] = []
@@ -40,11 +41,10 @@ class HttpConnection(asyncio.Protocol):
         """
         if self.closed or self._transport is None:
             raise ConnectionResetError("it was closed")
-        loop = asyncio.get_running_loop()
-        asked: asyncio.Future[Answer] = loop.create_future()
+        asked: asyncio.Future[Answer] = self._loop.create_future()
         self._asked = asked
         self._transport.write(request)
-        timer = loop.call_later(timeout_s, _time_out, asked) if timeout_s else None
+        timer = self._loop.call_later(timeout_s, _time_out, asked) if timeout_s else None
         try:
             return await asked
         except BaseException:

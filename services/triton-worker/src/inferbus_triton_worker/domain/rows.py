@@ -22,8 +22,8 @@ def kind_of(call: InferCall) -> Kind | None:
     """Name what calls must have in common to go as one: everything but their rows; None: this one goes alone."""
     if call.parameters or not call.inputs:
         return None
-    inputs = tuple((tensor.name, tensor.datatype, *tensor.shape[1:]) for tensor in call.inputs)
-    outputs = tuple((output.name, *output.parameters.items()) for output in call.outputs)
+    inputs = tuple([(tensor.name, tensor.datatype, *tensor.shape[1:]) for tensor in call.inputs])
+    outputs = tuple([(output.name, *output.parameters.items()) for output in call.outputs])
     return (call.model, call.version, inputs, outputs)
 
 

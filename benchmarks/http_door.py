@@ -70,6 +70,8 @@ class Around:
         asyncio.get_running_loop().call_soon(feed, exchange, TOKENS if ask.streamed else 0)
         return exchange
 
+    begin = admit
+
 
 def feed(exchange: Exchange, left: int) -> None:
     """Play the worker: one token per loop iteration, then the end."""

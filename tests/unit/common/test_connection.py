@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import BadSubjectError, ConnectionClosedError, MaxPayloadError, OutboundBufferLimitError
+from nats.errors import (
+    BadHeaderError,
+    BadSubjectError,
+    ConnectionClosedError,
+    MaxPayloadError,
+    OutboundBufferLimitError,
+)
 
 from inferbus.bus.connection import Connection
 
@@ -78,6 +84,26 @@ async def test_headers_sent_again_are_the_same_bytes(value: str) -> None:
     await plain.publish("a.b", b"data", reply="c", headers=headers)
     assert (writer.written + connection._pending)[1:] == plain._pending
     assert connection.stats == connection.stats | {"out_msgs": 2, "out_bytes": 8}
+
+
+@pytest.mark.parametrize(
+    "headers", [{" ": "x"}, {"": ""}, {" Ib-Odd ": " x "}, {"Ib-Odd": "a\nb"}, {"A": "1", "": "2"}]
+)
+async def test_odd_headers_are_written_as_nats_py_writes_them(headers: dict[str, str]) -> None:
+    connection, writer = connected()
+    plain = Client()
+    plain._status, plain._max_payload, plain._max_pending_size = Client.CONNECTED, 1024, 1024
+    for _ in range(2):  # also when they were seen before
+        await connection.publish("a.b", b"data", headers=headers)
+        await plain.publish("a.b", b"data", headers=headers)
+    assert writer.written + connection._pending == plain._pending
+
+
+async def test_a_name_that_is_none_is_refused() -> None:
+    connection, _ = connected()
+    with pytest.raises(BadHeaderError):
+        await connection.publish("a.b", b"data", headers={"no name": "x"})
+    assert connection._pending == []
 
 
 async def test_what_is_sent_is_what_nats_py_would_send() -> None:

@@ -244,3 +244,38 @@ async def test_requeue_waits_for_a_later_attempt() -> None:
     assert await exchange.next() == Begun()
     assert await exchange.next(0.01) is None, "the reader is told only once"
     exchange.close()
+
+
+async def test_who_waits_for_the_whole_answer_is_woken_by_its_end_only() -> None:
+    exchange = make()
+    reading = asyncio.create_task(exchange.whole())
+    await asyncio.sleep(0)
+    waiter = exchange._waiter
+    assert waiter is not None
+    exchange.begin(started())
+    exchange.accepted()
+    assert (waiter.done(), exchange.started) == (False, True)
+    exchange.feed(finished(1, b"all"))
+    assert (await asyncio.wait_for(reading, 5)).data == b"all"
+
+
+async def test_the_whole_answer_passes_over_parts() -> None:
+    exchange = make()
+    reading = asyncio.create_task(exchange.whole())
+    await asyncio.sleep(0)
+    exchange.begin(started())
+    exchange.feed(delta(1))
+    await asyncio.sleep(0)
+    exchange.feed(finished(2, b"all"))
+    assert (await asyncio.wait_for(reading, 5)).data == b"all"
+
+
+async def test_what_the_bus_refuses_ends_in_why() -> None:
+    closed: list[Exchange] = []
+    exchange = make(closed=closed)
+    reading = asyncio.create_task(exchange.whole())
+    await asyncio.sleep(0)
+    exchange.refuse(Overloaded("the queue is full"))
+    with pytest.raises(Overloaded, match="full"):
+        await asyncio.wait_for(reading, 5)
+    assert (closed, exchange.refused, exchange.finished) == ([exchange], True, False)

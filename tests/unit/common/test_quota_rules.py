@@ -21,7 +21,7 @@ from inferbus.answers.exchange import Exchange, Stored
 from inferbus.answers.head_lines import headers_in
 from inferbus.contracts.slots import SlotShares
 from inferbus.contracts.step import Delta, Failed, Finished, Started, Usage
-from inferbus.errors import Cancelled, DeadlineWhileRunning
+from inferbus.errors import Cancelled, DeadlineWhileRunning, InferbusError
 
 ESTIMATE = Estimate(100, 50)
 
@@ -293,6 +293,17 @@ async def test_what_its_client_gave_up_costs_what_was_done(options: dict[str, bo
         given_up = exchange(**options)
         given_up.give_up(error)
         assert charge_of(given_up, ESTIMATE) == charge
+
+
+async def test_what_was_handed_in_counts_though_nobody_waited_for_the_bus_to_have_it() -> None:
+    left = exchange(begun=False, accepted=False)
+    left.handed_in = True
+    left.cancel()
+    assert charge_of(left, ESTIMATE) == Usage()
+    refused = exchange(begun=False, accepted=False)
+    refused.handed_in = True
+    refused.refuse(InferbusError("the queue is full"))
+    assert charge_of(refused, ESTIMATE) is None
 
 
 @pytest.mark.parametrize(("tokens", "charge"), [(0, None), (3, Usage(100, 3))])

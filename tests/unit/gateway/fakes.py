@@ -114,6 +114,8 @@ class FakeAdmitter:
             self.script(engine)
         return exchange
 
+    begin = admit
+
     async def next(self) -> FakeEngine:
         return await asyncio.wait_for(self.admitted.get(), PATIENCE_S)
 

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 from tests.unit.gateway.fakes import KEY, PATIENCE_S, Call, Door
 
-from inferbus.errors import DependencyDown
+from inferbus.errors import DependencyDown, Overloaded
 
 CHAT = "/v1/chat/completions"
 
@@ -111,3 +111,19 @@ async def test_a_refusal_leaves_no_request_open(door: Door) -> None:
     door.admitter.refuse = DependencyDown("no bus")
     await door.post(CHAT, hello(stream=True)).done()
     assert door.deps.observer.open_requests == door.deps.observer.open_streams == 0
+
+
+async def test_what_the_bus_refuses_after_all_was_not_admitted() -> None:
+    with capture_logs() as lines:
+        door = Door()
+        door.admitter.script = lambda engine: setattr(
+            engine.exchange, "rate_head", b"x-ratelimit-limit-requests: 5\r\n"
+        )
+        call = door.post(CHAT, hello(stream=False))
+        engine = await door.admitter.next()
+        engine.exchange.refuse(Overloaded("the queue is full", retry_after_s=3))
+        await call.done()
+    assert (call.status, call.error["code"], call.headers["retry-after"]) == (503, "overloaded", "3")
+    assert "x-ratelimit-limit-requests" not in call.headers
+    assert (lines[-1]["status"], lines[-1]["phase"], lines[-1]["error"]) == (503, "admission", "overloaded")
+    assert door.deps.observer.open_requests == 0

@@ -7,10 +7,11 @@ import logging
 from typing import cast
 
 import pytest
+from litestar.types import Receive
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from inferbus_gateway.joined_head import JoiningTransport, send_whole
+from inferbus_gateway.joined_head import JoiningTransport, send_whole, take_body
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 
@@ -144,3 +145,29 @@ async def test_what_is_not_plain_goes_in_steps(wire: Wire, reason: str) -> None:
     assert not send_whole(send if reason == "other server" else cycle.send, 200, headers, body)
     assert wire.written == []
     assert ended == []
+
+
+async def test_a_body_that_is_here_is_taken_as_receive_would_give_it(wire: Wire) -> None:
+    cycle = cycle_on(wire, [])
+    cycle.body, cycle.more_body = bytearray(b"{}"), False
+    cycle.message_event.set()
+    assert take_body(cast("Receive", cycle.receive)) == b"{}"
+    assert (cycle.body, cycle.message_event.is_set()) == (
+        b"",
+        False,
+    )  # what is awaited next is the end of the connection
+
+
+@pytest.mark.parametrize("reason", ["more", "gone", "told", "answered", "other server"])
+async def test_a_body_that_is_not_here_is_waited_for(wire: Wire, reason: str) -> None:
+    cycle = cycle_on(wire, [])
+    cycle.body, cycle.more_body = bytearray(b"{}"), reason == "more"
+    cycle.disconnected = reason == "gone"
+    cycle.waiting_for_100_continue = reason == "told"
+    cycle.response_complete = reason == "answered"
+
+    async def receive() -> None:
+        """Another server's."""
+
+    assert take_body(cast("Receive", receive if reason == "other server" else cycle.receive)) is None
+    assert cycle.body == b"{}"

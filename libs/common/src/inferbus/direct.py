@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 import msgspec
+from nats.aio.msg import Msg
 
 from inferbus import routes
 from inferbus.answers.exchange import Exchange
@@ -55,55 +56,69 @@ class DirectCall:
         self._subject = subject
         self._body = body
         self._headers = headers_of(envelope)
-        self._until = time.monotonic() + envelope.deadline_ms / 1000
+        now = time.monotonic()
+        self._until = now + envelope.deadline_ms / 1000
+        self._give_up = min(self._until, now + _TRY_S)
+        self._pause_s = _PAUSE_S
         self._stop = stop
-        self._asked = False
-        """Whether a worker may have it at the moment."""
+        self._token = ""
+        """Of the question that has no answer yet: a worker may have the request."""
+        self._pause: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
+        """Ask until somebody takes it, for a second at most."""
         exchange = self._exchange
         exchange.accepted()
         exchange.handed_over()
-        task = asyncio.create_task(self._ask(), name="direct")
-        exchange.on_closed(lambda: self._on_closed(task))
+        exchange.on_closed(self._on_closed)
+        self._ask(self._until - time.monotonic())
 
-    def _on_closed(self, task: asyncio.Task[None]) -> None:
-        task.cancel()
-        if self._asked:
+    def _on_closed(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+        if self._token:
+            self._bus.forget(self._token)
             self._stop(self._exchange)
 
-    async def _ask(self) -> None:
-        """Ask until somebody takes it, for a second at most."""
-        give_up = min(self._until, time.monotonic() + _TRY_S)
-        pause_s = _PAUSE_S
-        while True:
-            why = await self._try()
-            if why is None:
-                return
-            if time.monotonic() + pause_s > give_up:
-                self._exchange.fail(why)
-                return
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  # not for secrets
-            pause_s = min(_MAX_PAUSE_S, pause_s * 2)
-            self._headers[_DEADLINE] = str(max(1, int((self._until - time.monotonic()) * 1000)))
-
-    async def _try(self) -> InferbusError | None:
-        """Ask one worker; gives why it did not take it."""
-        left_s = max(0.001, self._until - time.monotonic())
-        self._asked = True
+    def _ask(self, left_s: float) -> None:
+        """Ask one worker."""
         try:
-            message = await self._bus.request(self._subject, self._body, dict(self._headers), timeout_s=left_s)
-            self._asked = False
-            frame = _decode(message.data)[0]
-        except NoResponders:
-            self._asked = False
-            return Overloaded("no worker is there to take it")
-        except msgspec.DecodeError as exc:
-            self._exchange.fail(InferbusError(f"a worker's answer cannot be read: {exc}"))
+            self._token = self._bus.ask(
+                self._subject, self._body, self._headers, self._on_answer, timeout_s=max(0.001, left_s)
+            )
         except InferbusError as exc:
             self._exchange.fail(exc)
+
+    def _on_answer(self, answer: Msg | DependencyDown) -> None:
+        if isinstance(answer, NoResponders):
+            self._token = ""
+            self._pause_after(Overloaded("no worker is there to take it"))
+            return
+        if isinstance(answer, DependencyDown):
+            self._exchange.fail(answer)  # a worker may have it
+            return
+        self._token = ""
+        try:
+            frame = _decode(answer.data)[0]
+        except msgspec.DecodeError as exc:
+            self._exchange.fail(InferbusError(f"a worker's answer cannot be read: {exc}"))
+            return
+        if type(frame) is Failed and not frame.final and frame.code in _NEVER_RAN:
+            self._pause_after(Overloaded(frame.message))
         else:
-            if type(frame) is Failed and not frame.final and frame.code in _NEVER_RAN:
-                return Overloaded(frame.message)
             self._exchange.feed(frame)
-        return None
+
+    def _pause_after(self, why: Overloaded) -> None:
+        """Nobody took it: ask again in a moment, or give it up."""
+        pause_s = self._pause_s
+        if time.monotonic() + pause_s > self._give_up:
+            self._exchange.fail(why)
+            return
+        self._pause_s = min(_MAX_PAUSE_S, pause_s * 2)
+        wait_s = pause_s * random.uniform(0.5, 1.5)  # noqa: S311  # not for secrets
+        self._pause = asyncio.get_running_loop().call_later(wait_s, self._ask_again)
+
+    def _ask_again(self) -> None:
+        left_s = self._until - time.monotonic()
+        self._headers[_DEADLINE] = str(max(1, int(left_s * 1000)))
+        self._ask(left_s)

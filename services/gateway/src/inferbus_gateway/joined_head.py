@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from litestar.types import Send
+from litestar.types import Receive, Send
 from uvicorn.protocols.http.httptools_impl import (
     HEADER_VALUE_RE,
     STATUS_LINE,
@@ -47,12 +47,16 @@ class JoiningTransport:
     def write_whole(self, head: bytes, body: bytes) -> None:
         """Write a response in one piece; `head` without the line that ends it."""
         more, self.more_head = self.more_head, b""
-        self._flush()
+        if self._head:
+            self._flush()
         self._transport.write(b"".join((head, more, b"\r\n", body)))
 
     def close(self) -> None:
         self._flush()
         self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
     def _flush(self) -> None:
         head, self._head = self._head, b""
@@ -81,12 +85,6 @@ class JoiningProtocol(HttpToolsProtocol):
         if self._on_gone is not None:
             self._on_gone()
 
-    @property
-    def has_whole_body(self) -> bool:
-        """Whether the request that is served now has been read to its end (where requests are pipelined, so is the last
-        one that was read)."""
-        return not self.cycle.more_body
-
     def on_gone(self, callback: Callable[[], None] | None) -> None:
         """Call this when the connection ends, or now if it has; one at a time, as requests are. None: no more."""
         self._on_gone = callback
@@ -103,6 +101,19 @@ class JoiningProtocol(HttpToolsProtocol):
     def abort(self) -> None:
         """Close the connection at once, without what waits to be written."""
         self.transport.abort()
+
+
+def take_body(receive: Receive) -> bytes | None:
+    """Take the body of a request that uvicorn has read to its end, as `receive` would give it. None: nothing was taken, and
+    `receive` has to be asked, because more is to come or the server is another."""
+    cycle = getattr(receive, "__self__", None)
+    if type(cycle) is not RequestResponseCycle:
+        return None
+    if cycle.more_body or cycle.disconnected or cycle.response_complete or cycle.waiting_for_100_continue:
+        return None
+    body, cycle.body = bytes(cycle.body), bytearray()
+    cycle.message_event.clear()
+    return body
 
 
 def send_whole(send: Send, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
@@ -123,11 +134,10 @@ def send_whole(send: Send, status: int, headers: Iterable[tuple[bytes, bytes]], 
         or len(body) > _MAX_WHOLE_BYTES
     ):
         return False
-    lines = [STATUS_LINE[status]]
-    for name, value in (*cycle.default_headers, *headers):
-        if name == b"connection" or HEADER_VALUE_RE.search(value):
-            return False
-        lines += (name, b": ", value, b"\r\n")
+    every = (*cycle.default_headers, *headers)
+    if HEADER_VALUE_RE.search(b"".join([value for _, value in every])) or b"connection" in dict(every):
+        return False
+    lines = [STATUS_LINE[status], *[b"%b: %b\r\n" % line for line in every]]
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
     transport.write_whole(b"".join(lines), body)

@@ -48,6 +48,10 @@ class Admitter(Protocol):
         """
         ...
 
+    async def begin(self, identity: Identity, ask: Ask) -> Exchange:
+        """Do the same without waiting until it is accepted; if it is not, the exchange ends in why, `refused`."""
+        ...
+
 
 class TotalsReader(Protocol):
     """Reads what was used."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import structlog
@@ -21,12 +22,13 @@ from inferbus.answers.asker import Asker
 from inferbus.answers.by_ticket import load_answer
 from inferbus.answers.exchange import Exchange, Stored
 from inferbus.bus import Bus
+from inferbus.bus.accepting import Accepting
 from inferbus.bus.tickets import INLINE_BYTES, store_payload
 from inferbus.contracts.envelope import REPLY, RESULTS, Envelope, headers_of
 from inferbus.contracts.models import LLM, ModelEntry
 from inferbus.contracts.prices import Price
 from inferbus.direct import DEADLINE_S, DirectCall, goes_directly
-from inferbus.errors import InvalidRequest, NotFound, Overloaded, TenantOverloaded, TooLarge, Unsupported
+from inferbus.errors import InferbusError, InvalidRequest, NotFound, Overloaded, TenantOverloaded, TooLarge, Unsupported
 from inferbus.models import ModelRegistry
 from inferbus.process.presence import PresenceTable
 from inferbus.queue.buckets import bucket_for
@@ -115,12 +117,24 @@ class Admission:
         reservation = checked.reservation
         return await self.accept(identity, checked.ask, checked.entry, reservation.close, reservation.head)
 
+    async def begin(self, identity: Identity, ask: Ask) -> Exchange:
+        """Admit one request without waiting for the bus to have it: in what `admit` raises where it does not, the exchange
+        ends, `refused`. For whoever waits for the end only. Raises as `admit`."""
+        checked = await self.check(identity, ask)
+        reservation = checked.reservation
+        return await self.accept(
+            identity, checked.ask, checked.entry, reservation.close, reservation.head, surely=False
+        )
+
     async def check(self, identity: Identity, ask: Ask) -> Checked:
         """Check one request, and reserve what it may cost; `accept` it, or refund the reservation. Raises as `admit`."""
         entry = self._resolve(ask)
         ask = check_entitled(identity, ask, entry)
         self._check(ask, entry)
-        reservation = await self._reserve(identity, ask, entry)
+        quota = self._quota
+        if quota is None or not quota.is_limited(identity, entry.name):
+            return Checked(ask, entry, UNLIMITED)
+        reservation = await self._reserve(quota, identity, ask, entry)
         if implied := reservation.implied_bound:  # what was reserved must be the most it can cost
             ask = msgspec.structs.replace(ask, body=bounded_as_reserved(ask.task, ask.body, implied), bound=implied)
         return Checked(ask, entry, reservation)
@@ -132,41 +146,41 @@ class Admission:
         entry: ModelEntry,
         close: Callable[[Exchange | None], None],
         head: bytes = b"",
+        *,
+        surely: bool = True,
     ) -> Exchange:
         """Make what was checked durable. `close` settles what was reserved, by how it ended; or it is refunded, where nothing
-        was accepted. `head`: see `Reservation`. Raises as `admit`."""
+        was accepted. `head`: see `Reservation`. Not `surely`: as `begin`. Raises as `admit`."""
         try:
             self.bounds.take(entry.pool, identity.tenant, entry.limits, self._presence.backlog(entry.pool))
         except BaseException:
             close(None)
             raise
         deadline_s = min(ask.deadline_s or entry.limits.deadline_s(ask.lane), _MAX_DEADLINE_S)
-        if ask.deadline_s is None and goes_directly(entry, lane=ask.lane, streamed=ask.streamed, delivery=ask.delivery):
+        direct = goes_directly(entry, lane=ask.lane, streamed=ask.streamed, delivery=ask.delivery)
+        if direct and ask.deadline_s is None:
             deadline_s = min(deadline_s, DEADLINE_S)
         request_id = ask.request_id or secrets.token_hex(16)
         exchange = self._asker.open(
             request_id=request_id, tenant=identity.tenant, pool=entry.pool, deadline_s=deadline_s, lane=ask.lane,
             streamed=ask.streamed,
         )  # fmt: skip
-        exchange.durable = ask.delivery == RESULTS
+        if ask.delivery == RESULTS:
+            exchange.durable = True
         exchange.estimated_tokens = len(ask.body) // _BYTES_PER_TOKEN
         exchange.rate_head = head
         exchange.load = lambda ticket: load_answer(self._payload_bus, identity.tenant, ticket)
         exchange.on_closed(lambda: self._on_closed(exchange, close))
         try:
-            await self._publish(identity, ask, entry, exchange, deadline_s)
+            await self._publish(identity, ask, entry, exchange, deadline_s, direct=direct, surely=surely)
         except BaseException:
             exchange.cancel()
             raise
         return exchange
 
-    async def _reserve(self, identity: Identity, ask: Ask, entry: ModelEntry) -> Reservation:
-        if self._quota is None:
-            return UNLIMITED
+    async def _reserve(self, quota: Quota, identity: Identity, ask: Ask, entry: ModelEntry) -> Reservation:
         estimator = self._estimator
-        return await self._quota.reserve(
-            identity, entry.name, lambda: estimator.estimate(ask.task, ask.body, ask.json_bytes)
-        )
+        return await quota.reserve(identity, entry.name, lambda: estimator.estimate(ask.task, ask.body, ask.json_bytes))
 
     def _on_closed(self, exchange: Exchange, close: Callable[[Exchange | None], None]) -> None:
         close(exchange)
@@ -189,69 +203,88 @@ class Admission:
             raise InvalidRequest("the deadline must be in the future", param="deadline")
 
     async def _publish(
-        self, identity: Identity, ask: Ask, entry: ModelEntry, exchange: Exchange, deadline_s: float
-    ) -> None:
-        subject = routes.infer(
-            region=self._bus.region,
-            runtime=entry.runtime,
-            pool=entry.pool,
-            lane=ask.lane,
-            bucket=bucket_for(entry.buckets, identity.tenant),
-            tenant=identity.tenant,
-        )
+        self, identity: Identity, ask: Ask, entry: ModelEntry, exchange: Exchange, deadline_s: float, *, direct: bool,
+        surely: bool,
+    ) -> None:  # fmt: skip
+        region, tenant = self._bus.region, identity.tenant
+        if direct:
+            subject = routes.direct(region=region, runtime=entry.runtime, pool=entry.pool, tenant=tenant)
+        else:
+            bucket = bucket_for(entry.buckets, tenant)
+            subject = routes.infer(
+                region=region, runtime=entry.runtime, pool=entry.pool, lane=ask.lane, bucket=bucket, tenant=tenant
+            )
         span = self._begin_span(ask, entry, subject)
         ttl_s = int(deadline_s) + _TTL_SLACK_S
         try:
             body, ticket = ask.body, ""
             if len(body) > INLINE_BYTES:
-                stored = await store_payload(self._payload_bus, identity.tenant, body, ttl_s=ttl_s)
+                stored = await store_payload(self._payload_bus, tenant, body, ttl_s=ttl_s)
                 body, ticket = b"", stored.to_header()
-            envelope = Envelope(
-                request_id=exchange.request_id,
-                tag_no=exchange.tag,
-                asker=self._asker.id,
-                path=ask.path,
-                deadline_ms=int(deadline_s * 1000),
-                streamed=ask.streamed,
-                content_type=ask.content_type,
-                key_id=identity.key_id,
-                traceparent=traceparent_of(span, ask.traceparent),
-                ticket=ticket,
-                delivery=ask.delivery,
-                idempotency_key=ask.idempotency_key,
-                model=_named(ask, entry),
-                price_version=self._price_version(entry.name),
-                team=identity.team,
-                user=identity.user,
-                priority=identity.priority,
-                bound=ask.bound,
-                json_bytes=ask.json_bytes,
-                rows=ask.rows,
+            envelope = self._envelope(
+                identity, ask, entry, exchange, deadline_s, traceparent_of(span, ask.traceparent), ticket
             )
-            if goes_directly(entry, lane=ask.lane, streamed=ask.streamed, delivery=ask.delivery):
-                direct = routes.direct(
-                    region=self._bus.region, runtime=entry.runtime, pool=entry.pool, tenant=identity.tenant
-                )
-                DirectCall(self._bus, exchange, direct, body, envelope, self._asker.stop_direct).begin()
+            if direct:
+                DirectCall(self._bus, exchange, subject, body, envelope, self._asker.stop_direct).begin()
                 end_span(span, {})
                 return
-            sequence = await self._bus.accept(
-                subject,
-                body,
-                headers_of(envelope),
-                msg_id=_msg_id(identity.tenant, exchange, self._asker.id),
-                ttl_s=ttl_s,
-                hold_s=min(self._hold_s, deadline_s),
-            )
+            headers = headers_of(envelope)
+            msg_id = _msg_id(tenant, exchange, self._asker.id)
+            hold_s = min(self._hold_s, deadline_s)
+            told = partial(self._on_accepted, exchange, routes.stream_infer(region, entry.runtime, ask.lane), span)
+            if surely:
+                told(await self._bus.accept(subject, body, headers, msg_id=msg_id, ttl_s=ttl_s, hold_s=hold_s))
+            else:
+                Accepting(self._bus, subject, body, headers, told, msg_id=msg_id, ttl_s=ttl_s, hold_s=hold_s).begin()
+                exchange.handed_in = True
         except BaseException as error:
-            end_span(span, {}, error)
-            if isinstance(error, Overloaded | TenantOverloaded):  # the stream's own bound: the same hint as for ours
-                error.retry_after_s = self.bounds.retry_after_s(entry.pool, identity.tenant)
+            self._on_refused(exchange, span, error)
             raise
-        end_span(span, {})
-        exchange.accepted(Stored(routes.stream_infer(self._bus.region, entry.runtime, ask.lane), sequence))
-        if exchange.closed and self._withdrawals is not None:  # cancelled while it was being accepted
-            self._withdrawals.look_at(exchange)
+
+    def _envelope(
+        self, identity: Identity, ask: Ask, entry: ModelEntry, exchange: Exchange, deadline_s: float, traceparent: str,
+        ticket: str,
+    ) -> Envelope:  # fmt: skip
+        return Envelope(
+            request_id=exchange.request_id,
+            tag_no=exchange.tag,
+            asker=self._asker.id,
+            path=ask.path,
+            deadline_ms=int(deadline_s * 1000),
+            streamed=ask.streamed,
+            content_type=ask.content_type,
+            key_id=identity.key_id,
+            traceparent=traceparent,
+            ticket=ticket,
+            delivery=ask.delivery,
+            idempotency_key=ask.idempotency_key,
+            model=_named(ask, entry),
+            price_version=self._price_version(entry.name),
+            team=identity.team,
+            user=identity.user,
+            priority=identity.priority,
+            bound=ask.bound,
+            json_bytes=ask.json_bytes,
+            rows=ask.rows,
+        )
+
+    def _on_accepted(self, exchange: Exchange, stream: str, span: Span | None, result: int | InferbusError) -> None:
+        """The bus has stored a request, or said why not, whatever became of it meanwhile."""
+        if not isinstance(result, InferbusError):
+            end_span(span, {})
+            exchange.accepted(Stored(stream, result))
+            if exchange.closed and self._withdrawals is not None:  # cancelled while it was being accepted
+                self._withdrawals.look_at(exchange)
+        elif exchange.started or exchange.finished:  # it was stored: a worker has it, only the bus's word is lost
+            end_span(span, {})
+        else:
+            self._on_refused(exchange, span, result)
+            exchange.refuse(result)
+
+    def _on_refused(self, exchange: Exchange, span: Span | None, error: BaseException) -> None:
+        end_span(span, {}, error)
+        if isinstance(error, Overloaded | TenantOverloaded):  # the stream's own bound: the same hint as for ours
+            error.retry_after_s = self.bounds.retry_after_s(exchange.pool, exchange.tenant)
 
     def _price_version(self, model: str) -> str:
         """Name the price of today: whatever is set while the request runs, it is charged at this one."""

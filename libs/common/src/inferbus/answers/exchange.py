@@ -73,9 +73,36 @@ class Exchange:
     `ended`: the reader gets no more. `finished`: the worker itself said so, nobody needs to tell it. `given_up`: the
     last attempt that was taken back; its frames count no more. `asked_again`: (sequence, monotonic seconds) of the last
     request for missing frames. `delivered`: what the reader of a stream has, or will have read before its end; None
-    before the first delta. `stored` is None until the bus has accepted it. `durable`: its answer is kept elsewhere, its
-    deltas do not come here, and it goes on without this process. `rate_head` tells its client how its limits stand: lines of an HTTP head.
+    before the first delta. `stored` is None until the bus has accepted it; `handed_in`: it may have, its word is not here
+    yet; `refused`: it did not. `durable`: its answer is kept elsewhere, its deltas do not come here, and it goes on without
+    this process. `rate_head` tells its client how its limits stand: lines of an HTTP head.
     """
+
+    # Of the class: most requests leave most of them as they are.
+    stored: Stored | None = None
+    accepted_s = 0.0
+    handed_in = refused = False
+    estimated_tokens = 0
+    durable = False
+    load: Callable[[str], Awaitable[bytes]] | None = None
+    """Fetches an answer that was too large for a frame, by its ticket."""
+    rate_head = b""
+    fence: Fence | None = None
+    given_up: Fence | None = None
+    asked_again = (-1, 0.0)
+    next_seq = 0
+    delivered: Delivered | None = None
+    told_stale = 0.0
+    engine_deaths = 0
+    ended = finished = False
+    _begun = _told_begun = _closed = False
+    _created, _fingerprint = 0, ""
+    _buffered = 0
+    _ticket = ""
+    _end: Ended | None = None
+    _error: InferbusError | None = None
+    _waiter: asyncio.Future[bool] | None = None
+    _patience: Patience | None = None
 
     def __init__(
         self,
@@ -96,34 +123,10 @@ class Exchange:
         self.lane = lane
         self.streamed = streamed
         self.opened = time.monotonic()
-        self.stored: Stored | None = None
-        self.accepted_s = 0.0
-        self.estimated_tokens = 0
-        self.durable = False
-        self.load: Callable[[str], Awaitable[bytes]] | None = None
-        """Fetches an answer that was too large for a frame, by its ticket."""
-        self._ticket = ""
-        self.rate_head = b""
-        self.fence: Fence | None = None
-        self.given_up: Fence | None = None
-        self.asked_again = (-1, 0.0)
-        self.next_seq = 0
-        self.delivered: Delivered | None = None
-        self.told_stale = 0.0
-        self.engine_deaths = 0
-        self.ended = False
-        self.finished = False
-        self._begun = self._told_begun = False
-        self._created, self._fingerprint = 0, ""
+        self._on_close = on_close
         self._chunks: list[bytes] = []
-        self._buffered = 0
-        self._end: Ended | None = None
-        self._error: InferbusError | None = None
-        self._waiter: asyncio.Future[bool] | None = None
-        self._closers = [on_close]
-        self._closed = False
+        self._closers: list[Callable[[], None]] = []
         self._loop = asyncio.get_running_loop()
-        self._patience: Patience | None = None
         self._timer = self._loop.call_later(deadline_s, self._on_deadline)
 
     # --- the reader's side ----------------------------------------------------------------------------------------
@@ -152,8 +155,22 @@ class Exchange:
                 return await self._fetched(self._end) if self._ticket else self._end
             if self._error is not None:
                 raise self._error
-            if not await self._wait(timeout_s):
-                return None
+            self._waiter = self._loop.create_future()
+            if timeout_s is not None or self._patience is not None:  # whoever waits for the end only needs none
+                self._be_patient(timeout_s)
+            try:
+                if not await self._waiter:
+                    return None
+            finally:
+                self._waiter = None
+
+    async def whole(self) -> Ended:
+        """Wait for the end only. Raises as `next`."""
+        self._told_begun = True  # nobody is to be woken for it
+        while True:
+            event = await self.next()
+            if type(event) is Ended:
+                return event
 
     def cancel(self) -> None:
         """The client is gone, in whatever phase: free everything. Idempotent."""
@@ -161,25 +178,30 @@ class Exchange:
 
     def close(self) -> None:
         """Let go. A request that has not ended is cancelled wherever it is, and whoever still reads is told so."""
-        if not self._closed:
-            self.give_up(Cancelled("the request was cancelled"))
+        if not self.ended:
+            self.fail(Cancelled("the request was cancelled"))
+        self._let_go()
 
     def give_up(self, error: InferbusError) -> None:
         """End in `error` and free everything, without waiting for a reader that may be stuck."""
         self.fail(error)
+        self._let_go()
+
+    def _let_go(self) -> None:
         if not self._closed:
             self._closed = True
             self._timer.cancel()
             if self._patience is not None:
                 self._patience.end()
                 self._patience = None
+            self._on_close(self)
             closers, self._closers = self._closers, []  # they know this exchange, and are not for the garbage collector
             for closer in closers:
-                closer(self)
+                closer()
 
     def on_closed(self, callback: Callable[[], None]) -> None:
         """Be called once when the exchange closes."""
-        self._closers.append(lambda _: callback())
+        self._closers.append(callback)
 
     @property
     def closed(self) -> bool:
@@ -211,6 +233,11 @@ class Exchange:
         self.stored = stored
         self.accepted_s = time.monotonic() - self.opened
 
+    def refuse(self, error: InferbusError) -> None:
+        """The bus did not take it."""
+        self.refused = True
+        self.give_up(error)
+
     def handed_over(self) -> None:
         """It is with a worker, whichever: delivered directly."""
         self._begun = True
@@ -221,7 +248,8 @@ class Exchange:
         self._created, self._fingerprint = frame.created, frame.fingerprint
         self.next_seq = frame.seq + 1
         self._begun = True
-        self._wake()
+        if not self._told_begun:
+            self._wake()
 
     def feed(self, frame: Delta | Finished | Failed) -> None:
         """Take the next frame in order of the accepted attempt."""
@@ -299,19 +327,10 @@ class Exchange:
         self._end, self._ticket = Ended(end.status, end.usage, data, end.content_type), ""
         return self._end
 
-    async def _wait(self, timeout_s: float | None) -> bool:
-        """Wait for something to happen; False when `timeout_s` was over first."""
-        waiter: asyncio.Future[bool] = self._loop.create_future()
-        self._waiter = waiter
-        if self._patience is not None:
-            self._patience.begin(timeout_s)
-        elif timeout_s is not None:  # whoever waits for the end only needs none
+    def _be_patient(self, timeout_s: float | None) -> None:
+        if self._patience is None:
             self._patience = Patience(self._loop, self._on_patience_over)
-            self._patience.begin(timeout_s)
-        try:
-            return await waiter
-        finally:
-            self._waiter = None
+        self._patience.begin(timeout_s)
 
     def _on_patience_over(self) -> None:
         if self._waiter is not None:

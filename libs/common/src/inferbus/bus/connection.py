@@ -13,10 +13,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from nats.aio.client import Client, _validate_subject
+from nats.aio.client import _HEADER_KEY_RE, _HEADER_VALUE_NEWLINES, Client, _validate_subject
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.errors import ConnectionClosedError, ConnectionDrainingError, Error, MaxPayloadError, OutboundBufferLimitError
+from nats.errors import (
+    BadHeaderError,
+    ConnectionClosedError,
+    ConnectionDrainingError,
+    Error,
+    MaxPayloadError,
+    OutboundBufferLimitError,
+)
 from nats.protocol.command import hpub_cmd, pub_cmd
 from nats.protocol.parser import AWAITING_CONTROL_LINE
 
@@ -81,33 +88,36 @@ class Connection(Client):
         self._write_when(soon=True)
 
     async def publish(
-        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None, *,
-        soon: bool = False,
-    ) -> None:  # fmt: skip
-        """Publish; headers whose names were sent before are written in one piece, not byte by byte. `soon`: as `send_soon`,
-        where there are such headers."""
-        if not headers:
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """Publish now, as `send` and `send_named` do: for nats-py, which calls this."""
+        if headers:
+            self.send_named(subject, payload, reply, self.block_of(headers))
+        else:
             self.send(subject, payload, reply)
-            return
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        if self._known_names.issuperset(headers) and lines.count("\r") == lines.count("\n") == len(headers):
-            self._check(subject, reply, payload)
-            block = f"NATS/1.0\r\n{lines}\r\n".encode()
-            self._put(hpub_cmd(subject, reply, block, payload), len(payload))
-            self._write_when(soon=soon)
-            return
-        await super().publish(subject, payload, reply, headers)
-        if len(self._known_names) < _MAX_KNOWN_NAMES:
-            self._known_names.update(headers)  # nats-py found them in order
+
+    def block_of(self, headers: dict[str, str]) -> bytes:
+        """Write headers as nats-py would; those whose names were sent before in one piece, not byte by byte.
+
+        Raises:
+            BadHeaderError: a name cannot be a header's.
+        """
+        if not self._known_names.issuperset(headers):
+            headers = _in_order(headers)
+            if len(self._known_names) < _MAX_KNOWN_NAMES:
+                self._known_names.update(headers)
+        block = _joined(headers)
+        if not block.count("\r") == block.count("\n") == len(headers) + 2:
+            block = _joined(_in_order(headers))
+        return block.encode()
 
     def _check(self, subject: str, reply: str, payload: bytes) -> None:
-        _validate_subject(subject)
-        if reply:
-            _validate_subject(reply)
-        if self.is_closed:
-            raise ConnectionClosedError
-        if self.is_draining_pubs:
-            raise ConnectionDrainingError
+        _validate_subject(subject and subject + reply)
+        if self._status != Client.CONNECTED:
+            if self.is_closed:
+                raise ConnectionClosedError
+            if self.is_draining_pubs:
+                raise ConnectionDrainingError
         if len(payload) > self._max_payload:
             raise MaxPayloadError
         if self._pending_data_size + len(payload) > self._max_pending_size:
@@ -188,7 +198,7 @@ class Connection(Client):
     def _take(self, sid: int, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> bool:
         """Call the handler of a message, if it has one. A status in place of headers is nats-py's to read."""
         handler = self._handlers.get(sid)
-        if handler is None or self.is_closed or (headers and not headers.startswith(_HEADERS)):
+        if handler is None or self._status == Client.CLOSED or (headers and not headers.startswith(_HEADERS)):
             return False
         parsed = self._parse_header_lines(headers[len(_HEADERS) :]) if headers else None
         try:
@@ -240,14 +250,7 @@ class Connection(Client):
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg:
         """Make the message; bytes of a subject that are not UTF-8 become U+FFFD, which no subject of ours contains."""
-        return Msg(
-            _client=self,
-            _sid=sid,
-            subject=subject.decode(errors="replace"),
-            reply=reply.decode(errors="replace"),
-            data=data,
-            headers=headers,
-        )
+        return Msg(self, subject.decode("utf-8", "replace"), reply.decode("utf-8", "replace"), data, headers, _sid=sid)
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         """Close. What is buffered while the connection is away cannot be sent any more; nats-py would try, and raise."""
@@ -274,3 +277,19 @@ class Connection(Client):
 async def _never_called(message: Msg) -> None:
     """Stand in for a callback where `listen` has a handler."""
     raise AssertionError(message.subject)
+
+
+def _joined(headers: dict[str, str]) -> str:
+    return "\r\n".join(["NATS/1.0", *map(": ".join, headers.items()), "", ""])
+
+
+def _in_order(headers: dict[str, str]) -> dict[str, str]:
+    """Give headers as they may be written: no name that is none, and values of one line."""
+    found = {}
+    for name, value in headers.items():
+        name = name.strip()  # noqa: PLW2901  # as nats-py does
+        if name and not _HEADER_KEY_RE.fullmatch(name):
+            raise BadHeaderError(name)
+        if name:
+            found[name] = value.strip().translate(_HEADER_VALUE_NEWLINES)
+    return found

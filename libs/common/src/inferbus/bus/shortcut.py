@@ -37,21 +37,20 @@ class Shortcut:
         while at < size:
             end = data.find(_END, at)
             parts = data[at:end].split()
-            if end < 0 or not parts or not parts[-1].isdigit():
+            count = len(parts)
+            if end < 0 or count < 4 or not (parts[-1].isdigit() and parts[2].isdigit()):
                 return at
-            begin = end + 2
+            begin = body = end + 2
             stop = begin + int(parts[-1])
             if stop + 2 > size:
                 return at
-            if parts[0] == _PLAIN and 4 <= len(parts) <= 5:
-                body, reply = begin, parts[3] if len(parts) == 5 else b""
-            elif parts[0] == _WITH_HEADERS and 5 <= len(parts) <= 6 and parts[-2].isdigit():
-                body, reply = begin + int(parts[-2]), parts[3] if len(parts) == 6 else b""
+            if parts[0] == _PLAIN and count <= 5:
+                reply = parts[3] if count == 5 else b""
+            elif parts[0] == _WITH_HEADERS and 5 <= count <= 6 and parts[-2].isdigit():
+                body, reply = begin + int(parts[-2]), parts[3] if count == 6 else b""
             else:
                 return at
-            if not parts[2].isdigit() or not self._take(
-                int(parts[2]), parts[1], reply, data[begin:body], data[body:stop]
-            ):
+            if not self._take(int(parts[2]), parts[1], reply, data[begin:body], data[body:stop]):
                 return at
             at = stop + 2
         return at

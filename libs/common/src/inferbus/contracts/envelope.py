@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from operator import attrgetter
 
 import msgspec
-from msgspec.structs import astuple
 
 from inferbus.errors import InvalidRequest
 
@@ -84,16 +85,33 @@ _DEFAULTS: dict[str, str | int] = {
     "Ib-Json-Bytes": 0,
     "Ib-Rows": 0,
 }
-_WRITTEN = [(name, _DEFAULTS.get(name, "")) for name in HEADERS]  # in the order of the fields
+_OWN = ("Ib-Request", "Ib-Tag", "traceparent", "Ib-Ticket", "Ib-Idempotency-Key")
+"""What no other request has."""
+_COMMON = [(name, field, _DEFAULTS.get(name, "")) for name, field in HEADERS.items() if name not in _OWN]
+_common_of = attrgetter(*(field for _, field, _ in _COMMON))
 
 
 def headers_of(envelope: Envelope) -> dict[str, str]:
     """Write an envelope as NATS headers; defaults are left out."""
-    headers = {"Ib-Version": WIRE_VERSION}
-    for (name, default), value in zip(_WRITTEN, astuple(envelope), strict=True):
-        if value not in (default, ""):
-            headers[name] = value if type(value) is str else str(int(value))
+    headers = {"Ib-Version": WIRE_VERSION, "Ib-Request": envelope.request_id, "Ib-Tag": str(envelope.tag_no)}
+    headers.update(_common_headers(_common_of(envelope)))
+    if envelope.traceparent:
+        headers["traceparent"] = envelope.traceparent
+    if envelope.ticket:
+        headers["Ib-Ticket"] = envelope.ticket
+    if envelope.idempotency_key:
+        headers["Ib-Idempotency-Key"] = envelope.idempotency_key
     return headers
+
+
+@lru_cache(maxsize=1024)
+def _common_headers(values: tuple[str | int, ...]) -> dict[str, str]:
+    """Write what one client's requests have in common: mostly as it was the last time."""
+    return {
+        name: value if type(value) is str else str(int(value))
+        for (name, _, default), value in zip(_COMMON, values, strict=True)
+        if value not in (default, "")
+    }
 
 
 def envelope_from(headers: Mapping[str, str] | None) -> Envelope:

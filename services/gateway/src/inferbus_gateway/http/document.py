@@ -35,6 +35,8 @@ class Unconnected:
     async def admit(self, identity: Identity, ask: Ask) -> Exchange:  # noqa: ARG002 - the port's signature
         raise DependencyDown("not connected")
 
+    begin = admit
+
     async def open(self, identity: Identity, ask: Ask) -> Opened:  # noqa: ARG002 - the port's signature
         raise DependencyDown("not connected")
 

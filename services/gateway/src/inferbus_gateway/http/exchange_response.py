@@ -48,9 +48,9 @@ class HttpResponse:
     ) -> None:
         """Send the whole response."""
         self.started = self.complete = True
-        head = self._head(status, content_type, [(b"content-length", b"%d" % len(body)), *(extra or ())])
-        if not send_whole(self._send, status, head["headers"], body):
-            await self._send(head)
+        headers = self._headers(content_type, [(b"content-length", b"%d" % len(body)), *(extra or ())])
+        if not send_whole(self._send, status, headers, body):
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def write(self, data: bytes) -> None:
@@ -99,13 +99,11 @@ class HttpResponse:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _head(self, status: int, content_type: bytes, extra: list[tuple[bytes, bytes]]) -> HTTPResponseStartEvent:
-        headers = [
-            (b"content-type", content_type),
-            (b"x-request-id", self._record.request_id.encode()),
-            *self.extra,
-            *extra,
-        ]
-        return {"type": "http.response.start", "status": status, "headers": headers}
+        return {"type": "http.response.start", "status": status, "headers": self._headers(content_type, extra)}
+
+    def _headers(self, content_type: bytes, extra: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        request_id = self._record.request_id.encode()
+        return [(b"content-type", content_type), (b"x-request-id", request_id), *self.extra, *extra]
 
     def _note(self, error: InferbusError) -> None:
         self._record.error = error.code
@@ -114,18 +112,22 @@ class HttpResponse:
 
 
 async def answer_whole(exchange: Exchange, response: HttpResponse, record: RequestRecord) -> None:
-    """Wait for the end and send it."""
+    """Wait for the end and send it.
+
+    Raises:
+        InferbusError: it was not admitted after all.
+    """
     try:
-        while True:
-            event = await exchange.next()
-            if type(event) is Ended:
-                break
-            record.phase = PREFILL
+        end = await exchange.whole()
     except InferbusError as error:
+        if exchange.refused:
+            raise
+        if exchange.started:
+            record.phase = PREFILL
         await response.fail(error)
         return
-    note_end(record, event)
-    await response.whole(event.status, event.data, event.content_type.encode())
+    note_end(record, end)
+    await response.whole(end.status, end.data, end.content_type.encode())
 
 
 async def answer_stream(

@@ -55,7 +55,7 @@ class FeaturesEndpoint(InferenceEndpoint):
         receive: Receive,
         response: HttpResponse,
         record: RequestRecord,
-        connection: JoiningProtocol | None,
+        connection: JoiningProtocol | None,  # noqa: ARG002 - the base's signature
     ) -> None:
         deps = self._deps
         head = read_head(headers)
@@ -63,7 +63,7 @@ class FeaturesEndpoint(InferenceEndpoint):
         record.tenant = identity.tenant
         name, _, verb = path.removeprefix(PREFIX).partition(":")
         door = opened(deps.features)
-        body = await self.read(receive, head, connection)
+        body = await self.read(receive, head)
         record.requested_model = name
         if verb == _GET:
             read = await door.read(

@@ -30,7 +30,7 @@ from inferbus_gateway.http.problems import bug
 from inferbus_gateway.http.request_body import BodyRefused, ClientGone, decode_view, read_body
 from inferbus_gateway.http.request_head import RequestHead, read_head, request_id_from
 from inferbus_gateway.joined_head import CONNECTION, JoiningProtocol
-from inferbus_gateway.observer import QUEUED, UNKNOWN, Observer, RequestRecord
+from inferbus_gateway.observer import ADMISSION, QUEUED, UNKNOWN, Observer, RequestRecord
 from inferbus_gateway.ports import (
     Admitter,
     Authenticator,
@@ -146,7 +146,7 @@ class InferenceEndpoint:
         record.tenant = identity.tenant
         if deps.observer.open_requests > settings.max_open_requests:
             raise Overloaded(f"this gateway has its {settings.max_open_requests} open requests")
-        body = await self.read(receive, head, connection)
+        body = await self.read(receive, head)
         if self.encodings and headers.get(b"content-encoding", b"identity").lower() in self.encodings:
             body = await unpack(body, settings.max_body_bytes)
         seen = self.look(path, headers, body)
@@ -169,7 +169,10 @@ class InferenceEndpoint:
         if head.durable:
             await answer_durable(deps.durable, identity, ask, headers, receive, response, record, settings)
             return
-        exchange = await deps.admitter.admit(identity, ask)
+        if record.streamed:  # where it is not taken in at once, a comment must not be the first that is sent
+            exchange = await deps.admitter.admit(identity, ask)
+        else:
+            exchange = await deps.admitter.begin(identity, ask)
         if connection is not None:
             connection.put_in_head(exchange.rate_head)
         else:
@@ -191,7 +194,7 @@ class InferenceEndpoint:
         view = decode_view(self._decoder, body)
         return Seen(view.model, self._path, bool(getattr(view, "stream", False)))
 
-    async def read(self, receive: Receive, head: RequestHead, connection: JoiningProtocol | None) -> bytes:
+    async def read(self, receive: Receive, head: RequestHead) -> bytes:
         """Read the whole body, within this gateway's bounds.
 
         Raises:
@@ -203,7 +206,6 @@ class InferenceEndpoint:
             content_length=head.content_length,
             limit_bytes=settings.max_body_bytes,
             timeout_s=settings.body_timeout_s,
-            is_here=connection is not None and connection.has_whole_body,
         )
 
     def _note(self, seen: Seen, record: RequestRecord) -> None:
@@ -262,6 +264,11 @@ class InferenceEndpoint:
                 connection.on_gone(None)
             if watch is not None:
                 watch.cancel()
+            if exchange.refused:  # nothing was taken of its limits, so nothing is said of them
+                record.phase = ADMISSION
+                response.extra.clear()
+                if connection is not None:
+                    connection.put_in_head(b"")
             exchange.close()  # cancels what has not ended
 
 

@@ -43,7 +43,7 @@ class KServeResponse(HttpResponse):
     async def whole(
         self, status: int, body: bytes, content_type: bytes = JSON, extra: list[tuple[bytes, bytes]] | None = None
     ) -> None:
-        json_bytes = json_bytes_of(content_type.decode("latin-1"))
+        json_bytes = json_bytes_of(content_type.decode("latin-1")) if content_type != JSON else 0
         if json_bytes:
             extra = [(_HEADER, b"%d" % json_bytes), *(extra or ())]
             content_type = _BINARY

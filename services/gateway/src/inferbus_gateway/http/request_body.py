@@ -10,6 +10,7 @@ from litestar.types import Receive
 
 from inferbus.codec import field_of
 from inferbus.errors import InvalidRequest, TooLarge
+from inferbus_gateway.joined_head import take_body
 
 T = TypeVar("T")
 
@@ -26,10 +27,8 @@ class BodyRefused(Exception):
         self.error = error
 
 
-async def read_body(
-    receive: Receive, *, content_length: int | None, limit_bytes: int, timeout_s: float, is_here: bool = False
-) -> bytes:
-    """Read the whole body. `is_here`: the server has all of it already, so that there is nothing to wait for.
+async def read_body(receive: Receive, *, content_length: int | None, limit_bytes: int, timeout_s: float) -> bytes:
+    """Read the whole body.
 
     Raises:
         BodyRefused: more than `limit_bytes` were announced or came, or it was not complete after `timeout_s`.
@@ -37,8 +36,11 @@ async def read_body(
     """
     if content_length is not None and content_length > limit_bytes:
         raise BodyRefused(TooLarge(f"the body is {content_length} bytes, the limit is {limit_bytes} bytes"))
-    if is_here:  # nearly always
-        return await _read_parts(receive, limit_bytes)
+    body = take_body(receive)  # nearly always all of it is here
+    if body is not None:
+        if len(body) > limit_bytes:
+            raise BodyRefused(TooLarge(f"{len(body)} bytes of the body came, the limit is {limit_bytes} bytes"))
+        return body
     try:
         async with asyncio.timeout(timeout_s):
             return await _read_parts(receive, limit_bytes)

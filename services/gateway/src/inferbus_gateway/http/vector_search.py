@@ -102,7 +102,7 @@ class VectorSearchEndpoint(InferenceEndpoint):
         receive: Receive,
         response: HttpResponse,
         record: RequestRecord,
-        connection: JoiningProtocol | None,
+        connection: JoiningProtocol | None,  # noqa: ARG002 - the base's signature
     ) -> None:
         deps = self._deps
         head = read_head(headers)
@@ -114,7 +114,7 @@ class VectorSearchEndpoint(InferenceEndpoint):
         if door is None:
             raise NotFound("this gateway has no vectors")
         async with door.admitted(identity):
-            body = await self.read(receive, head, connection)
+            body = await self.read(receive, head)
             body = body or b"{}"
             from_json(body, VectorSearch, what="body")
             found = await door.find(

@@ -24,7 +24,9 @@ def charge_of(exchange: Exchange, estimate: Estimate) -> Usage | None:
     given_up = isinstance(exchange.error, _BY_ITS_CLIENT)
     begun = exchange.started
     if not begun:
-        accepted = exchange.stored is not None and not isinstance(exchange.error, DeadlineWhileQueued)
+        accepted = (exchange.stored is not None or exchange.handed_in) and not isinstance(
+            exchange.error, DeadlineWhileQueued
+        )
         return Usage() if accepted and given_up else None
     delivered = exchange.delivered_tokens
     if given_up:

@@ -92,3 +92,7 @@ async def test_a_refusal_is_told_at_once(answer: Answer, kind: type[InferbusErro
 async def test_what_cannot_be_sent_is_raised_and_told_to_nobody() -> None:
     with pytest.raises(TooLarge):
         await told(FakeBus(TooLarge("9 bytes")))
+
+
+async def test_what_can_no_longer_be_sent_is_told() -> None:
+    assert isinstance(await told(FakeBus(DependencyDown("no answer"), TooLarge("9 bytes"))), TooLarge)

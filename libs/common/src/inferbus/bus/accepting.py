@@ -61,6 +61,12 @@ class Accepting:
     def _on_error(self, error: InferbusError) -> None:
         may_pass = isinstance(error, DependencyDown) and not isinstance(error, NotPermitted)
         if may_pass and time.monotonic() + AGAIN_S < self._until:
-            asyncio.get_running_loop().call_later(AGAIN_S, self.begin)
+            asyncio.get_running_loop().call_later(AGAIN_S, self._begin_again)
         else:
             self._told(error)
+
+    def _begin_again(self) -> None:
+        try:
+            self.begin()
+        except InferbusError as exc:  # what could be sent before cannot be now: the server has other bounds
+            self._told(exc)

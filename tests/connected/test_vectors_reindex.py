@@ -39,7 +39,8 @@ async def bus(path: MainPath) -> AsyncIterator[Bus]:
 
 
 class Traffic:
-    """Searches and writes all the while. `failed` has what went wrong while the service was there."""
+    """Searches and writes all the while. `failed` has what went wrong while the service was there. `deaths` changes when it is
+    killed and when it is back: what was asked before may be answered by nobody, and says so much later."""
 
     def __init__(self, client: VectorsClient) -> None:
         self._client = client
@@ -134,7 +135,7 @@ async def test_killed_in_the_middle_searched_and_written_all_the_while(path: Mai
     await killed.kill()
     await path.vectors(**SETTINGS)
     assert await client.search("docs", text="number 7")
-    traffic.is_there = True
+    traffic.is_there, traffic.deaths = True, 2
     after = await reindexing_of(client)
     assert after is not None
     assert after.done >= seen[0].done  # it goes on, and does not begin again

@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 import nats
+import nats.errors
 import uvicorn
 import uvloop
 from nats.aio.msg import Msg
-from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import ConsumerConfig, RetentionPolicy, StorageType
 
 _STREAM, _SUBJECT, _REPLY, _DURABLE = "BARE", "bare.work", "bare.reply", "bare"
@@ -94,7 +94,7 @@ async def run_worker(url: str) -> None:
     while True:
         try:
             messages = await pull.fetch(min(_SLOTS, 64), timeout=5)
-        except NatsTimeout:
+        except nats.errors.Error:  # nothing came, which nats-py says in more than one way; it must not end the worker
             continue
         answers = []
         for message in messages:
